@@ -1,0 +1,93 @@
+"""What every backend offers: the protocols that the API, the commands and the training loop are written against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from clip_core.architecture import Architecture
+from clip_core.naming import Weights
+
+Tensor = Any  # the framework's own tensor type
+Observe = Callable[[str, Tensor], None]
+
+
+def ignore(name: str, value: Tensor) -> None:
+    """The observer of a forward pass that nobody watches."""
+
+
+class Model(Protocol):
+    """One CLIP in one framework. Tensors in and out are the framework's own; NumPy arrays are accepted everywhere."""
+
+    architecture: Architecture
+    backend: str
+
+    def load(self, weights: Mapping[str, np.ndarray], source: str = ...) -> None:
+        """Take over ``weights`` (canonical names, shapes and axis order): all of them, or on any fault none.
+
+        Raises:
+            CheckpointError: listing every missing, extra or misshapen name.
+        """
+
+    def export(self) -> Weights:
+        """The weights under their canonical names, shapes and axis order; float32, counters int64."""
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Pixels float [n, 3, r, r] -> image features [n, d], not normalised."""
+
+    def encode_text(self, text: Tensor) -> Tensor:
+        """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised."""
+
+    def __call__(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels [n, 3, r, r] and tokens [m, context] -> (logits per image [n, m], logits per text [m, n])."""
+
+    def embed_image(self, pixels: np.ndarray) -> np.ndarray:
+        """The values of `encode_image` as a float32 array [n, d], without gradient."""
+
+    def embed_text(self, tokens: np.ndarray) -> np.ndarray:
+        """The values of `encode_text` as a float32 array [n, d], without gradient."""
+
+    def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
+        """What each block computes, float32 arrays in the order of computation, named by the block's parameters.
+
+        Image tokens are [n, l, d] and feature maps [n, c, h, w]. The last block of a transformer is computed for the
+        pooled token only and gives [n, d]; text is cut after the longest text of the batch.
+        """
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one training step reports; the loss is that of the weights before the update."""
+
+    loss: float
+    logit_scale: float  # exp of the parameter, before the update
+    gradient_norm: float  # over all trained parameters, before clipping
+
+
+class Trainer(Protocol):
+    """One optimiser step at a time over a `Model`; schedule, logging, checkpoints and resume live in the loop."""
+
+    model: Model
+
+    def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
+        """Forward, loss, backward, clip, update.
+
+        Args:
+            pixels: float32 [n, 3, r, r].
+            tokens: int64 [n, context].
+            learning_rate: of this step.
+        """
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the next step depends on: ``weights/NAME``, ``first_moment/NAME``, ``second_moment/NAME`` under the
+        canonical names, shapes and axis order, and the int64 scalar ``updates``."""
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state` gave, from this framework or another: all of it, or on any fault nothing.
+
+        Raises:
+            CheckpointError: listing every fault.
+        """

@@ -1,0 +1,1 @@
+"""What CLIP is, in NumPy, Pillow, regex and ftfy. No deep-learning framework is imported here; no network is needed."""
