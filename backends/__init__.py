@@ -13,7 +13,7 @@ NAMES = ("torch", "paddle", "nnabla", "numpy")
 
 
 def get(name: str) -> ModuleType:
-    """The module of backend ``name``, which offers ``CLIP(architecture, device, precision)`` and `to_tensor`, `to_array`.
+    """The module of backend ``name``: it offers ``CLIP(architecture, device, precision)``, `to_tensor` and `to_array`.
 
     Raises:
         ClipError: there is no backend of that name.

@@ -19,8 +19,8 @@ def atomic_path(target: str | os.PathLike[str], verify: Callable[[Path], None] |
     """Give a temporary path beside ``target``; when the block ends well, it becomes ``target`` in one rename.
 
     The temporary file is on the same file system, flushed to the disk before the rename and the folder after it, so a
-    reader sees the old file or the new one, also after a power cut. On any error, also Ctrl-C, it is removed and the old
-    file is untouched. The mode follows the replaced file, else the umask.
+    reader sees the old file or the new one, also after a power cut. On any error, also Ctrl-C, it is removed and the
+    old file is untouched. The mode follows the replaced file, else the umask.
 
     Args:
         verify: called with the finished temporary file before it is published; what it raises stops the publication.
