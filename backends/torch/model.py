@@ -1,0 +1,406 @@
+"""CLIP in PyTorch. Its twins are backends/paddle/model.py and backends/nnabla/model.py: same classes, same order.
+
+Two exact savings are built in. Text is computed up to the longest end-of-text of the batch, since causal attention lets
+nothing behind it reach the feature. And the last block of a transformer is computed for the pooled token alone, since
+the other tokens of that block are never looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from backends.base import Observe, ignore
+from clip_core.architecture import Activation, Architecture
+from clip_core.architecture import ModifiedResNet as ResNetTower
+from clip_core.architecture import VisionTransformer as ViTTower
+from clip_core.errors import ClipError
+from clip_core.inputs import check_pixel_shape, check_token_ids, check_token_shape
+from clip_core.naming import Weights, check, parameters
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What is kept in half precision, as in OpenAI's package; norms, embeddings, statistics and the scale stay float32.
+HALF_KINDS = ("linear", "conv", "projection", "vector")
+
+
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """A NumPy array as a tensor on the CPU."""
+    return torch.tensor(array)
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as a float32 (or integer) NumPy array."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation in float32, whatever the precision of the input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """OpenAI's QuickGELU, x * sigmoid(1.702 x), or the exact GELU."""
+    return x * torch.sigmoid(1.702 * x) if activation == "quick_gelu" else F.gelu(x)
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is true where seen."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [n, l, d] -> [n, heads, l, d/heads]
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return x.transpose(1, 2).flatten(2)  # [n, heads, q, d/heads] -> [n, q, d]
+
+
+def pick(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """[n, l, d] at ``positions`` [n] -> [n, d]."""
+    return x[torch.arange(len(x), device=x.device), positions]
+
+
+class Attention(nn.Module):
+    """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.heads = width, heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        return self.out_proj(attend(q, k, v, self.heads, mask))
+
+    def forward_pooled(self, x: torch.Tensor, pooled: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
+        weights, biases = self.in_proj_weight.split([self.width, 2 * self.width]), self.in_proj_bias
+        q = F.linear(pick(x, pooled).unsqueeze(1), weights[0], biases[: self.width])
+        k, v = F.linear(x, weights[1], biases[self.width :]).chunk(2, dim=-1)
+        return self.out_proj(attend(q, k, v, self.heads, mask)).squeeze(1)
+
+
+class MLP(nn.Module):
+    """Two linear layers with the activation between them, four times as wide inside."""
+
+    def __init__(self, width: int, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c_proj(activate(self.c_fc(x), self.activation))
+
+
+class ResidualAttentionBlock(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, activation: Activation) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.ln_1 = LayerNorm(width)
+        self.mlp = MLP(width, activation)
+        self.ln_2 = LayerNorm(width)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), mask)
+        return x + self.mlp(self.ln_2(x))
+
+    def forward_pooled(self, x: torch.Tensor, pooled: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks that ends in the feature of one token of each row."""
+
+    def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, heads, activation) for _ in range(layers))
+
+    def forward(self, x: torch.Tensor, pooled: torch.Tensor, causal: bool, observe: Observe, name: str) -> torch.Tensor:
+        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+        mask = last_mask = None
+        if causal:
+            positions = torch.arange(x.shape[1], device=x.device)
+            mask = positions <= positions[:, None]  # [l, l]
+            last_mask = (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
+        *blocks, last = self.resblocks
+        for index, block in enumerate(blocks):
+            x = block(x, mask)
+            observe(f"{name}.resblocks.{index}", x)
+        x = last.forward_pooled(x, pooled, last_mask)
+        observe(f"{name}.resblocks.{len(blocks)}", x)
+        return x
+
+
+class VisionTransformer(nn.Module):
+    """The image tower of section 2.4 of the paper: patches, a class token, a transformer, a projection."""
+
+    def __init__(self, tower: ViTTower, embed_dim: int, activation: Activation) -> None:
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.empty(tower.width))
+        self.positional_embedding = nn.Parameter(torch.empty(tower.grid**2 + 1, tower.width))
+        self.proj = nn.Parameter(torch.empty(tower.width, embed_dim))
+        self.conv1 = nn.Conv2d(3, tower.width, tower.patch, stride=tower.patch, bias=False)
+        self.ln_pre = LayerNorm(tower.width)
+        self.transformer = Transformer(tower.width, tower.layers, tower.heads, activation)
+        self.ln_post = LayerNorm(tower.width)
+
+    def forward(self, x: torch.Tensor, observe: Observe) -> torch.Tensor:
+        x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
+        x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
+        observe("visual.ln_pre", x)
+        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        x = self.transformer(x, first, causal=False, observe=observe, name="visual.transformer")
+        x = self.ln_post(x)
+        observe("visual.ln_post", x)
+        return x @ self.proj
+
+
+class Bottleneck(nn.Module):
+    """A residual block whose stride is an average pool behind the second convolution, so that nothing aliases."""
+
+    def __init__(self, inputs: int, inner: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, inner * 4, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(inner * 4)
+        self.downsample = None
+        if stride > 1 or inputs != inner * 4:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, inner * 4, 1, bias=False), nn.BatchNorm2d(inner * 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        if self.stride > 1:
+            x, y = F.avg_pool2d(x, self.stride), F.avg_pool2d(y, self.stride)
+        y = self.bn3(self.conv3(y))
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return F.relu(x + y)
+
+
+class AttentionPool2d(nn.Module):
+    """The mean of a feature map attends over the map: [n, c, h, w] -> [n, embed_dim]."""
+
+    def __init__(self, tower: ResNetTower, embed_dim: int) -> None:
+        super().__init__()
+        width = tower.feature_width
+        self.heads = tower.heads
+        self.positional_embedding = nn.Parameter(torch.empty(tower.grid**2 + 1, width))
+        self.k_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.c_proj = nn.Linear(width, embed_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(2).transpose(1, 2)  # [n, c, h, w] -> [n, h * w, c]
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
+        x = x + self.positional_embedding.to(x.dtype)
+        x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
+        return self.c_proj(x).squeeze(1)
+
+
+class ModifiedResNet(nn.Module):
+    """The ResNet image tower of section 2.4 of the paper: three-convolution stem, average-pooled strides."""
+
+    def __init__(self, tower: ResNetTower, embed_dim: int) -> None:
+        super().__init__()
+        half = tower.width // 2
+        self.conv1 = nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(half)
+        self.conv2 = nn.Conv2d(half, half, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv3 = nn.Conv2d(half, tower.width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(tower.width)
+        inputs = tower.width
+        for stage, blocks in enumerate(tower.blocks):
+            inner = tower.width * 2**stage
+            strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
+            layer = nn.ModuleList()
+            for stride in strides:
+                layer.append(Bottleneck(inputs, inner, stride))
+                inputs = inner * 4
+            setattr(self, f"layer{stage + 1}", layer)
+        self.attnpool = AttentionPool2d(tower, embed_dim)
+
+    def forward(self, x: torch.Tensor, observe: Observe) -> torch.Tensor:
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            x = F.relu(norm(conv(x)))
+        x = F.avg_pool2d(x, 2)
+        observe("visual.stem", x)
+        for stage in (1, 2, 3, 4):
+            for index, block in enumerate(getattr(self, f"layer{stage}")):
+                x = block(x)
+                observe(f"visual.layer{stage}.{index}", x)
+        return self.attnpool(x)
+
+
+class CLIP(nn.Module):
+    """Two towers into one space, in evaluation mode until ``train()`` is called.
+
+    Args:
+        architecture: the shape of the model.
+        weights: canonical name -> array, all of them.
+        device: a PyTorch device; the first CUDA device if there is one, else the CPU.
+        precision: ``fp32``, ``bf16`` or ``fp16``; the latter two keep norms, embeddings and logits in float32.
+        source: what the weights came from, for messages.
+
+    Raises:
+        CheckpointError: the weights do not fit the architecture; every fault is listed.
+    """
+
+    backend = "torch"
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, np.ndarray],
+        device: str | torch.device | None = None,
+        precision: str = "fp32",
+        source: str = "the set of weights",
+    ) -> None:
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise ClipError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+        check(architecture, weights, source)
+        self.architecture = architecture
+        self.dtype = PRECISIONS[precision]
+        text = architecture.text
+        with torch.device("meta"):  # no memory and no random numbers for values that are about to be overwritten
+            self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
+            self.text_projection = nn.Parameter(torch.empty(text.width, architecture.embed_dim))
+            self.logit_scale = nn.Parameter(torch.empty(()))
+            if isinstance(architecture.image, ViTTower):
+                self.visual = VisionTransformer(architecture.image, architecture.embed_dim, architecture.activation)
+            else:
+                self.visual = ModifiedResNet(architecture.image, architecture.embed_dim)
+            self.transformer = Transformer(text.width, text.layers, text.heads, architecture.activation)
+            self.token_embedding = nn.Embedding(text.vocabulary_size, text.width)
+            self.ln_final = LayerNorm(text.width)
+        for parameter in parameters(architecture):
+            if parameter.kind in HALF_KINDS:
+                tensor = self.get_parameter(parameter.name)
+                tensor.data = tensor.data.to(self.dtype)
+        self.to_empty(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._set(weights)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.logit_scale.device
+
+    def load(self, weights: Mapping[str, np.ndarray], source: str = "the set of weights") -> None:
+        """Take over ``weights``: all of them, or on any fault none.
+
+        Raises:
+            CheckpointError: listing every missing, extra or misshapen name.
+        """
+        check(self.architecture, weights, source)
+        self._set(weights)
+
+    def _set(self, weights: Mapping[str, np.ndarray]) -> None:
+        with torch.no_grad():
+            for name, tensor in self.state_dict().items():
+                tensor.copy_(torch.tensor(weights[name]))
+
+    def export(self) -> Weights:
+        """The weights under their canonical names, shapes and axis order; float32, counters int64."""
+        state = self.state_dict()
+        return {parameter.name: to_array(state[parameter.name]).copy() for parameter in parameters(self.architecture)}
+
+    def encode_image(self, image: torch.Tensor | np.ndarray, observe: Observe = ignore) -> torch.Tensor:
+        """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
+
+        Raises:
+            ImageError: the pixels have another shape.
+        """
+        image = self._tensor(image)
+        check_pixel_shape(image.shape, self.architecture.image.resolution)
+        features = self.visual(image.to(self.dtype), observe)
+        observe("image_features", features)
+        return features
+
+    def encode_text(self, text: torch.Tensor | np.ndarray, observe: Observe = ignore) -> torch.Tensor:
+        """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
+
+        Raises:
+            TextError: the tokens have another shape, or an id is outside the vocabulary.
+        """
+        text = self._tensor(text)
+        tower = self.architecture.text
+        check_token_shape(text.shape, tower.context_length)
+        if len(text) == 0:
+            return self.text_projection.new_zeros(0, self.architecture.embed_dim)
+        end = text.argmax(dim=-1)  # end-of-text has the highest id
+        low, high, last = torch.stack([text.min(), text.max(), end.max()]).tolist()
+        check_token_ids(low, high, tower.vocabulary_size)
+        x = self.token_embedding(text[:, : last + 1]) + self.positional_embedding[: last + 1]  # [n, l, d]
+        x = x.to(self.dtype)
+        observe("token_embedding", x)
+        x = self.transformer(x, end, causal=True, observe=observe, name="transformer")
+        x = self.ln_final(x)
+        observe("ln_final", x)
+        features = x @ self.text_projection
+        observe("text_features", features)
+        return features
+
+    def forward(
+        self, image: torch.Tensor | np.ndarray, text: torch.Tensor | np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels [n, 3, r, r] and tokens [m, context] -> float32 logits per image [n, m] and per text [m, n]."""
+        image_features = F.normalize(self.encode_image(image).float(), dim=-1)
+        text_features = F.normalize(self.encode_text(text).float(), dim=-1)
+        logits = self.logit_scale.exp() * image_features @ text_features.t()
+        return logits, logits.t()
+
+    def embed_image(self, pixels: np.ndarray) -> np.ndarray:
+        """The values of `encode_image` as a float32 array [n, d], without gradient."""
+        with self._evaluation():
+            return to_array(self.encode_image(pixels))
+
+    def embed_text(self, tokens: np.ndarray) -> np.ndarray:
+        """The values of `encode_text` as a float32 array [n, d], without gradient."""
+        with self._evaluation():
+            return to_array(self.encode_text(tokens))
+
+    def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
+        """What each block computes, float32, in the order of computation (`backends.base.Model.layers`)."""
+        seen: Weights = {}
+
+        def observe(name: str, value: torch.Tensor) -> None:
+            seen[name] = to_array(value)
+
+        with self._evaluation():
+            self.encode_image(pixels, observe)
+            self.encode_text(tokens, observe)
+        return seen
+
+    def _tensor(self, value: torch.Tensor | np.ndarray) -> torch.Tensor:
+        return (value if isinstance(value, torch.Tensor) else to_tensor(value)).to(self.device)
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """Without gradient, and with running statistics used rather than moved."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)
