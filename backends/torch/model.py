@@ -24,8 +24,6 @@ from clip_core.inputs import check_pixel_shape, check_token_ids, check_token_sha
 from clip_core.naming import Weights, check, parameters
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What is kept in half precision, as in OpenAI's package; norms, embeddings, statistics and the scale stay float32.
-HALF_KINDS = ("linear", "conv", "projection", "vector")
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:
@@ -41,6 +39,13 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation in float32, whatever the precision of the input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation in float32, whatever the precision of the input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.float()).to(x.dtype)
@@ -164,7 +169,7 @@ class VisionTransformer(nn.Module):
         x = self.transformer(x, first, causal=False, observe=observe, name="visual.transformer")
         x = self.ln_post(x)
         observe("visual.ln_post", x)
-        return x @ self.proj
+        return x @ self.proj.to(x.dtype)
 
 
 class Bottleneck(nn.Module):
@@ -174,14 +179,14 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.stride = stride
         self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner)
+        self.bn1 = BatchNorm2d(inner)
         self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner)
+        self.bn2 = BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, inner * 4, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(inner * 4)
+        self.bn3 = BatchNorm2d(inner * 4)
         self.downsample = None
         if stride > 1 or inputs != inner * 4:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, inner * 4, 1, bias=False), nn.BatchNorm2d(inner * 4))
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, inner * 4, 1, bias=False), BatchNorm2d(inner * 4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -222,11 +227,11 @@ class ModifiedResNet(nn.Module):
         super().__init__()
         half = tower.width // 2
         self.conv1 = nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(half)
+        self.bn1 = BatchNorm2d(half)
         self.conv2 = nn.Conv2d(half, half, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(half)
+        self.bn2 = BatchNorm2d(half)
         self.conv3 = nn.Conv2d(half, tower.width, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(tower.width)
+        self.bn3 = BatchNorm2d(tower.width)
         inputs = tower.width
         for stage, blocks in enumerate(tower.blocks):
             inner = tower.width * 2**stage
@@ -292,10 +297,10 @@ class CLIP(nn.Module):
             self.transformer = Transformer(text.width, text.layers, text.heads, architecture.activation)
             self.token_embedding = nn.Embedding(text.vocabulary_size, text.width)
             self.ln_final = LayerNorm(text.width)
-        for parameter in parameters(architecture):
-            if parameter.kind in HALF_KINDS:
-                tensor = self.get_parameter(parameter.name)
-                tensor.data = tensor.data.to(self.dtype)
+        # Norms, embeddings, statistics and the scale stay in float32, as in OpenAI's package.
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | Attention):
+                module.to(self.dtype)
         self.to_empty(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._set(weights)
         self.eval()
@@ -356,7 +361,7 @@ class CLIP(nn.Module):
         x = self.transformer(x, end, causal=True, observe=observe, name="transformer")
         x = self.ln_final(x)
         observe("ln_final", x)
-        features = x @ self.text_projection
+        features = x @ self.text_projection.to(x.dtype)
         observe("text_features", features)
         return features
 
