@@ -1,0 +1,302 @@
+"""The functions of the network, each with its gradient: NumPy's BLAS on the CPU, NNabla's own on other contexts.
+
+NNabla's native ``affine``, ``transpose`` and ``layer_normalization`` run at about a tenth of the speed of BLAS on the
+CPU. On a GPU they are the fast ones, and a NumPy function would copy everything to the CPU and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+from nnabla.function import PythonFunction
+
+EPSILON = 1e-5  # of every layer and batch normalisation
+Shape = tuple[int, ...]
+Gradients = Sequence[np.ndarray | None]
+
+
+def linear(x: nn.Variable, weight: nn.Variable, bias: nn.Variable | None = None) -> nn.Variable:
+    """[..., i] x [o, i] -> [..., o], plus [o]."""
+    if on_cpu():
+        return Linear(transposed=True)(x, weight) if bias is None else Linear(transposed=True)(x, weight, bias)
+    return F.affine(x, F.transpose(weight, (1, 0)), bias, base_axis=x.ndim - 1)
+
+
+def project(x: nn.Variable, matrix: nn.Variable) -> nn.Variable:
+    """[..., i] x [i, o] -> [..., o]."""
+    return Linear(transposed=False)(x, matrix) if on_cpu() else F.affine(x, matrix, base_axis=x.ndim - 1)
+
+
+def layer_norm(x: nn.Variable, weight: nn.Variable, bias: nn.Variable) -> nn.Variable:
+    """Normalisation of the last axis of [..., d], then gain and offset [d]."""
+    if on_cpu():
+        return LayerNorm()(x, weight, bias)
+    shape = (1,) * (x.ndim - 1) + weight.shape
+    return F.layer_normalization(
+        x, F.reshape(bias, shape), F.reshape(weight, shape), batch_axis=list(range(x.ndim - 1)), eps=EPSILON
+    )
+
+
+def quick_gelu(x: nn.Variable) -> nn.Variable:
+    """x * sigmoid(1.702 x)."""
+    return QuickGELU()(x) if on_cpu() else x * F.sigmoid(1.702 * x)
+
+
+def gelu(x: nn.Variable) -> nn.Variable:
+    """The exact GELU; NNabla's own is an approximation."""
+    return 0.5 * x * (1 + F.erf(x * 2**-0.5))
+
+
+def attend(q: nn.Variable, k: nn.Variable, v: nn.Variable, heads: int, mask: nn.Variable | None = None) -> nn.Variable:
+    """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is 1 where seen."""
+    if on_cpu():
+        return Attend(heads)(q, k, v) if mask is None else Attend(heads)(q, k, v, mask)
+    n, length, width = q.shape
+    q, k, v = (F.transpose(F.reshape(x, (n, -1, heads, width // heads)), (0, 2, 1, 3)) for x in (q, k, v))
+    scores = F.batch_matmul(q * (width // heads) ** -0.5, k, transpose_b=True)  # [n, heads, q, l]
+    if mask is not None:
+        seen = F.broadcast(mask, scores.shape)
+        scores = F.where(seen, scores, F.constant(float("-inf"), scores.shape))
+    x = F.batch_matmul(F.softmax(scores, axis=3), v)
+    return F.reshape(F.transpose(x, (0, 2, 1, 3)), (n, length, width))
+
+
+def embed_patches(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
+    """Pixels [n, 3, r, r] convolved by [d, 3, p, p] without overlap -> [n, (r / p) ** 2, d]."""
+    if on_cpu():
+        return EmbedPatches()(x, weight)
+    x = F.convolution(x, weight, stride=weight.shape[2:])
+    return F.transpose(F.reshape(x, (*x.shape[:2], -1)), (0, 2, 1))
+
+
+def pick(x: nn.Variable, positions: nn.Variable) -> nn.Variable:
+    """[n, l, d] at ``positions`` [n] -> [n, d]."""
+    if on_cpu():
+        return Pick()(x, positions)
+    rows = nn.Variable.from_numpy_array(np.arange(x.shape[0]))
+    return F.gather_nd(x, F.stack(rows, positions))
+
+
+def on_cpu() -> bool:
+    """Whether the current context computes on the CPU."""
+    return all(backend.startswith("cpu") for backend in nn.get_current_context().backend)
+
+
+class ArrayFunction(PythonFunction):
+    """A function of NumPy arrays with its gradient; one object serves one place of one graph."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def min_outputs(self) -> int:
+        return 1
+
+    def grad_depends_output_data(self, i: int, o: int) -> bool:
+        return False
+
+    def grad_depends_input_data(self, i: int, j: int) -> bool:
+        return True
+
+    def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
+        outputs[0].reset_shape(self.shape(*(variable.shape for variable in inputs)), True)
+
+    def forward_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
+        self.compute(outputs[0].data.get_data("w"), *(variable.data.get_data("r") for variable in inputs))
+
+    def backward_impl(
+        self, inputs: list[nn.Variable], outputs: list[nn.Variable], propagate_down: list[bool], accum: list[bool]
+    ) -> None:
+        arrays = [variable.data.get_data("r") for variable in inputs]
+        gradients = self.gradients(outputs[0].grad.get_data("r"), propagate_down, *arrays)
+        for variable, gradient, wanted, add in zip(inputs, gradients, propagate_down, accum):
+            if wanted:
+                target = variable.grad.get_data("rw" if add else "w")
+                if add:
+                    target += gradient
+                else:
+                    target[...] = gradient
+
+    def shape(self, *shapes: Shape) -> Shape:
+        """The shape of the result: that of the first input."""
+        return shapes[0]
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        """Write the result into ``result``."""
+        raise AssertionError("each function defines its computation")
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        """The gradient of each input, given that of the result; None where it is not ``wanted``."""
+        raise AssertionError("each function defines its gradients")
+
+
+class Linear(ArrayFunction):
+    """``x @ W`` or ``x @ W.T``, plus a bias."""
+
+    def __init__(self, transposed: bool) -> None:
+        super().__init__()
+        self.transposed = transposed
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0][:-1], shapes[1][0 if self.transposed else 1])
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        x, weight = arrays[:2]
+        result = result.reshape(-1, result.shape[-1])
+        np.matmul(x.reshape(-1, x.shape[-1]), weight.T if self.transposed else weight, out=result)
+        if len(arrays) == 3:
+            result += arrays[2]
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        x, weight = arrays[:2]
+        gradient = gradient.reshape(-1, gradient.shape[-1])
+        flat = x.reshape(-1, x.shape[-1])
+        dx = dweight = dbias = None
+        if wanted[0]:
+            dx = (gradient @ (weight if self.transposed else weight.T)).reshape(x.shape)
+        if wanted[1]:
+            dweight = gradient.T @ flat if self.transposed else flat.T @ gradient
+        if len(arrays) == 3 and wanted[2]:
+            dbias = gradient.sum(axis=0)
+        return [dx, dweight, dbias][: len(arrays)]
+
+
+class LayerNorm(ArrayFunction):
+    """Normalisation of the last axis, then gain and offset."""
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        x, weight, bias = arrays
+        np.multiply(self._normalized(x)[0], weight, out=result)
+        result += bias
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        x, weight, _ = arrays
+        normalized, deviation = self._normalized(x)
+        batch = tuple(range(x.ndim - 1))
+        dweight = (gradient * normalized).sum(axis=batch)
+        dbias = gradient.sum(axis=batch)
+        gradient = gradient * weight
+        along = (gradient * normalized).mean(axis=-1, keepdims=True)
+        dx = (gradient - gradient.mean(axis=-1, keepdims=True) - normalized * along) / deviation
+        return [dx, dweight, dbias]
+
+    @staticmethod
+    def _normalized(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = x - x.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt(np.einsum("...d,...d->...", x, x)[..., None] / x.shape[-1] + EPSILON)
+        x /= deviation
+        return x, deviation
+
+
+class QuickGELU(ArrayFunction):
+    """x * sigmoid(1.702 x)."""
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        np.multiply(arrays[0], self._sigmoid(arrays[0]), out=result)
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        x = arrays[0]
+        sigmoid = self._sigmoid(x)
+        return [gradient * sigmoid * (1 + 1.702 * x * (1 - sigmoid))]
+
+    @staticmethod
+    def _sigmoid(x: np.ndarray) -> np.ndarray:
+        result = x * np.float32(-1.702)
+        # exp of a large number is infinity, and 1 over it is the right 0.
+        with np.errstate(over="ignore"):
+            np.exp(result, out=result)
+        result += 1
+        return np.reciprocal(result, out=result)
+
+
+class Attend(ArrayFunction):
+    """Multi-head attention; the probabilities are kept for the gradient."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        q, k, v = (self._split(x) for x in arrays[:3])
+        scores = (q * np.float32(q.shape[-1] ** -0.5)) @ k.transpose(0, 1, 3, 2)  # [n, heads, q, l]
+        if len(arrays) == 4:
+            np.copyto(scores, -np.inf, where=arrays[3] == 0)
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=-1, keepdims=True)
+        self.probabilities = scores
+        result[...] = self._join(scores @ v)
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        q, k, v = (self._split(x) for x in arrays[:3])
+        gradient = self._split(gradient)
+        dv = self.probabilities.transpose(0, 1, 3, 2) @ gradient
+        dscores = gradient @ v.transpose(0, 1, 3, 2)
+        dscores -= np.einsum("nhql,nhql->nhq", dscores, self.probabilities)[..., None]
+        dscores *= self.probabilities
+        dscores *= np.float32(q.shape[-1] ** -0.5)
+        dq, dk = dscores @ k, dscores.transpose(0, 1, 3, 2) @ q
+        return [self._join(dq), self._join(dk), self._join(dv), None][: len(arrays)]
+
+    def _split(self, x: np.ndarray) -> np.ndarray:
+        n, length, width = x.shape
+        return x.reshape(n, length, self.heads, width // self.heads).transpose(0, 2, 1, 3)
+
+    @staticmethod
+    def _join(x: np.ndarray) -> np.ndarray:
+        n, heads, length, width = x.shape
+        return x.transpose(0, 2, 1, 3).reshape(n, length, heads * width)
+
+
+class EmbedPatches(ArrayFunction):
+    """A convolution whose stride is its size, as one matrix product."""
+
+    def shape(self, *shapes: Shape) -> Shape:
+        (n, _, height, width), (outputs, _, size, _) = shapes
+        return n, (height // size) * (width // size), outputs
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        x, weight = arrays
+        np.matmul(self._patches(x, weight), weight.reshape(len(weight), -1).T, out=result.reshape(-1, len(weight)))
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        x, weight = arrays
+        gradient = gradient.reshape(-1, len(weight))
+        dx = dweight = None
+        if wanted[0]:
+            n, channels, height, width = x.shape
+            size = weight.shape[2]
+            dx = (gradient @ weight.reshape(len(weight), -1)).reshape(
+                n, height // size, width // size, channels, size, size
+            )
+            dx = dx.transpose(0, 3, 1, 4, 2, 5).reshape(x.shape)
+        if wanted[1]:
+            dweight = (gradient.T @ self._patches(x, weight)).reshape(weight.shape)
+        return [dx, dweight]
+
+    @staticmethod
+    def _patches(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        n, channels, height, width = x.shape
+        size = weight.shape[2]
+        x = x.reshape(n, channels, height // size, size, width // size, size)
+        return x.transpose(0, 2, 4, 1, 3, 5).reshape(-1, channels * size * size)  # [n * patches, 3 * p * p]
+
+
+class Pick(ArrayFunction):
+    """One token of each row."""
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return shapes[0][0], shapes[0][2]
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        x, positions = arrays
+        result[...] = x[np.arange(len(x)), positions.astype(np.intp)]
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        x, positions = arrays
+        dx = np.zeros_like(x)
+        dx[np.arange(len(x)), positions.astype(np.intp)] = gradient
+        return [dx, None]

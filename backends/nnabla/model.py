@@ -1,0 +1,480 @@
+"""CLIP in NNabla. Its twins are backends/torch/model.py and backends/paddle/model.py: same classes, same order.
+
+Two exact savings are built in. Text is computed up to the longest end-of-text of the batch, since causal attention lets
+nothing behind it reach the feature. And the last block of a transformer is computed for the pooled token alone, since
+the other tokens of that block are never looked at.
+
+It works under ``nn.auto_forward()`` and as a static graph. A static graph is built before its tokens are known: there
+the text is computed in its full length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from backends.base import Observe, ignore
+from backends.nnabla.functions import (
+    EPSILON,
+    attend,
+    embed_patches,
+    gelu,
+    layer_norm,
+    linear,
+    pick,
+    project,
+    quick_gelu,
+)
+from backends.nnabla.module import Module, buffer, empty
+from clip_core.architecture import Activation, Architecture
+from clip_core.architecture import ModifiedResNet as ResNetTower
+from clip_core.architecture import VisionTransformer as ViTTower
+from clip_core.errors import ClipError
+from clip_core.inputs import check_pixel_shape, check_token_ids, check_token_shape
+from clip_core.naming import Weights, check, parameters
+
+
+def to_tensor(array: np.ndarray) -> nn.Variable:
+    """A NumPy array as a variable."""
+    return nn.Variable.from_numpy_array(array)
+
+
+def to_array(tensor: nn.Variable) -> np.ndarray:
+    """A computed variable as a float32 (or integer) NumPy array."""
+    array = tensor.data.get_data("r")
+    return array.astype(np.float32 if array.dtype.kind == "f" else array.dtype)
+
+
+class LayerNorm(Module):
+    """Layer normalisation of the last axis."""
+
+    def __init__(self, width: int) -> None:
+        self.weight = empty(width)
+        self.bias = empty(width)
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return layer_norm(x, self.weight, self.bias)
+
+
+class BatchNorm2d(Module):
+    """Batch normalisation under the names that PyTorch gives its parameters."""
+
+    def __init__(self, channels: int) -> None:
+        self.weight = empty(channels)
+        self.bias = empty(channels)
+        self.running_mean = buffer(np.zeros(channels, np.float32))
+        self.running_var = buffer(np.ones(channels, np.float32))
+        self.num_batches_tracked = buffer(np.zeros((), np.int64))
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        if self.training:
+            self.num_batches_tracked.data.get_data("rw")[...] += 1
+        statistics = (self.bias, self.weight, self.running_mean, self.running_var)
+        bias, weight, mean, variance = (F.reshape(value, (1, -1, 1, 1)) for value in statistics)
+        return F.batch_normalization(x, bias, weight, mean, variance, eps=EPSILON, batch_stat=self.training)
+
+
+def activate(x: nn.Variable, activation: Activation) -> nn.Variable:
+    """OpenAI's QuickGELU, x * sigmoid(1.702 x), or the exact GELU."""
+    return quick_gelu(x) if activation == "quick_gelu" else gelu(x)
+
+
+class Linear(Module):
+    """A linear layer with bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self.weight = empty(outputs, inputs)
+        self.bias = empty(outputs)
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return linear(x, self.weight, self.bias)
+
+
+class Conv2d(Module):
+    """A convolution without bias."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0) -> None:
+        self.stride, self.padding = stride, padding
+        self.weight = empty(outputs, inputs, size, size)
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return F.convolution(x, self.weight, pad=(self.padding,) * 2, stride=(self.stride,) * 2)
+
+
+def chunk(x: nn.Variable, parts: int) -> list[nn.Variable]:
+    """The last axis of [n, l, parts * d] in equal parts [n, l, d]."""
+    width = x.shape[2] // parts
+    return [x[:, :, part * width : (part + 1) * width] for part in range(parts)]
+
+
+def normalize(x: nn.Variable) -> nn.Variable:
+    """[n, d] scaled to length 1 along the last axis."""
+    return x / F.sum(x**2, axis=1, keepdims=True) ** 0.5
+
+
+def context_of(device: str) -> nn.Context:
+    """NNabla's context for ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ClipError: NNabla's extension for that device is not installed.
+    """
+    from nnabla.ext_utils import get_extension_context
+
+    name, _, index = device.partition(":")
+    extension = {"cpu": "cpu", "cuda": "cudnn", "gpu": "cudnn"}.get(name, name)
+    try:
+        return get_extension_context(extension, device_id=index or "0")
+    except (ImportError, ValueError, KeyError, RuntimeError) as error:
+        raise ClipError(f"NNabla cannot use the device {device!r} here ({error}); install nnabla-ext-cuda.") from error
+
+
+class Attention(Module):
+    """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        self.width, self.heads = width, heads
+        self.in_proj_weight = empty(3 * width, width)
+        self.in_proj_bias = empty(3 * width)
+        self.out_proj = Linear(width, width)
+
+    def __call__(self, x: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
+        q, k, v = chunk(linear(x, self.in_proj_weight, self.in_proj_bias), 3)
+        return self.out_proj(attend(q, k, v, self.heads, mask))
+
+    def forward_pooled(self, x: nn.Variable, pooled: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
+        """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
+        weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.width
+        q = linear(pick(x, pooled), weight[:width], bias[:width])
+        k, v = chunk(linear(x, weight[width:], bias[width:]), 2)
+        x = attend(F.reshape(q, (x.shape[0], 1, width)), k, v, self.heads, mask)
+        return self.out_proj(F.reshape(x, (x.shape[0], width)))
+
+
+class MLP(Module):
+    """Two linear layers with the activation between them, four times as wide inside."""
+
+    def __init__(self, width: int, activation: Activation) -> None:
+        self.activation = activation
+        self.c_fc = Linear(width, 4 * width)
+        self.c_proj = Linear(4 * width, width)
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return self.c_proj(activate(self.c_fc(x), self.activation))
+
+
+class ResidualAttentionBlock(Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, activation: Activation) -> None:
+        self.attn = Attention(width, heads)
+        self.ln_1 = LayerNorm(width)
+        self.mlp = MLP(width, activation)
+        self.ln_2 = LayerNorm(width)
+
+    def __call__(self, x: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
+        x = x + self.attn(self.ln_1(x), mask)
+        return x + self.mlp(self.ln_2(x))
+
+    def forward_pooled(self, x: nn.Variable, pooled: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
+        x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(Module):
+    """A stack of blocks that ends in the feature of one token of each row."""
+
+    def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
+        self.resblocks = [ResidualAttentionBlock(width, heads, activation) for _ in range(layers)]
+
+    def __call__(self, x: nn.Variable, pooled: nn.Variable, causal: bool, observe: Observe, name: str) -> nn.Variable:
+        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+        mask = last_mask = None
+        if causal:
+            n, length, _ = x.shape
+            positions = np.arange(length)
+            mask = to_tensor((positions <= positions[:, None]).astype(np.float32)[None, None])  # [1, 1, l, l]
+            row = to_tensor(np.broadcast_to(positions, (n, 1, 1, length)).astype(np.float32))
+            end = F.broadcast(F.reshape(pooled, (n, 1, 1, 1)), (n, 1, 1, length))
+            last_mask = F.less_equal(row, end)  # [n, 1, 1, l]
+        *blocks, last = self.resblocks
+        for index, block in enumerate(blocks):
+            x = block(x, mask)
+            observe(f"{name}.resblocks.{index}", x)
+        x = last.forward_pooled(x, pooled, last_mask)
+        observe(f"{name}.resblocks.{len(blocks)}", x)
+        return x
+
+
+class VisionTransformer(Module):
+    """The image tower of section 2.4 of the paper: patches, a class token, a transformer, a projection."""
+
+    def __init__(self, tower: ViTTower, embed_dim: int, activation: Activation) -> None:
+        self.class_embedding = empty(tower.width)
+        self.positional_embedding = empty(tower.grid**2 + 1, tower.width)
+        self.proj = empty(tower.width, embed_dim)
+        self.conv1 = Conv2d(3, tower.width, tower.patch, stride=tower.patch)
+        self.ln_pre = LayerNorm(tower.width)
+        self.transformer = Transformer(tower.width, tower.layers, tower.heads, activation)
+        self.ln_post = LayerNorm(tower.width)
+
+    def __call__(self, x: nn.Variable, observe: Observe) -> nn.Variable:
+        x = embed_patches(x, self.conv1.weight)  # [n, 3, r, r] -> [n, grid * grid, d]
+        n, _, width = x.shape
+        token = F.broadcast(F.reshape(self.class_embedding, (1, 1, width)), (n, 1, width))
+        x = F.concatenate(token, x, axis=1)
+        x = self.ln_pre(x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape)))
+        observe("visual.ln_pre", x)
+        first = to_tensor(np.zeros(n, np.int64))
+        x = self.transformer(x, first, causal=False, observe=observe, name="visual.transformer")
+        x = self.ln_post(x)
+        observe("visual.ln_post", x)
+        return project(x, self.proj)
+
+
+class Bottleneck(Module):
+    """A residual block whose stride is an average pool behind the second convolution, so that nothing aliases."""
+
+    def __init__(self, inputs: int, inner: int, stride: int) -> None:
+        self.stride = stride
+        self.conv1 = Conv2d(inputs, inner, 1)
+        self.bn1 = BatchNorm2d(inner)
+        self.conv2 = Conv2d(inner, inner, 3, padding=1)
+        self.bn2 = BatchNorm2d(inner)
+        self.conv3 = Conv2d(inner, inner * 4, 1)
+        self.bn3 = BatchNorm2d(inner * 4)
+        self.downsample = None
+        if stride > 1 or inputs != inner * 4:
+            self.downsample = [Conv2d(inputs, inner * 4, 1), BatchNorm2d(inner * 4)]
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        if self.stride > 1:
+            x, y = F.average_pooling(x, (self.stride,) * 2), F.average_pooling(y, (self.stride,) * 2)
+        y = self.bn3(self.conv3(y))
+        if self.downsample is not None:
+            for part in self.downsample:
+                x = part(x)
+        return F.relu(x + y)
+
+
+class AttentionPool2d(Module):
+    """The mean of a feature map attends over the map: [n, c, h, w] -> [n, embed_dim]."""
+
+    def __init__(self, tower: ResNetTower, embed_dim: int) -> None:
+        width = tower.feature_width
+        self.heads = tower.heads
+        self.positional_embedding = empty(tower.grid**2 + 1, width)
+        self.k_proj = Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.c_proj = Linear(width, embed_dim)
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        x = F.transpose(F.reshape(x, (*x.shape[:2], -1)), (0, 2, 1))  # [n, c, h, w] -> [n, h * w, c]
+        x = F.concatenate(F.mean(x, axis=1, keepdims=True), x, axis=1)
+        x = x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape))
+        x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
+        return F.reshape(self.c_proj(x), (x.shape[0], -1))
+
+
+class ModifiedResNet(Module):
+    """The ResNet image tower of section 2.4 of the paper: three-convolution stem, average-pooled strides."""
+
+    def __init__(self, tower: ResNetTower, embed_dim: int) -> None:
+        half = tower.width // 2
+        self.conv1 = Conv2d(3, half, 3, stride=2, padding=1)
+        self.bn1 = BatchNorm2d(half)
+        self.conv2 = Conv2d(half, half, 3, padding=1)
+        self.bn2 = BatchNorm2d(half)
+        self.conv3 = Conv2d(half, tower.width, 3, padding=1)
+        self.bn3 = BatchNorm2d(tower.width)
+        inputs = tower.width
+        for stage, blocks in enumerate(tower.blocks):
+            inner = tower.width * 2**stage
+            strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
+            layer = []
+            for stride in strides:
+                layer.append(Bottleneck(inputs, inner, stride))
+                inputs = inner * 4
+            setattr(self, f"layer{stage + 1}", layer)
+        self.attnpool = AttentionPool2d(tower, embed_dim)
+
+    def __call__(self, x: nn.Variable, observe: Observe) -> nn.Variable:
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            x = F.relu(norm(conv(x)))
+        x = F.average_pooling(x, (2, 2))
+        observe("visual.stem", x)
+        for stage in (1, 2, 3, 4):
+            for index, block in enumerate(getattr(self, f"layer{stage}")):
+                x = block(x)
+                observe(f"visual.layer{stage}.{index}", x)
+        return self.attnpool(x)
+
+
+class Embedding(Module):
+    """Rows that are looked up by number."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self.weight = empty(rows, width)
+
+    def __call__(self, indices: nn.Variable) -> nn.Variable:
+        return F.embed(indices, self.weight)
+
+
+class CLIP(Module):
+    """Two towers into one space, in evaluation mode until ``train()`` is called.
+
+    Args:
+        architecture: the shape of the model.
+        weights: canonical name -> array, all of them.
+        device: ``cpu``, or ``cuda`` or ``cuda:N`` for NNabla's cuDNN extension; by default the current context is used,
+            whatever it is when a function is called.
+        precision: ``fp32``.
+        source: what the weights came from, for messages.
+
+    Raises:
+        CheckpointError: the weights do not fit the architecture; every fault is listed.
+    """
+
+    backend = "nnabla"
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, np.ndarray],
+        device: str | None = None,
+        precision: str = "fp32",
+        source: str = "the set of weights",
+    ) -> None:
+        if precision != "fp32":
+            raise ClipError(f"There is no precision {precision!r} in NNabla; it computes in fp32.")
+        check(architecture, weights, source)
+        self.architecture = architecture
+        self.context = None if device is None else context_of(device)
+        text = architecture.text
+        self.positional_embedding = empty(text.context_length, text.width)
+        self.text_projection = empty(text.width, architecture.embed_dim)
+        self.logit_scale = empty()
+        self.visual: VisionTransformer | ModifiedResNet
+        if isinstance(architecture.image, ViTTower):
+            self.visual = VisionTransformer(architecture.image, architecture.embed_dim, architecture.activation)
+        else:
+            self.visual = ModifiedResNet(architecture.image, architecture.embed_dim)
+        self.transformer = Transformer(text.width, text.layers, text.heads, architecture.activation)
+        self.token_embedding = Embedding(text.vocabulary_size, text.width)
+        self.ln_final = LayerNorm(text.width)
+        self._set(weights)
+
+    def load(self, weights: Mapping[str, np.ndarray], source: str = "the set of weights") -> None:
+        """Take over ``weights``: all of them, or on any fault none.
+
+        Raises:
+            CheckpointError: listing every missing, extra or misshapen name.
+        """
+        check(self.architecture, weights, source)
+        self._set(weights)
+
+    def _set(self, weights: Mapping[str, np.ndarray]) -> None:
+        variables = dict(self.named_parameters())
+        for parameter in parameters(self.architecture):
+            dtype = np.int64 if parameter.kind == "counter" else np.float32
+            variables[parameter.name].data.get_data("w", dtype)[...] = weights[parameter.name]
+
+    def export(self) -> Weights:
+        """The weights under their canonical names, shapes and axis order; float32, counters int64."""
+        variables = dict(self.named_parameters())
+        return {parameter.name: to_array(variables[parameter.name]) for parameter in parameters(self.architecture)}
+
+    def encode_image(self, image: nn.Variable | np.ndarray, observe: Observe = ignore) -> nn.Variable:
+        """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
+
+        Raises:
+            ImageError: the pixels have another shape.
+        """
+        image = self._tensor(image)
+        check_pixel_shape(image.shape, self.architecture.image.resolution)
+        with self._in_context():
+            features = self.visual(image, observe)
+        observe("image_features", features)
+        return features
+
+    def encode_text(self, text: nn.Variable | np.ndarray, observe: Observe = ignore) -> nn.Variable:
+        """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
+
+        Raises:
+            TextError: the tokens have another shape, or an id is outside the vocabulary.
+        """
+        text = self._tensor(text)
+        tower = self.architecture.text
+        check_token_shape(text.shape, tower.context_length)
+        if nn.get_auto_forward():
+            tokens = text.data.get_data("r")
+            check_token_ids(int(tokens.min()), int(tokens.max()), tower.vocabulary_size)
+            text = to_tensor(tokens[:, : int(tokens.argmax(axis=-1).max()) + 1])
+        with self._in_context():
+            end = F.max(text, axis=1, only_index=True)  # end-of-text has the highest id
+            length = text.shape[1]
+            x = self.token_embedding(text) + F.reshape(self.positional_embedding[:length], (1, length, -1))  # [n, l, d]
+            observe("token_embedding", x)
+            x = self.transformer(x, end, causal=True, observe=observe, name="transformer")
+            x = self.ln_final(x)
+            observe("ln_final", x)
+            features = project(x, self.text_projection)
+        observe("text_features", features)
+        return features
+
+    def __call__(
+        self, image: nn.Variable | np.ndarray, text: nn.Variable | np.ndarray
+    ) -> tuple[nn.Variable, nn.Variable]:
+        """Pixels [n, 3, r, r] and tokens [m, context] -> logits per image [n, m] and per text [m, n]."""
+        image_features, text_features = self.encode_image(image), self.encode_text(text)
+        with self._in_context():
+            scale = F.reshape(F.exp(self.logit_scale), (1, 1))
+            logits = scale * linear(normalize(image_features), normalize(text_features))
+            return logits, F.transpose(logits, (1, 0))
+
+    def embed_image(self, pixels: np.ndarray) -> np.ndarray:
+        """The values of `encode_image` as a float32 array [n, d], without gradient."""
+        with self._evaluation():
+            return to_array(self.encode_image(pixels))
+
+    def embed_text(self, tokens: np.ndarray) -> np.ndarray:
+        """The values of `encode_text` as a float32 array [n, d], without gradient."""
+        with self._evaluation():
+            return to_array(self.encode_text(tokens))
+
+    def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
+        """What each block computes, float32, in the order of computation (`backends.base.Model.layers`)."""
+        seen: Weights = {}
+
+        def observe(name: str, value: nn.Variable) -> None:
+            seen[name] = to_array(value)
+
+        with self._evaluation():
+            self.encode_image(pixels, observe)
+            self.encode_text(tokens, observe)
+        return seen
+
+    def _tensor(self, value: nn.Variable | np.ndarray) -> nn.Variable:
+        return value if isinstance(value, nn.Variable) else to_tensor(value)
+
+    @contextmanager
+    def _in_context(self) -> Iterator[None]:
+        with nn.context_scope(self.context or nn.get_current_context()):
+            yield
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """At once, without gradient, and with running statistics used rather than moved."""
+        training = self.training
+        self.eval()
+        try:
+            with nn.auto_forward(), nn.no_grad():
+                yield
+        finally:
+            self.train(training)

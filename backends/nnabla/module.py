@@ -1,0 +1,51 @@
+"""Modules that own their parameters, so that several models live in one process without NNabla's global scope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import nnabla as nn
+import numpy as np
+
+
+def empty(*shape: int) -> nn.Variable:
+    """A trainable parameter whose value is about to be set."""
+    return nn.Variable(shape, need_grad=True)
+
+
+def buffer(value: np.ndarray) -> nn.Variable:
+    """A tensor that belongs to the parameters but is not trained."""
+    return nn.Variable.from_numpy_array(value, need_grad=False)
+
+
+class Module:
+    """A part of a network: its variables are parameters, its modules and lists of modules are parts of their own."""
+
+    training = False
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, nn.Variable]]:
+        """The parameters and buffers as (name, variable), named by their path of attributes and indices."""
+        for name, value in vars(self).items():
+            if isinstance(value, nn.Variable):
+                yield prefix + name, value
+        for name, part in self._parts():
+            yield from part.named_parameters(f"{prefix}{name}.")
+
+    def train(self, mode: bool = True) -> None:
+        """Let batch normalisations use the statistics of the batch, and move their running ones."""
+        self.training = mode
+        for _, part in self._parts():
+            part.train(mode)
+
+    def eval(self) -> None:
+        """Let batch normalisations use their running statistics."""
+        self.train(False)
+
+    def _parts(self) -> Iterator[tuple[str, Module]]:
+        value: Any
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, list):
+                yield from ((f"{name}.{index}", part) for index, part in enumerate(value))
