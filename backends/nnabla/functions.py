@@ -80,6 +80,15 @@ def pick(x: nn.Variable, positions: nn.Variable) -> nn.Variable:
     return F.gather_nd(x, F.stack(rows, positions))
 
 
+def reshape(x: nn.Variable, shape: Shape) -> nn.Variable:
+    """A copy of an intermediate result in another shape.
+
+    NNabla's in-place reshape shares memory with its input, and ``auto_forward`` frees that input while the gradient of
+    a Python function further on still needs it.
+    """
+    return F.reshape(x, shape, inplace=False)
+
+
 def on_cpu() -> bool:
     """Whether the current context computes on the CPU."""
     return all(backend.startswith("cpu") for backend in nn.get_current_context().backend)
@@ -269,9 +278,8 @@ class EmbedPatches(ArrayFunction):
         if wanted[0]:
             n, channels, height, width = x.shape
             size = weight.shape[2]
-            dx = (gradient @ weight.reshape(len(weight), -1)).reshape(
-                n, height // size, width // size, channels, size, size
-            )
+            dx = gradient @ weight.reshape(len(weight), -1)
+            dx = dx.reshape(n, height // size, width // size, channels, size, size)
             dx = dx.transpose(0, 3, 1, 4, 2, 5).reshape(x.shape)
         if wanted[1]:
             dweight = (gradient.T @ self._patches(x, weight)).reshape(weight.shape)

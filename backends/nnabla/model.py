@@ -150,8 +150,8 @@ class Attention(Module):
         weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.width
         q = linear(pick(x, pooled), weight[:width], bias[:width])
         k, v = chunk(linear(x, weight[width:], bias[width:]), 2)
-        x = attend(F.reshape(q, (x.shape[0], 1, width)), k, v, self.heads, mask)
-        return self.out_proj(F.reshape(x, (x.shape[0], width)))
+        x = attend(reshape(q, (x.shape[0], 1, width)), k, v, self.heads, mask)
+        return self.out_proj(reshape(x, (x.shape[0], width)))
 
 
 class MLP(Module):
@@ -198,7 +198,7 @@ class Transformer(Module):
             positions = np.arange(length)
             mask = to_tensor((positions <= positions[:, None]).astype(np.float32)[None, None])  # [1, 1, l, l]
             row = to_tensor(np.broadcast_to(positions, (n, 1, 1, length)).astype(np.float32))
-            end = F.broadcast(F.reshape(pooled, (n, 1, 1, 1)), (n, 1, 1, length))
+            end = F.broadcast(reshape(pooled, (n, 1, 1, 1)), (n, 1, 1, length))
             last_mask = F.less_equal(row, end)  # [n, 1, 1, l]
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
@@ -275,11 +275,11 @@ class AttentionPool2d(Module):
         self.c_proj = Linear(width, embed_dim)
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
-        x = F.transpose(F.reshape(x, (*x.shape[:2], -1)), (0, 2, 1))  # [n, c, h, w] -> [n, h * w, c]
+        x = F.transpose(reshape(x, (*x.shape[:2], -1)), (0, 2, 1))  # [n, c, h, w] -> [n, h * w, c]
         x = F.concatenate(F.mean(x, axis=1, keepdims=True), x, axis=1)
         x = x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape))
         x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
-        return F.reshape(self.c_proj(x), (x.shape[0], -1))
+        return reshape(self.c_proj(x), (x.shape[0], -1))
 
 
 class ModifiedResNet(Module):
