@@ -28,6 +28,7 @@ from backends.nnabla.functions import (
     pick,
     project,
     quick_gelu,
+    reshape,
 )
 from backends.nnabla.module import Module, buffer, empty
 from clip_core.architecture import Activation, Architecture
