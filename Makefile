@@ -1,0 +1,50 @@
+# Every target works from a fresh clone: it first makes .venv and installs what it needs, pinned by constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format types clean
+
+help:  ## Say what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.demo  ## Convert the embedded model, run it in every framework, compare the numbers
+	@$(BIN)/clip demo
+
+test: $(VENV)/.dev  ## Run the default tests
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev  ## Run the tests that take minutes: models at full size
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev  ## Check format and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(VENV)/.dev  ## Put format and style right
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(VENV)/.dev  ## Check types
+	$(BIN)/mypy
+
+clean:  ## Remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+
+$(VENV)/.pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "TriCLIP needs Python 3.10 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1); install one and run: make PYTHON=python3.10 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) or print("NNabla has no wheel for Python %d.%d; going on without it." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.pip setup.cfg constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,paddle,nnabla]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.pip setup.cfg constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,test,dev]'
+	@touch $@
