@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from clip_core.errors import ImageError, TextError
+
+# Normalised pixels lie between -1.8 and 2.2; the margin is for other means and deviations and for synthetic inputs.
+MAX_PIXEL = 16.0
 
 
 def check_pixel_shape(shape: Sequence[int], resolution: int) -> None:
@@ -46,3 +52,63 @@ def check_token_ids(lowest: int, highest: int, vocabulary_size: int) -> None:
             raise TextError(
                 f"Token {token} is outside the vocabulary of {vocabulary_size}; tokenize with this model's tokenizer."
             )
+
+
+def check_pixels(array: Any, resolution: int) -> np.ndarray:
+    """An array of pixels as every backend takes it: float32 [n, 3, resolution, resolution], contiguous; n may be 0.
+
+    Args:
+        array: float16, float32 or float64 in any memory layout; copied only if it has to be converted.
+
+    Raises:
+        ImageError: not such an array, not finite, or with values that no preprocessing gives.
+    """
+    if not isinstance(array, np.ndarray):
+        raise ImageError(f"The pixels were given as {type(array).__name__}; give a float32 array.")
+    if array.dtype.name not in ("float16", "float32", "float64"):  # in either byte order
+        hint = "pass the pictures through preprocess" if array.dtype == np.uint8 else "convert them to float32"
+        raise ImageError(f"The pixels have dtype {array.dtype}, expected float32, float16 or float64; {hint}.")
+    check_pixel_shape(array.shape, resolution)
+    with np.errstate(over="ignore"):  # what exceeds float32 becomes infinite and is refused next
+        pixels = np.ascontiguousarray(array, dtype=np.float32)
+    finite = np.isfinite(pixels).all(axis=(1, 2, 3))
+    if not finite.all():
+        raise ImageError(
+            f"The pixels of picture {np.argmin(finite)} (counted from 0) are not all finite float32 numbers; "
+            "find out where the NaN or infinity comes from."
+        )
+    largest = np.abs(pixels).max(initial=0)
+    if largest > MAX_PIXEL:
+        raise ImageError(
+            f"The pixels reach {largest:g}, expected normalised ones from -2 to 2.5; if they run from 0 to 255, pass "
+            "the pictures through preprocess."
+        )
+    return pixels
+
+
+def check_tokens(tokens: Any, context_length: int, vocabulary_size: int, end: int | None = None) -> np.ndarray:
+    """An array of tokens as every backend takes it: int64 [n, up to context_length], contiguous; n may be 0.
+
+    Args:
+        tokens: int32 or int64 in any memory layout; copied only if it has to be converted.
+        end: the end-of-text token, the last of the vocabulary unless given. The feature of a text is taken where its
+            largest token stands, so each row must have this one and none larger.
+
+    Raises:
+        TextError: not such an array, a token outside the vocabulary, or a text without its end-of-text token.
+    """
+    end = vocabulary_size - 1 if end is None else end
+    if not isinstance(tokens, np.ndarray):
+        raise TextError(f"The tokens were given as {type(tokens).__name__}; give an int64 array.")
+    if tokens.dtype.name not in ("int32", "int64"):
+        raise TextError(f"The tokens have dtype {tokens.dtype}, expected int32 or int64; make them with tokenize.")
+    check_token_shape(tokens.shape, context_length)
+    if len(tokens):
+        check_token_ids(int(tokens.min()), int(tokens.max()), vocabulary_size)
+    ended = tokens.max(axis=1) == end
+    if not ended.all():
+        raise TextError(
+            f"Text {np.argmin(ended)} (counted from 0) does not have the end-of-text token {end} as its largest token; "
+            "make the tokens with tokenize, and keep that one when cutting a text short."
+        )
+    return np.ascontiguousarray(tokens, dtype=np.int64)

@@ -1,0 +1,146 @@
+"""PIL image -> pixels float32 [3, r, r] for a model of resolution r, bit for bit those of OpenAI's transform.
+
+The transform is that of OpenAI's package (github.com/openai/CLIP, ``_transform``): resize the shorter side to r with
+Pillow's bicubic filter, crop the centre, convert to RGB, divide by 255, subtract the mean and divide by the deviation.
+The conversion comes after the resizing, which matters for pictures with a palette or an alpha channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, log, sqrt
+
+import numpy as np
+from PIL import Image
+
+from clip_core.errors import ClipError, ImageError
+from clip_core.image import MAX_PIXELS
+
+# Of the red, green and blue values, from 0 to 1, of the pictures OpenAI trained on.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two are outside
+
+
+def preprocess(image: Image.Image, resolution: int) -> np.ndarray:
+    """One picture of any mode and size as pixels float32 [3, resolution, resolution], channels red, green, blue.
+
+    Raises:
+        ImageError: not a PIL image, without pixels, of a mode that has no conversion to RGB, or so long and narrow
+            that resizing its shorter side to ``resolution`` gives more than `MAX_PIXELS` pixels.
+    """
+    width, height = _resized_size(image, resolution)
+    left, top = round((width - resolution) / 2), round((height - resolution) / 2)
+    try:
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        return _pixels_of(resized.crop((left, top, left + resolution, top + resolution)))
+    except Exception as error:  # an image that was opened lazily is decoded here, and decoders raise anything
+        raise _unusable(image, error) from error
+
+
+def pixels(images: Sequence[Image.Image], resolution: int) -> np.ndarray:
+    """Several pictures as pixels float32 [n, 3, resolution, resolution]; no pictures give n = 0.
+
+    Raises:
+        ImageError: as `preprocess`, with the picture's place in the list.
+    """
+    batch = np.empty((len(images), 3, resolution, resolution), np.float32)
+    for place, image in enumerate(images):
+        try:
+            batch[place] = preprocess(image, resolution)
+        except ImageError as error:
+            raise ImageError(f"Picture {place} of {len(images)} (counted from 0): {error}") from error
+    return batch
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """For training: a random part of the picture, stretched to the model's resolution.
+
+    The part has a share of the picture's area drawn evenly from ``scale`` and a ratio of width to height drawn from
+    ``ratio``, evenly in its logarithm (the crop of Inception, arXiv 1409.4842, section 6). When ten draws do not fit
+    into the picture, the largest centred part within ``ratio`` is taken. Equal generators give equal pixels.
+    """
+
+    scale: tuple[float, float]  # shares of the area, within 0 to 1
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
+    resampling: Image.Resampling = Image.Resampling.BICUBIC
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ClipError(f"The scale of a random crop is {self.scale}; give two rising shares, above 0 and up to 1.")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ClipError(f"The ratio of a random crop is {self.ratio}; give two rising numbers above 0.")
+
+    def __call__(self, image: Image.Image, resolution: int, generator: np.random.Generator) -> np.ndarray:
+        """A random part of ``image`` as pixels float32 [3, resolution, resolution].
+
+        Raises:
+            ImageError: not a PIL image, without pixels, or of a mode that has no conversion to RGB.
+        """
+        _check_image(image)
+        try:
+            part = image.crop(self.box(image.width, image.height, generator))
+            return _pixels_of(part.resize((resolution, resolution), self.resampling))
+        except Exception as error:
+            raise _unusable(image, error) from error
+
+    def box(self, width: int, height: int, generator: np.random.Generator) -> Box:
+        """The part that is taken from a picture of ``width`` x ``height`` pixels."""
+        narrowest, widest = self.ratio
+        for _ in range(10):
+            area = width * height * generator.uniform(*self.scale)
+            ratio = exp(generator.uniform(log(narrowest), log(widest)))
+            part_width, part_height = round(sqrt(area * ratio)), round(sqrt(area / ratio))
+            if 0 < part_width <= width and 0 < part_height <= height:
+                left = int(generator.integers(width - part_width, endpoint=True))
+                top = int(generator.integers(height - part_height, endpoint=True))
+                return left, top, left + part_width, top + part_height
+        part_width = max(1, min(width, round(height * widest)))
+        part_height = max(1, min(height, round(width / narrowest)))
+        left, top = (width - part_width) // 2, (height - part_height) // 2
+        return left, top, left + part_width, top + part_height
+
+
+def _resized_size(image: Image.Image, resolution: int) -> tuple[int, int]:
+    """Width and height once the shorter side is ``resolution``; the longer side is rounded down."""
+    _check_image(image)
+    short, long = sorted(image.size)
+    resized_long = int(resolution * long / short)
+    if resolution * resized_long > MAX_PIXELS:
+        # Resizing the crop alone would cost nothing, but it gives other pixels than the official transform.
+        raise ImageError(
+            f"A picture of {image.width} x {image.height} pixels is too long and narrow: resized to {resolution} along "
+            f"its shorter side it has {resolution * resized_long} pixels, and the limit is {MAX_PIXELS}; crop it first."
+        )
+    return (resolution, resized_long) if image.width <= image.height else (resized_long, resolution)
+
+
+def _pixels_of(image: Image.Image) -> np.ndarray:
+    """Pixels float32 [3, h, w] of a picture that no one else holds, in the order of operations of the transform."""
+    image.info.pop("transparency", None)  # without effect on the colours, but Pillow warns of it and may fail on it
+    rgb = np.asarray(image.convert("RGB")).transpose(2, 0, 1)  # [h, w, 3] -> [3, h, w]
+    values = np.divide(rgb, np.float32(255), dtype=np.float32, order="C")
+    values -= np.array(MEAN, np.float32)[:, None, None]
+    values /= np.array(DEVIATION, np.float32)[:, None, None]
+    return values
+
+
+def _check_image(image: Image.Image) -> None:
+    if not isinstance(image, Image.Image):
+        raise ImageError(
+            f"A picture was given as {type(image).__name__}; give a PIL image: clip_core.image.open_image makes one of "
+            "a file, PIL.Image.fromarray of a uint8 array [height, width, 3]."
+        )
+    if not image.width * image.height:
+        raise ImageError(f"A picture of {image.width} x {image.height} pixels was given; give one that has pixels.")
+
+
+def _unusable(image: Image.Image, error: Exception) -> ImageError:
+    reason = str(error) or type(error).__name__
+    return ImageError(
+        f"A picture of mode {image.mode} and {image.width} x {image.height} pixels cannot be resized and converted to "
+        f"RGB: {reason}; give it in mode RGB."
+    )

@@ -1,0 +1,194 @@
+"""Opening a picture: whole files of every format, from every kind of source, with the pixels Pillow gives."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_core import image as module
+from clip_core.errors import ImageError
+from clip_core.image import FORMATS, open_image
+
+FRAMES = [Image.new("RGB", (20, 10), colour) for colour in [(250, 0, 0), (0, 250, 0), (0, 0, 250)]]
+
+
+def noise(mode: str = "RGB", width: int = 33, height: int = 21) -> Image.Image:
+    generator = np.random.default_rng(0)
+    return Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_decodes_to_the_pixels_of_pillow(kind):
+    data = encoded(noise("P" if kind == "GIF" else "RGB"), kind)
+    expected = Image.open(io.BytesIO(data))
+    found = open_image(data)
+    assert found.mode == expected.mode
+    assert found.size == (33, 21)
+    assert found.tobytes() == expected.tobytes()
+    if kind not in ("JPEG", "WEBP"):  # which lose a little
+        assert found.convert("RGB").tobytes() == noise("P" if kind == "GIF" else "RGB").convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_png_keeps_its_mode(mode):
+    image = Image.new("I;16", (5, 4), 30000) if mode == "I;16" else noise(mode)
+    found = open_image(encoded(image, "PNG"))
+    assert found.mode == mode
+    assert found.tobytes() == image.tobytes()
+
+
+def test_every_kind_of_source_gives_the_same_picture(tmp_path):
+    data = encoded(noise(), "PNG")
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    stream = io.BytesIO(data)
+    stream.seek(7)  # read from the beginning wherever it stands
+    with open(path, "rb") as file:
+        for source in (path, str(path), data, stream, file):
+            assert open_image(source).tobytes() == noise().tobytes()
+
+
+class Pipe(io.RawIOBase):
+    """A stream that cannot seek; ``rest`` is what nobody has read yet."""
+
+    def __init__(self, data: bytes):
+        self.rest = data
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        piece, self.rest = self.rest[: len(buffer)], self.rest[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def test_streams_that_cannot_seek_are_read_from_where_they_are():
+    assert open_image(io.BufferedReader(Pipe(encoded(noise(), "PNG")))).tobytes() == noise().tobytes()
+
+
+def test_uploads_kept_in_memory_work():
+    with SpooledTemporaryFile() as upload:
+        upload.write(encoded(noise(), "PNG"))
+        assert open_image(upload).tobytes() == noise().tobytes()
+
+
+def test_streams_are_not_read_far_beyond_the_limit(monkeypatch):
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 100)
+    pipe = Pipe(bytes(10**6))
+    with pytest.raises(ImageError, match="has more than 100 bytes, the limit; save it in a smaller size"):
+        open_image(io.BufferedReader(pipe))
+    assert len(pipe.rest) > 900_000
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_first_frame_of_an_animation_or_page_of_a_document_counts(kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(FRAMES[0], kind, save_all=True, append_images=FRAMES[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 3
+    assert open_image(data).convert("RGB").tobytes() == FRAMES[0].tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_not_applied(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise(), "JPEG", exif=exif)
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == orientation
+    assert open_image(data).tobytes() == open_image(encoded(noise(), "JPEG")).tobytes()
+
+
+def test_content_decides_whatever_the_name_says(tmp_path):
+    path = tmp_path / "picture.gif"
+    path.write_bytes(encoded(noise(), "PNG"))
+    found = open_image(path)
+    assert found.format == "PNG"
+    assert found.tobytes() == noise().tobytes()
+
+
+def test_unicode_names_work(tmp_path):
+    path = tmp_path / "снимок 猫 🐈.png"
+    path.write_bytes(encoded(noise(), "PNG"))
+    assert open_image(path).tobytes() == noise().tobytes()
+
+
+def test_the_picture_does_not_keep_the_file_open(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(noise(), "PNG"))
+    image = open_image(path)
+    path.write_bytes(b"")
+    assert image.tobytes() == noise().tobytes()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_pixel_limit_counts_what_is_declared(kind, monkeypatch):
+    data = encoded(noise("P" if kind == "GIF" else "RGB"), kind)
+    monkeypatch.setattr(module, "MAX_PIXELS", 33 * 21)
+    assert open_image(data).size == (33, 21)
+    monkeypatch.setattr(module, "MAX_PIXELS", 33 * 21 - 1)
+    with pytest.raises(ImageError) as caught:
+        open_image(data)
+    assert str(caught.value) == (
+        "The picture given as bytes has 33 x 21 pixels; the limit is 692: save it in a smaller size."
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "options"),
+    [(b"VP8 ", {}), (b"VP8L", {"lossless": True}), (b"VP8X", {"icc_profile": b"any"})],
+)
+def test_webp_of_each_layout_is_measured_before_it_is_opened(layout, options, monkeypatch):
+    def opened_too_early(*arguments, **options):
+        pytest.fail("Pillow's reader reserves the canvas on opening")
+
+    data = encoded(Image.new("RGB", (1234, 567)), "WEBP", **options)
+    assert data[12:16] == layout
+    monkeypatch.setattr(module, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(module.Image, "open", opened_too_early)
+    with pytest.raises(ImageError, match="has 1234 x 567 pixels; the limit is 1000"):
+        open_image(data)
+
+
+def test_file_size_limit(tmp_path, monkeypatch):
+    data = encoded(noise(), "PNG")
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", len(data))
+    for source in (path, data, io.BytesIO(data)):
+        assert open_image(source).size == (33, 21)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", len(data) - 1)
+    for source in (path, data, io.BytesIO(data)):
+        with pytest.raises(ImageError, match=str(len(data) - 1)):
+            open_image(source)
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a.png"], np.zeros((4, 4, 3), np.uint8)])
+def test_other_sources_are_refused_by_type(source):
+    message = f"^A picture was given as {type(source).__name__}; give a path, bytes or a binary file.$"
+    with pytest.raises(ImageError, match=message):
+        open_image(source)
+
+
+def test_text_and_closed_streams_are_refused():
+    with pytest.raises(ImageError, match="was opened as text; open it in binary mode"):
+        open_image(io.StringIO("picture"))  # type: ignore[arg-type]
+    closed = io.BytesIO(b"picture")
+    closed.close()
+    with pytest.raises(ImageError, match="cannot be read: I/O operation on closed file"):
+        open_image(closed)
+
+
+def test_missing_file_is_named():
+    with pytest.raises(ImageError, match=r"missing/cat\.png.*: No such file or directory"):
+        open_image(Path("missing/cat.png"))

@@ -1,0 +1,233 @@
+"""Preprocessing is byte for byte that of OpenAI's torchvision transform."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+from torchvision.transforms.functional import normalize, resized_crop, to_tensor
+
+from clip_core import preprocess as module
+from clip_core.errors import ClipError, ImageError
+from clip_core.preprocess import DEVIATION, MEAN, RandomResizedCrop, pixels, preprocess
+
+MODES = (
+    *("RGB", "RGBA", "RGBX", "LA", "L", "P", "P transparent by index", "P transparent by table", "PA", "1"),
+    *("CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "I;16B"),
+)
+
+
+def official(resolution: int) -> Compose:
+    return Compose(
+        [
+            Resize(resolution, interpolation=InterpolationMode.BICUBIC),
+            CenterCrop(resolution),
+            lambda image: image.convert("RGB"),
+            ToTensor(),
+            Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+        ]
+    )
+
+
+def picture(mode: str, width: int, height: int, seed: int) -> Image.Image:
+    """A picture of smooth waves on the left and noise on the right, which overshoot the range when resized."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    waves = 127.5 + 127.5 * np.sin(np.stack([rows / 7, columns / 5, (rows + columns) / 9, rows / 3], axis=-1) + seed)
+    noise = generator.integers(0, 256, (height, width, 4))
+    bytes_ = np.where((columns < width / 2)[..., None], waves, noise).astype(np.uint8)
+    grey = bytes_[..., 0]
+    if mode.startswith("P") and mode != "PA":
+        image = Image.fromarray(grey).convert("P")
+        image.putpalette(generator.integers(0, 256, 768, dtype=np.uint8).tobytes())
+        if mode.endswith("index"):
+            image.info["transparency"] = 3
+        if mode.endswith("table"):
+            image.info["transparency"] = generator.integers(0, 256, 256, dtype=np.uint8).tobytes()
+        return image
+    if mode == "PA":
+        image = Image.new("PA", (width, height))
+        image.putdata(list(zip(grey.ravel().tolist(), bytes_[..., 1].ravel().tolist())))
+        image.putpalette(generator.integers(0, 256, 768, dtype=np.uint8).tobytes())
+        return image
+    if mode == "I":
+        return Image.fromarray(bytes_[..., 0].astype(np.int32) * 3 - 200)
+    if mode == "F":
+        return Image.fromarray(bytes_[..., 0].astype(np.float32) * 1.7 - 60.3)
+    if mode.startswith("I;16"):
+        words = (grey.astype(np.uint16) * 5).astype("<u2" if mode == "I;16" else ">u2")
+        return Image.frombytes(mode, (width, height), words.tobytes())
+    if mode == "1":
+        return Image.fromarray(grey).convert("1")
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    raw = bytes_[..., :channels] if channels > 1 else grey
+    return Image.frombytes(mode, (width, height), np.ascontiguousarray(raw).tobytes())
+
+
+def odd_sizes() -> list[tuple[int, int]]:
+    """200 sizes: every shape around the resolution, single rows and columns, and the rest drawn once for all."""
+    chosen = [(1, 1), (1, 7), (9, 1), (2, 3), (63, 64), (64, 63), (64, 64), (65, 64), (64, 65), (67, 64), (3, 300)]
+    generator = np.random.default_rng(20260101)
+    return chosen + [tuple(size) for size in generator.integers(1, 260, (200 - len(chosen), 2)).tolist()]
+
+
+def assert_equal(image: Image.Image, resolution: int) -> None:
+    expected = official(resolution)(image.copy()).numpy()
+    found = preprocess(image, resolution)
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    assert found.shape == (3, resolution, resolution)
+    assert found.tobytes() == expected.tobytes(), (image.mode, image.size, np.abs(found - expected).max())
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow's, in the official transform
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_equals_the_official_transform(mode):
+    for resolution, (width, height) in [
+        *((32, size) for size in [(1, 1), (31, 33), (32, 32), (33, 32), (47, 90), (211, 40), (3, 400)]),
+        (64, (150, 97)),
+        (224, (223, 224)),
+    ]:
+        assert_equal(picture(mode, width, height, seed=width), resolution)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_200_odd_sizes_equal_the_official_transform(mode):
+    for place, (width, height) in enumerate(odd_sizes()):
+        assert_equal(picture(mode, width, height, seed=place), (32, 64)[place % 2])
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (223, 224), (225, 224), (224, 224), (100, 60), (1201, 399)])
+def test_photograph_sizes_at_224_equal_the_official_transform(width, height):
+    assert_equal(picture("RGB", width, height, seed=1), 224)
+
+
+def test_crop_rounds_half_pixels_to_even_offsets():
+    # The longer side exceeds the crop by 1, 3, 5 and 7 pixels: offsets of 0.5, 1.5, 2.5 and 3.5 become 0, 2, 2 and 4.
+    ramp = np.arange(40, dtype=np.uint8)[:, None, None].repeat(32, 1).repeat(3, 2)
+    for height, offset in [(33, 0), (35, 2), (37, 2), (39, 4)]:
+        found = preprocess(Image.fromarray(ramp[:height]), 32)
+        assert np.rint((found[0, 0, 0] * DEVIATION[0] + MEAN[0]) * 255) == offset
+        assert_equal(Image.fromarray(ramp[:height]), 32)
+
+
+def test_colours_are_blended_before_the_conversion_to_rgb():
+    """A transparent red pixel beside an opaque blue one leaves no red: converting first would."""
+    image = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (32, 0, 64, 64))
+    first = preprocess(image.convert("RGB"), 32)
+    last = preprocess(image, 32)
+    assert_equal(image, 32)
+    assert (first[0, 16, 15] - last[0, 16, 15]) > 0.1
+
+
+def test_any_of_the_256_values_is_the_official_float():
+    ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(256, 0).repeat(3, 2)
+    assert_equal(Image.fromarray(ramp), 256)
+
+
+def test_picture_is_left_as_it_was():
+    image = picture("P transparent by table", 40, 50, seed=3)
+    before, transparency = image.tobytes(), image.info["transparency"]
+    first = preprocess(image, 32)
+    assert image.tobytes() == before
+    assert image.info["transparency"] == transparency
+    assert np.array_equal(preprocess(image, 32), first)
+
+
+def test_pixels_stacks_pictures_of_different_modes_and_sizes():
+    images = [picture("RGB", 70, 50, 1), picture("L", 33, 90, 2), picture("RGBA", 64, 64, 3)]
+    found = pixels(images, 64)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.stack([preprocess(image, 64) for image in images]))
+    assert pixels([], 64).shape == (0, 3, 64, 64)
+
+
+def test_pixels_names_the_picture_at_fault():
+    with pytest.raises(ImageError, match=r"^Picture 1 of 2 \(counted from 0\): A picture was given as str; give a PIL"):
+        pixels([picture("RGB", 5, 5, 1), "cat.png"], 32)  # type: ignore[list-item]
+
+
+def test_refuses_what_the_official_transform_refuses():
+    for image in (Image.new("La", (40, 40)), Image.new("RGB", (0, 5)), Image.new("RGB", (5, 0))):
+        with pytest.raises((ValueError, ZeroDivisionError)):
+            official(32)(image)
+        with pytest.raises(ImageError):
+            preprocess(image, 32)
+    with pytest.raises(
+        ImageError, match=r"^A picture of mode La and 40 x 40 pixels cannot be .*; give it in mode RGB\.$"
+    ):
+        preprocess(Image.new("La", (40, 40)), 32)
+
+
+def test_long_and_narrow_pictures_are_bounded_by_their_resized_size(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PIXELS", 32 * 320)
+    for size in [(10, 100), (100, 10)]:
+        assert_equal(Image.new("RGB", size, (1, 200, 90)), 32)  # 32 x 320 is just allowed
+    for size in [(10, 101), (101, 10)]:
+        message = (
+            rf"A picture of {size[0]} x {size[1]} pixels is too long and narrow: resized to 32 along its shorter side "
+            r"it has 10336 pixels, and the limit is 10240; crop it first\."
+        )
+        with pytest.raises(ImageError, match=message):
+            preprocess(Image.new("RGB", size), 32)
+
+
+@pytest.mark.parametrize("resampling", ["BILINEAR", "BICUBIC"])
+def test_random_crop_is_the_resized_part_it_says(resampling):
+    augment = RandomResizedCrop((0.3, 0.9), resampling=Image.Resampling[resampling])
+    image = picture("RGB", 97, 61, seed=4)
+    for seed in range(20):
+        left, top, right, bottom = augment.box(97, 61, np.random.default_rng(seed))
+        part = resized_crop(image, top, left, bottom - top, right - left, [32, 32], InterpolationMode[resampling])
+        expected = normalize(to_tensor(part), MEAN, DEVIATION).numpy()
+        assert augment(image, 32, np.random.default_rng(seed)).tobytes() == expected.tobytes()
+
+
+def test_random_crop_draws_within_its_bounds_and_all_over_the_picture():
+    augment = RandomResizedCrop((0.2, 0.5), (0.5, 2.0))
+    generator = np.random.default_rng(5)
+    boxes = np.array([augment.box(400, 300, generator) for _ in range(2000)])
+    left, top, right, bottom = boxes.T
+    assert left.min() == 0
+    assert right.max() == 400
+    assert top.min() == 0
+    assert bottom.max() == 300
+    share = (right - left) * (bottom - top) / (400 * 300)
+    ratio = (right - left) / (bottom - top)
+    assert 0.198 < share.min() < 0.205
+    assert 0.45 < share.max() < 0.502
+    assert 0.34 < share.mean() < 0.36  # evenly over the shares
+    assert 0.49 < ratio.min() < 0.52
+    assert 1.9 < ratio.max() < 2.02
+    assert abs(np.log(ratio).mean()) < 0.02  # evenly over the logarithm
+
+
+def test_random_crop_falls_back_to_the_centre_when_no_draw_fits():
+    augment = RandomResizedCrop((1.0, 1.0), (1.0, 1.0))
+    generator = np.random.default_rng(0)
+    assert augment.box(100, 40, generator) == (30, 0, 70, 40)
+    assert augment.box(40, 100, generator) == (0, 30, 40, 70)
+    assert augment.box(50, 50, generator) == (0, 0, 50, 50)
+    assert RandomResizedCrop((1.0, 1.0), (2.0, 3.0)).box(1, 1, generator) == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (0.5, 0.4), (0.5, 1.1), (float("nan"), 1.0)])
+def test_random_crop_refuses_impossible_shares(scale):
+    with pytest.raises(ClipError, match="give two rising shares, above 0 and up to 1"):
+        RandomResizedCrop(scale)
+
+
+@pytest.mark.parametrize("ratio", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
+def test_random_crop_refuses_impossible_ratios(ratio):
+    with pytest.raises(ClipError, match="give two rising numbers above 0"):
+        RandomResizedCrop((0.5, 1.0), ratio)
+
+
+def test_random_crop_refuses_what_is_no_usable_picture():
+    augment, generator = RandomResizedCrop((0.5, 1.0)), np.random.default_rng(0)
+    with pytest.raises(ImageError, match="given as ndarray"):
+        augment(np.zeros((4, 4, 3), np.uint8), 32, generator)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="mode La"):
+        augment(Image.new("La", (40, 40)), 32, generator)
