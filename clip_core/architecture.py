@@ -165,7 +165,7 @@ def _resnet(
 SHAPES = Architecture(
     embed_dim=128,
     image=VisionTransformer(resolution=64, patch=8, width=128, layers=6, heads=2),
-    text=TextTransformer(OPENAI_CONTEXT_LENGTH, vocabulary_size=1024, width=128, layers=4, heads=2),
+    text=TextTransformer(OPENAI_CONTEXT_LENGTH, vocabulary_size=770, width=128, layers=4, heads=2),
 )
 
 MODELS: dict[str, NamedModel] = {

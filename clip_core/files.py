@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
+import re
+import secrets
+import shutil
 import stat
-import tempfile
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
-from clip_core.errors import ClipError
+import platformdirs
+
+from clip_core.errors import ClipError, DownloadError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two downloads of one file at once spoil each other, and the digest tells
+    fcntl = None  # type: ignore[assignment]
+
+ATTEMPTS = 5
+"""How often a download is tried before it is given up."""
+
+FIRST_PAUSE = 0.5
+"""Seconds before the second attempt; each later pause is twice as long."""
+
+TIMEOUT = 30.0
+"""Seconds that a server may take to connect or to send its next bytes."""
+
+SLOWEST = 1024
+"""Bytes per second, over `TIMEOUT`, below which a connection counts as broken."""
+
+_PIECE = 1 << 20  # bytes read at once
 
 
 @contextmanager
@@ -20,38 +48,31 @@ def atomic_path(target: str | os.PathLike[str], verify: Callable[[Path], None] |
 
     The temporary file is on the same file system, flushed to the disk before the rename and the folder after it, so a
     reader sees the old file or the new one, also after a power cut. On any error, also Ctrl-C, it is removed and the
-    old file is untouched. The mode follows the replaced file, else the umask.
+    old file is untouched. The mode follows the replaced file, else the umask; a link stays a link.
 
     Args:
         verify: called with the finished temporary file before it is published; what it raises stops the publication.
 
     Raises:
-        ClipError: the target cannot be written.
+        ClipError: the target is something other than a regular file, or cannot be written.
     """
-    target = Path(target)
-    if target.is_dir():
-        raise ClipError(f"{target} is a folder; give the name of a file to write.")
-    try:
-        # Follow a link to where the file really is, so that the link stays a link.
-        target = Path(os.path.realpath(target))
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".partial")
-        os.close(handle)
-    except (OSError, ValueError) as error:
-        raise ClipError(f"{target} cannot be written: {_reason(error)}; choose a folder you may write to.") from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        if verify is not None:
-            verify(temporary)
-        os.chmod(temporary, _mode_for(target))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise ClipError(f"{target} cannot be written: {_reason(error)}; the old file, if any, is as it was.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _errors_about(target, "written"):
+        real = _real_path(target)
+        mode = _mode_of(real)
+        temporary = _beside(real, secrets.token_hex(8))
+        try:
+            # The system applies the umask to 0o666; what replaces a private file is private from its first byte on.
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
+            if mode is None:
+                mode = stat.S_IMODE(os.fstat(handle).st_mode)
+            os.close(handle)
+            yield temporary
+            if verify is not None:
+                verify(temporary)
+            _publish(temporary, real, mode)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -59,7 +80,6 @@ def atomic_open(target: str | os.PathLike[str], verify: Callable[[Path], None] |
     """Like `atomic_path`, with the temporary file already open for writing bytes."""
     with atomic_path(target, verify) as path, open(path, "wb") as file:
         yield file
-        file.flush()
 
 
 def write_bytes(target: str | os.PathLike[str], data: bytes) -> None:
@@ -73,6 +93,20 @@ def write_text(target: str | os.PathLike[str], text: str) -> None:
     write_bytes(target, text.encode("utf-8"))
 
 
+@contextmanager
+def appending(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A log to add whole lines to; after a crash its last line may be cut off, and its readers leave that out.
+
+    Raises:
+        ClipError: the file cannot be opened.
+    """
+    with _errors_about(path, "written"):
+        file = open(path, "ab")  # noqa: SIM115
+    # Outside the block above: a log stays open for hours, and not every error of that time is about it.
+    with file:
+        yield file
+
+
 def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
     """The bytes of a regular file, read once.
 
@@ -80,13 +114,12 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
         ClipError: there is no such file, it is not a regular file, it is larger than ``limit`` bytes, or reading fails.
     """
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if limit is not None and size > limit:
-            raise ClipError(f"{path} has {size} bytes; at most {limit} are read here.")
-        try:
-            return file.read()
-        except OSError as error:
-            raise ClipError(f"{path} cannot be read: {_reason(error)}.") from error
+        # One byte more than allowed: the stated size says little about a file that grows or that the system makes up.
+        data = file.read() if limit is None else file.read(limit + 1)
+        if limit is not None and len(data) > limit:
+            size = max(len(data), os.fstat(file.fileno()).st_size)
+            raise ClipError(f"{path} has {size} bytes; at most {limit} are read here, so give a smaller file.")
+        return data
 
 
 @contextmanager
@@ -94,49 +127,315 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a regular file for reading; a folder, pipe, device or broken link is refused before anything is read.
 
     Raises:
-        ClipError: there is no such file, it is not a regular file, or it cannot be opened.
+        ClipError: there is no such file, it is not a regular file, or it cannot be opened or read.
     """
-    try:
+    with _errors_about(path, "read"):
         # O_NONBLOCK: opening a pipe that nobody writes to must not wait for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:
-        raise ClipError(f"{path} cannot be opened: {_reason(error)}.") from error
-    with os.fdopen(handle, "rb") if stat.S_ISREG(os.fstat(handle).st_mode) else _refuse(handle, path) as file:
-        yield file
-
-
-def _refuse(handle: int, path: str | os.PathLike[str]) -> BinaryIO:
-    os.close(handle)
-    raise ClipError(f"{path} is not a regular file; give the name of a file.")
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise ClipError(f"{path} is not a regular file; give the name of a file.")
+        with os.fdopen(handle, "rb") as file:
+            yield file
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a regular file as 64 hexadecimal digits, read in pieces."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
-        while piece := file.read(1 << 20):
+        while piece := file.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()
 
 
-def _mode_for(target: Path) -> int:
-    try:
-        return stat.S_IMODE(target.stat().st_mode)
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
+def cache_folder() -> Path:
+    """Where fetched files are kept: ``$CLIP_CACHE``, else the cache folder of this user; it may not exist yet."""
+    return Path(os.environ.get("CLIP_CACHE") or platformdirs.user_cache_dir("triclip", appauthor=False))
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # Windows cannot open a folder
-        return
-    handle = os.open(folder, os.O_RDONLY)
+def download(
+    url: str,
+    target: str | os.PathLike[str],
+    sha256: str | None,
+    *,
+    expected_size: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Path:
+    """Fetch ``url`` to ``target`` unless it is there already, and give the path of ``target``.
+
+    Bytes gather in a partial file beside the target, which becomes the target in one rename once its length and digest
+    are right. With a digest, a later call goes on where an earlier one was stopped. Two downloads of one file at once
+    take turns, and the second finds the work done. Missing folders are made.
+
+    Args:
+        url: an http or https address; redirects are followed, but not from https to http.
+        sha256: 64 hexadecimal digits. A target with another digest is fetched anew. When ``None``, a target of the
+            expected size is taken as it is, and an interrupted download starts from the beginning.
+        expected_size: bytes.
+        progress: called with the bytes present and the bytes in all, if known, whenever some have arrived.
+
+    Raises:
+        DownloadError: the server gives no such file or another one, `ATTEMPTS` attempts failed, or there is no space.
+        ClipError: the target cannot be written.
+    """
+    _check_address(url)
+    digest = sha256 and sha256.lower()
+    with _errors_about(target, "written"):
+        real = _real_path(target)
+        mode = _mode_of(real)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        if _is_wanted(real, digest, expected_size):
+            return Path(target)
+        key = digest or hashlib.sha256(url.encode()).hexdigest()
+        with _locked(_beside(real, key[:16])) as partial:
+            if _is_wanted(real, digest, expected_size):  # another download finished while this one waited
+                partial.remove()
+                return Path(target)
+            try:
+                if digest is None or partial.digest.hexdigest() != digest:
+                    _fetch(url, partial, digest, expected_size, progress)
+                partial.publish(real, mode)
+            except BaseException:
+                if digest is None or partial.size == 0:
+                    partial.remove()
+                raise
+    return Path(target)
+
+
+def _is_wanted(path: Path, digest: str | None, size: int | None) -> bool:
+    if not path.is_file() or (size is not None and path.stat().st_size != size):
+        return False
+    return digest is None or sha256(path) == digest
+
+
+class _Partial:
+    """A file that is being fetched, with the size and digest of what it holds so far."""
+
+    def __init__(self, path: Path, file: BinaryIO):
+        self.path = path
+        self.resumed = False  # whether its bytes come from several answers, which may be of different files
+        self._file = file
+        self.size, self.digest = 0, hashlib.sha256()
+        file.seek(0)
+        while piece := file.read(_PIECE):
+            self._count(piece)
+
+    def append(self, piece: bytes) -> None:
+        try:
+            self._file.write(piece)
+        except OSError as error:  # not to be taken for a fault of the network, which is tried again
+            raise DownloadError(f"{self.path} cannot be written: {_reason(error)}; make room for it.") from error
+        self._count(piece)
+
+    def restart(self) -> None:
+        self._file.truncate(0)
+        self.resumed = False
+        self.size, self.digest = 0, hashlib.sha256()
+
+    def publish(self, target: Path, mode: int | None) -> None:
+        self._file.flush()
+        self._let_go()
+        _publish(self.path, target, stat.S_IMODE(self.path.stat().st_mode) if mode is None else mode)
+
+    def remove(self) -> None:
+        self._let_go()
+        self.path.unlink(missing_ok=True)
+
+    def _let_go(self) -> None:
+        if os.name == "nt":  # Windows renames and removes closed files only
+            self._file.close()
+
+    def _count(self, piece: bytes) -> None:
+        self.size += len(piece)
+        self.digest.update(piece)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[_Partial]:
+    """The partial file at ``path``, made if absent, held against other downloads until the block ends or we die."""
+    while True:
+        with open(path, "a+b") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                still_there = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            except FileNotFoundError:
+                still_there = False
+            if still_there:  # and not renamed or removed by whoever held it before
+                yield _Partial(path, file)
+                return
+
+
+class _HttpOnly(urllib.request.HTTPRedirectHandler):
+    """Follow redirects to https, and from http to http."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if urlsplit(newurl).scheme not in ("https", req.type):
+            raise DownloadError(f"{req.full_url} redirects to {newurl}, which is less safe; check the address.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _fetch(
+    url: str,
+    partial: _Partial,
+    digest: str | None,
+    expected_size: int | None,
+    progress: Callable[[int, int | None], None] | None,
+) -> None:
+    """Complete ``partial``, in several attempts if need be."""
+    opener = urllib.request.build_opener(_HttpOnly)
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
+        try:
+            return _fetch_rest(opener, url, partial, digest, expected_size, progress)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416:  # we hold as many bytes as the file has, or more, and they are not the right ones
+                partial.restart()
+            elif error.code < 500 and error.code not in (408, 429):
+                raise DownloadError(f"{url} answers {error.code} {error.reason}; check the address.") from error
+            reason = f"it answers {error.code} {error.reason}"
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: an impossible host name
+            reason = _reason(error)
+    raise DownloadError(f"{url} could not be fetched in {ATTEMPTS} attempts: {reason}; try again later.")
+
+
+def _check_address(url: str) -> None:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or not re.fullmatch("[!-~]+", url):
+        raise DownloadError(f"{url!r} is not an address to fetch from; it must start with http:// or https://.")
+
+
+def _fetch_rest(
+    opener: urllib.request.OpenerDirector,
+    url: str,
+    partial: _Partial,
+    digest: str | None,
+    expected_size: int | None,
+    progress: Callable[[int, int | None], None] | None,
+) -> None:
+    """Ask once for what ``partial`` lacks. An ``OSError`` or ``HTTPException`` means: try again."""
+    if digest is None:  # nothing would tell that the parts are of different files
+        partial.restart()
+    headers = {"User-Agent": "triclip", "Accept-Encoding": "identity"}
+    if partial.size:
+        headers["Range"] = f"bytes={partial.size}-"
+    with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
+        stated = _accept(response, partial)
+        if stated is not None and expected_size not in (None, stated):
+            partial.restart()
+            raise DownloadError(f"{url} has {stated} bytes, not {expected_size}; it is not the file asked for.")
+        total = stated if expected_size is None else expected_size
+        if digest is None and total is None and not response.chunked:
+            raise DownloadError(f"{url} states no length, so a cut cannot be noticed; give a SHA-256 or a size.")
+        free = shutil.disk_usage(partial.path.parent).free
+        if total is not None and total - partial.size > free:
+            raise DownloadError(
+                f"{partial.path.parent} has {free} bytes free, and {total - partial.size} are needed for {url}; "
+                "make room, or choose another folder."
+            )
+        since, received = time.monotonic(), 0
+        # At the stated end a server may keep the connection open, and reading on would wait for it.
+        while partial.size != stated and (piece := response.read1(_PIECE)):
+            partial.append(piece)
+            if total is not None and partial.size > total:
+                partial.restart()
+                raise DownloadError(f"{url} gives more than {total} bytes; it is not the file asked for.")
+            if progress is not None:
+                progress(partial.size, total)
+            received += len(piece)
+            elapsed = time.monotonic() - since
+            if elapsed > TIMEOUT:
+                if received < SLOWEST * elapsed:
+                    raise TimeoutError(f"only {received} bytes came in {elapsed:.0f} seconds")
+                since, received = time.monotonic(), 0
+    if total is not None and partial.size < total:
+        raise ConnectionError(f"the connection ended after {partial.size} of {total} bytes")
+    if digest is not None and partial.digest.hexdigest() != digest:
+        found, resumed = partial.digest.hexdigest(), partial.resumed
+        partial.restart()
+        if resumed:
+            raise ConnectionError("the parts do not make the file that was asked for")
+        raise DownloadError(f"{url} has SHA-256 {found}, not {digest}; it is not the file asked for.")
+
+
+def _accept(response: http.client.HTTPResponse, partial: _Partial) -> int | None:
+    """Make ``partial`` what the answer continues; gives the size of the whole file where the server states it."""
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise DownloadError(f"{response.url} is sent compressed although that was not asked for; use another address.")
+    if response.status == 200:
+        partial.restart()
+        length = response.headers.get("Content-Length", "")
+        return int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
+    stated = response.headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", stated)
+    if response.status != 206 or not found or int(found[1]) != partial.size:
+        asked = f"bytes from {partial.size}"
+        partial.restart()
+        raise ConnectionError(f"it answers {response.status} with Content-Range {stated!r} when asked for {asked}")
+    partial.resumed = True
+    return None if found[3] == "*" else int(found[3])
+
+
+def _real_path(target: str | os.PathLike[str]) -> Path:
+    """Follow links to where the file really is, so that writing it leaves the links as they are."""
+    return Path(os.path.realpath(target))
+
+
+def _mode_of(target: Path) -> int | None:
+    """The permissions of the file at ``target``; ``None`` where there is none."""
+    try:
+        found = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found):
+        kind = "a folder" if stat.S_ISDIR(found) else "not a regular file"
+        raise ClipError(f"{target} is {kind}; give the name of a file to write.")
+    return stat.S_IMODE(found)
+
+
+def _beside(target: Path, key: str) -> Path:
+    # Most file systems allow 255 bytes; 40 characters are at most 160.
+    return target.with_name(f".{target.name[:40]}.{key}.partial")
+
+
+def _publish(temporary: Path, target: Path, mode: int) -> None:
+    with open(temporary, "r+b") as file:
+        os.chmod(temporary, mode)
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+    if os.name == "posix":  # Windows cannot open a folder
+        with suppress(OSError):  # nor can some file systems sync one; the file itself is in place and safe
+            handle = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+@contextmanager
+def _errors_about(path: str | os.PathLike[str], done: str) -> Iterator[None]:
+    """Turn an ``OSError``, or a name that no file can have, into one sentence."""
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise ClipError(f"{path!r} cannot be {done}: no file can have this name; give another one.")
+    try:
+        yield
+    except OSError as error:
+        hint = (
+            "its folder exists, may be written to and has space" if done == "written" else "it exists and may be read"
+        )
+        raise ClipError(f"{path} cannot be {done}: {_reason(error)}; check that {hint}.") from error
 
 
 def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    return getattr(cause, "strerror", None) or str(cause)

@@ -37,6 +37,7 @@ from clip_core.architecture import VisionTransformer as ViTTower
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixel_shape, check_token_ids, check_token_shape
 from clip_core.naming import Weights, check, parameters
+from converters.dialects import LAYOUTS
 
 
 def to_tensor(array: np.ndarray) -> nn.Variable:
@@ -390,6 +391,20 @@ class CLIP(Module):
         """The weights under their canonical names, shapes and axis order; float32, counters int64."""
         variables = dict(self.named_parameters())
         return {parameter.name: to_array(variables[parameter.name]) for parameter in parameters(self.architecture)}
+
+    def publish(self) -> None:
+        """Make the parameters visible in NNabla's current parameter scope, under NNabla's names.
+
+        ``nn.get_parameters``, solvers and ``nn.save_parameters`` then work on this model. The parameters of a model
+        that was published there before leave the scope; that model keeps working.
+        """
+        variables = dict(self.named_parameters())
+        names = {parameter.name: LAYOUTS["nnabla"].spell(parameter.name) for parameter in parameters(self.architecture)}
+        scope = nn.parameter.get_current_parameter_scope()
+        for top in {name.split("/")[0] for name in names.values()}:
+            scope.pop(top, None)
+        for name, spelled in names.items():
+            nn.parameter.set_parameter(spelled, variables[name])
 
     def encode_image(self, image: nn.Variable | np.ndarray, observe: Observe = ignore) -> nn.Variable:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.

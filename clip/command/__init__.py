@@ -1,0 +1,35 @@
+"""The ``clip`` command: one file a sub-command, all under one rule for errors."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from clip.command import classify, convert, demo, download, evaluate, inspect, models, parity, tokenize, train
+from clip_core.errors import ClipError
+
+app = typer.Typer(
+    help="One CLIP for NNabla, Paddle, PyTorch and NumPy, held to the same numbers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for module in (models, inspect, convert, parity, classify, tokenize, download, train, evaluate, demo):
+    app.command(module.__name__.rsplit(".", 1)[-1])(module.run)
+
+
+def main() -> None:
+    """Run the command; a fault of the user's is one sentence on standard error and exit code 1."""
+    try:
+        app()
+    except ClipError as error:
+        print(f"clip: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("clip: interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read the output has closed it; Python must not complain about that again when it flushes at its end.
+        sys.stdout = None  # type: ignore[assignment]
+        sys.exit(1)

@@ -1,0 +1,41 @@
+"""``clip convert``: from any layout to any other, without a framework."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import converters
+from clip.command.output import Json, print_fields, print_json
+from converters.dialects import LAYOUTS
+
+Layout = Enum("Layout", {name: name for name in LAYOUTS}, type=str)  # type: ignore[misc]
+
+
+class Dtype(str, Enum):
+    float16 = "float16"
+    float32 = "float32"
+
+
+def run(
+    source: Annotated[Path, typer.Argument(help="A weights file in any layout.")],
+    target: Annotated[
+        Path, typer.Argument(help="The file to write; its suffix (.pt .safetensors .h5 .pdparams) decides the format.")
+    ],
+    layout: Annotated[
+        Layout | None, typer.Option(help="The names to write; by default those usual for the format.")
+    ] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="By default each tensor keeps its own.")] = None,
+    json: Json = False,
+) -> None:
+    """Convert a weights file; the result is read back and compared before it appears."""
+    report = converters.convert(
+        source, target, layout=layout.value if layout else None, dtype=dtype.value if dtype else None
+    ).to_dict()
+    if json:
+        print_json(report)
+    else:
+        print_fields(report | {"seconds": f"{report['seconds']:.2f}"})

@@ -1,0 +1,67 @@
+"""``clip demo``: the main job on the embedded model, in every framework that is installed."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import converters
+from backends import NAMES, available
+from clip import samples
+from clip.api import BACKEND_OF_SUFFIX, open_model, weights_file
+from clip.command.output import console, print_table
+from clip.command.parity import print_report
+from clip.parity import Report, compare_models, sample_inputs
+from clip.zero_shot import score
+from clip_core.image import open_image
+
+LABELS = ("red circle", "blue circle", "yellow triangle", "turquoise star", "striped red star", "yellow crescent")
+
+
+def run(
+    output: Annotated[Path, typer.Option(help="The folder for the converted files.")] = Path("demo-output"),
+) -> None:
+    """Convert the embedded model, classify drawn pictures in every framework, and compare the numbers."""
+    original, _ = weights_file("shapes")
+    output.mkdir(parents=True, exist_ok=True)
+    files = {"numpy": original, "torch": original, "paddle": output / "shapes.pdparams", "nnabla": output / "shapes.h5"}
+    for target in (files["paddle"], files["nnabla"]):
+        report = converters.convert(original, target)
+        console.print(
+            f"converted {original.name} to {target} for {BACKEND_OF_SUFFIX[target.suffix]}: {report.tensors} tensors, "
+            f"read back, largest difference {report.max_abs_difference}"
+        )
+    names = [name for name in ("numpy", "torch", "paddle", "nnabla") if name in available()]
+    for missing in sorted(set(NAMES) - set(names)):
+        reason = ", which has no wheel for Python " + platform.python_version() if missing == "nnabla" else ""
+        console.print(
+            f"going on without {missing}{reason}; install it with: pip install 'triclip[{missing}]'", markup=False
+        )
+
+    loaded = {name: open_model(files[name], backend=name, device="cpu") for name in names}
+    pictures = {caption: open_image(path) for caption, path in samples.pictures().items()}
+    scores = {name: score(model, list(pictures.values()), LABELS, "{}") for name, model in loaded.items()}
+    first = scores[names[0]].probabilities
+    rows = []
+    for index, caption in enumerate(pictures):
+        best = int(first[index].argmax())
+        rows.append([caption, LABELS[best], *(f"{scores[name].probabilities[index, best]:.6f}" for name in names)])
+    print_table(["picture", "nearest label", *names], rows, title="Probabilities in each framework")
+
+    judge = open_model(original, backend="numpy", precision="fp64")
+    report = compare_models(
+        str(original), judge.model, (model.model for model in loaded.values()), sample_inputs(judge)
+    )
+    print_report(report, verdict=False)
+    print(_verdict(report))
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _verdict(report: Report) -> str:
+    names = ",".join(comparison.backend for comparison in report.comparisons)
+    worst = max(comparison.logits for comparison in report.comparisons)
+    return f"parity: {'PASS' if report.passed else 'FAIL'} backends={names} max_logit_diff={worst:.2e}"

@@ -1,0 +1,34 @@
+"""``clip evaluate``: the scores of a model on a test that this package carries."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from clip.api import open_model
+from clip.command.output import Backend, Json, errors, print_fields, print_json
+
+
+class Test(str, Enum):
+    shapes = "shapes"
+
+
+def run(
+    test: Annotated[Test, typer.Argument(help="shapes: drawn pictures, with combinations that training never shows.")],
+    model: Annotated[str, typer.Option(metavar="NAME|FILE", help="A model's name or a weights file.")] = "shapes",
+    backend: Backend = None,
+    json: Json = False,
+) -> None:
+    """Score a model."""
+    from clip_core.evaluation import shapes
+
+    loaded = open_model(model, backend=backend)
+    with errors.status(f"drawing and encoding with {loaded.model.backend}"):
+        scores = shapes.evaluate(loaded.model, loaded.tokenizer)
+    result = {"test": test.value, "model": model, "backend": loaded.model.backend} | scores
+    if json:
+        print_json(result)
+    else:
+        print_fields(result)

@@ -1,0 +1,49 @@
+"""How commands print: JSON for machines, tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Backend = Annotated[
+    str | None, typer.Option(help="torch, paddle, nnabla or numpy; by default the first that is installed.")
+]
+
+WIDTH = None if sys.stdout.isatty() else 200  # a file or pipe has no width of its own
+
+console = Console(highlight=False, soft_wrap=True, width=WIDTH)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_fields(fields: dict[str, Any]) -> None:
+    """Names beside values."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        table.add_row(name.replace("_", " "), str(value))
+    console.print(table)
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None) -> None:
+    """Rows under column heads; numbers to the right."""
+    rows = [list(row) for row in rows]
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and isinstance(rows[0][index], int | float)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row))
+    console.print(table)

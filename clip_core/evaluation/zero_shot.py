@@ -1,0 +1,43 @@
+"""Zero-shot classification: the class whose text features lie nearest to the picture's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_core.similarity import normalize
+from clip_core.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from backends.base import Model
+
+BATCH = 128
+
+
+def class_features(model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequence[str]]) -> np.ndarray:
+    """Unit features [classes, d] of classes that are each described by several prompts (paper, section 3.1.4).
+
+    The class is the mean of its prompts' unit features, made unit again.
+    """
+    texts = [prompt for of_class in prompts for prompt in of_class]
+    features = text_features(model, tokenizer, texts)
+    ends = np.cumsum([len(of_class) for of_class in prompts])[:-1]
+    return normalize(np.stack([part.mean(axis=0) for part in np.split(features, ends)]))
+
+
+def text_features(model: Model, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """Unit features float32 [n, d] of ``texts``."""
+    tokens = tokenizer.tokenize(texts, model.architecture.text.context_length)
+    return normalize(np.concatenate([model.embed_text(tokens[i : i + BATCH]) for i in range(0, len(tokens), BATCH)]))
+
+
+def image_features(model: Model, pixels: np.ndarray) -> np.ndarray:
+    """Unit features float32 [n, d] of pixels [n, 3, r, r]."""
+    return normalize(np.concatenate([model.embed_image(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]))
+
+
+def top1(images: np.ndarray, classes: np.ndarray, labels: Sequence[int]) -> float:
+    """The share of images [n, d] that are nearest to their own class's features [classes, d]."""
+    return float(np.mean((images @ classes.T).argmax(axis=1) == np.asarray(labels)))

@@ -1,0 +1,91 @@
+"""The manifest: where a converted file came from, and the SHA-256 of each tensor: one flipped bit is an error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from clip_core.architecture import Architecture
+from clip_core.errors import CheckpointError, ClipError
+from converters.buffers import sha256
+
+FORMAT = 1
+_REMEDY = "the file is damaged or was changed by another program; convert it again from its source"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a file says of itself. Tensors go by their canonical names and axis order."""
+
+    architecture: Architecture
+    tensors: dict[str, tuple[str, str]]  # name -> dtype, SHA-256 of the bytes in C order, little-endian
+    vocabulary: str | None = None  # the merges of the byte-pair encoding, one a line; None: OpenAI's
+    source_sha256: str | None = None  # of the file that this one was converted from
+
+    def to_text(self) -> str:
+        """One line of ASCII JSON that ends in the SHA-256 of the rest of it."""
+        body: dict[str, object] = {
+            "format": FORMAT,
+            "source_sha256": self.source_sha256,
+            "architecture": self.architecture.to_dict(),
+            "tensors": {name: {"dtype": dtype, "sha256": digest} for name, (dtype, digest) in self.tensors.items()},
+            "vocabulary": self.vocabulary,
+        }
+        return _dump(body | {"sha256": _digest(body)})
+
+    @classmethod
+    def from_text(cls, text: str) -> Manifest:
+        """Read what `to_text` wrote.
+
+        Raises:
+            CheckpointError: it is not whole, or of a format that is not known here.
+        """
+        try:
+            body = json.loads(text)
+            digest = body.pop("sha256")
+            if digest != _digest(body):
+                raise CheckpointError(f"the manifest does not match its own SHA-256: {_REMEDY}.")
+            if body["format"] != FORMAT:
+                raise CheckpointError(
+                    f"the manifest has format {body['format']!r:.50}, expected {FORMAT}; update this package."
+                )
+            return cls(
+                architecture=Architecture.from_dict(body["architecture"]),
+                tensors={name: (entry["dtype"], entry["sha256"]) for name, entry in body["tensors"].items()},
+                vocabulary=body["vocabulary"],
+                source_sha256=body["source_sha256"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"the manifest cannot be read ({error!r:.200}): {_REMEDY}.") from error
+        except CheckpointError:
+            raise
+        except ClipError as error:
+            raise CheckpointError(f"the manifest cannot be read: {error}") from error
+
+    def faults(self, weights: Mapping[str, np.ndarray]) -> list[str]:
+        """Everything in which ``weights`` differ from this manifest, each as a short phrase, sorted by name."""
+        found = []
+        for name in sorted(self.tensors.keys() | weights.keys()):
+            if name not in weights:
+                found.append(f"{name} is in the manifest but not in the file")
+            elif name not in self.tensors:
+                found.append(f"{name} is not in the manifest")
+            else:
+                dtype, digest = self.tensors[name]
+                if weights[name].dtype.name != dtype:
+                    found.append(f"{name} has dtype {weights[name].dtype}, the manifest says {dtype}")
+                elif sha256(weights[name]) != digest:
+                    found.append(f"{name} does not match its SHA-256 in the manifest")
+        return [f"{fault}: {_REMEDY}" for fault in found]
+
+
+def _dump(body: dict[str, object]) -> str:
+    return json.dumps(body, separators=(",", ":"))
+
+
+def _digest(body: dict[str, object]) -> str:
+    return hashlib.sha256(_dump(body).encode()).hexdigest()

@@ -1,0 +1,109 @@
+"""Merges learnt from a corpus: those of the definition, the same on every run, and usable by the tokenizer."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from clip_core.bpe_training import HEADER, learn
+from clip_core.errors import TextError
+from clip_core.tokenizer import Tokenizer, byte_symbols, words
+
+
+def corpus(size: int, seed: int) -> list[str]:
+    random_ = random.Random(seed)
+    vocabulary = ["".join(random_.choices("abcdeé", k=random_.randrange(1, 9))) for _ in range(120)]
+    weights = [1 / (rank + 1) for rank in range(len(vocabulary))]
+    return [" ".join(random_.choices(vocabulary, weights, k=10)) for _ in range(size)]
+
+
+def naive(texts: list[str], merges: int) -> str:
+    """Count every pair anew before each merge."""
+    spellings = [byte_symbols(word) for text in texts for word in words(text)]
+    learnt: list[tuple[str, str]] = []
+    while len(learnt) < merges:
+        made = {"".join(pair) for pair in learnt}
+        counts = Counter(pair for spelling in spellings for pair in pairwise(spelling) if "".join(pair) not in made)
+        if not counts:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        learnt.append(best)
+        for spelling in spellings:
+            position = 0
+            while position < len(spelling) - 1:
+                if (spelling[position], spelling[position + 1]) == best:
+                    spelling[position : position + 2] = ["".join(best)]
+                position += 1
+    return "\n".join([HEADER, *map(" ".join, learnt)]) + "\n"
+
+
+def test_by_hand():
+    # ab</w> x 3, abc</w> x 2: (a b) and (a b</w>) are different pairs, with 2 and 3 occurrences.
+    assert learn(["ab ab abc", "AB, abc"], 10) == f"{HEADER}\na b</w>\na b\nab c</w>\n"
+
+
+def test_equal_counts_go_by_the_alphabet():
+    assert learn(["zy dc ba"], 2) == f"{HEADER}\nb a</w>\nd c</w>\n"
+
+
+def test_overlaps_are_merged_from_the_left():
+    assert learn(["aaaaa"], 2) == f"{HEADER}\na a\naa a</w>\n"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equals_counting_anew(seed):
+    texts = corpus(60, seed)
+    assert learn(texts, 150) == naive(texts, 150)
+
+
+def test_equals_counting_anew_until_nothing_is_left():
+    texts = corpus(8, seed=3)
+    learnt = learn(texts, 10**6)
+    assert learnt == naive(texts, 10**6)
+    tokenizer = Tokenizer(learnt)
+    assert all(len(tokenizer.encode(word)) == 1 for text in texts for word in words(text))
+
+
+def test_order_of_the_texts_does_not_matter():
+    texts = corpus(60, seed=4)
+    assert learn(reversed(texts), 100) == learn(iter(texts), 100) == learn(texts, 100)
+
+
+def test_the_tokenizer_reads_and_shortens():
+    texts = [*corpus(60, seed=5), "Ünïcödé, 日本 & more!"]
+    learnt, none = Tokenizer(learn(texts, 200)), Tokenizer(learn(texts, 0))
+    assert (learnt.vocabulary_size, none.vocabulary_size) == (714, 514)
+    for text in texts:
+        assert learnt.decode(learnt.encode(text)) == none.decode(none.encode(text)) == " ".join(words(text)) + " "
+    assert sum(len(learnt.encode(text)) for text in texts) < 0.5 * sum(len(none.encode(text)) for text in texts)
+
+
+def test_special_tokens_are_not_learnt():
+    assert learn(["<|endoftext|> <|startoftext|>"] * 5, 10) == HEADER + "\n"
+
+
+def test_no_token_is_made_twice():
+    """``</w>`` written in a text must not be taken for the end of a word."""
+    texts = ["a</w>", "a <", "</w>b"] * 3 + corpus(40, seed=6)
+    tokens = [line.replace(" ", "") for line in learn(texts, 10**6).splitlines()[1:]]
+    assert len(tokens) == len(set(tokens)) > 50
+
+
+def test_no_texts():
+    assert learn([], 5) == HEADER + "\n"
+
+
+@pytest.mark.parametrize(
+    ("texts", "merges", "sentence"),
+    [
+        ("abc", 5, "texts is one str; give several texts"),
+        (["abc", None], 5, "text 1 is of type NoneType, not str"),
+        (["abc"], -1, "merges is -1; give 0 or more"),
+    ],
+)
+def test_unusable_input(texts, merges, sentence):
+    with pytest.raises(TextError, match=sentence):
+        learn(texts, merges)

@@ -1,0 +1,202 @@
+"""The loop: the same losses when stopped and resumed as when never stopped, and a clear end to every fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backends.base import StepResult
+from clip_core.errors import ClipError
+from clip_core.training.checkpoint import newest, read
+from clip_core.training.log import read_metrics
+from clip_core.training.loop import Outcome, train
+from clip_core.training.recipe import Recipe
+from tests.training.conftest import tiny_data, tiny_recipe, tiny_trainer
+
+# The same small run as a program of its own, to be stopped from outside.
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from clip_core.data.shapes import vocabulary
+from clip_core.tokenizer import Tokenizer
+from clip_core.training.loop import train
+from clip_core.training.recipe import Recipe
+from tests.training.conftest import tiny_data, tiny_trainer
+
+torch.set_num_threads(1)
+recipe = Recipe.read(sys.argv[1])
+outcome = train(recipe, tiny_trainer(recipe), tiny_data(recipe), Tokenizer(vocabulary(200)), Path(sys.argv[2]))
+sys.exit(0 if outcome.signal is None else 128 + outcome.signal)
+"""
+
+
+def run(recipe: Recipe, tokenizer, output: Path, **options) -> Outcome:
+    return train(recipe, tiny_trainer(recipe), tiny_data(recipe), tokenizer, output, **options)
+
+
+def losses(output: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in read_metrics(output)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tokenizer, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted") / "run"
+    outcome = run(tiny_recipe(), tokenizer, output)
+    assert outcome == Outcome(12, output / "checkpoints" / "step-00000012", losses(output)[-1][1], None)
+    return output
+
+
+def test_the_run_folder_has_one_object_per_step(uninterrupted):
+    lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert all(list(line) == ["step", "loss", "logit_scale", "learning_rate", "samples_per_second"] for line in lines)
+    assert [line["learning_rate"] for line in lines[:3]] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert lines[0]["logit_scale"] == pytest.approx(1 / 0.07)
+    assert min(line["samples_per_second"] for line in lines) > 0
+    assert Recipe.read(uninterrupted / "recipe.yaml") == tiny_recipe()
+
+
+def test_training_lowers_the_loss(tokenizer, tmp_path):
+    run(tiny_recipe(80, checkpoint={"every_steps": 100}), tokenizer, tmp_path / "run")
+    values = [loss for _, loss in losses(tmp_path / "run")]
+    assert np.mean(values[-10:]) < np.mean(values[:10]) - 0.4
+
+
+def test_the_loss_curve_shows_falling_ink(uninterrupted):
+    with Image.open(uninterrupted / "loss.png") as picture:
+        colours = np.asarray(picture.convert("RGB")).astype(int)
+    assert picture.size == (1080, 600)
+    assert (np.abs(colours - (31, 119, 180)).sum(axis=2) < 30).sum() > 500  # the line in blue
+
+
+def test_a_resumed_run_has_exactly_the_losses_of_an_uninterrupted_one(uninterrupted, tokenizer, tmp_path):
+    output = tmp_path / "run"
+    assert run(tiny_recipe(), tokenizer, output, steps=6).step == 6
+    assert losses(output) == losses(uninterrupted)[:6]
+    run(tiny_recipe(), tokenizer, output, resume=output)
+    assert losses(output) == losses(uninterrupted)
+    expected, found = read(newest(uninterrupted)), read(newest(output))
+    assert found.step == expected.step == 12
+    assert found.loader == expected.loader
+    assert all(np.array_equal(found.trainer[name], array) for name, array in expected.trainer.items())
+
+
+def test_resuming_an_older_checkpoint_writes_each_step_once(uninterrupted, tokenizer, tmp_path):
+    output = tmp_path / "run"
+    run(tiny_recipe(), tokenizer, output, steps=10)
+    with (output / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 11, "lo')  # as a crash leaves it
+    run(tiny_recipe(), tokenizer, output, resume=output / "checkpoints" / "step-00000008")
+    assert losses(output) == losses(uninterrupted)
+
+
+def test_a_run_that_is_killed_resumes_to_the_same_losses(tokenizer, tmp_path):
+    recipe = tiny_recipe(1000)  # long enough not to end before it is killed
+    run(recipe, tokenizer, tmp_path / "whole", steps=60)
+    output = tmp_path / "killed"
+    process = started(output, tmp_path, recipe)
+    wait_for(lambda: len(read_metrics(output)) >= 5, process)
+    process.kill()
+    process.wait()
+    assert 4 <= read(newest(output)).step < 60
+    run(recipe, tokenizer, output, resume=output, steps=60)
+    assert losses(output) == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_a_checkpoint_of_its_last_step(number, tmp_path):
+    output = tmp_path / "run"
+    process = started(output, tmp_path, tiny_recipe(100_000))
+    wait_for(lambda: len(read_metrics(output)) >= 2, process)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 128 + number
+    assert read(newest(output)).step == len(read_metrics(output))
+    assert (output / "loss.png").is_file()
+
+
+def started(output: Path, folder: Path, recipe: Recipe) -> subprocess.Popen:
+    recipe.write(folder / "recipe.yaml")
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder / "recipe.yaml"), str(output)],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened for a minute"
+        assert process.poll() is None or condition(), f"the run ended with {process.returncode}"
+        time.sleep(0.05)
+
+
+class Diverging:
+    """A trainer whose loss or gradient is not a number from some step on."""
+
+    def __init__(self, inner, step: int, result: StepResult) -> None:
+        self.inner, self.at, self.result, self.model = inner, step, result, inner.model
+
+    def step(self, pixels, tokens, learning_rate):
+        self.at -= 1
+        good = self.inner.step(pixels, tokens, learning_rate)
+        return good if self.at > 0 else self.result
+
+    def state(self):
+        return self.inner.state()
+
+
+@pytest.mark.parametrize("result", [StepResult(float("nan"), 1.0, 1.0), StepResult(1.0, 1.0, float("inf"))])
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_run(result, tokenizer, tmp_path):
+    recipe = tiny_recipe()
+    trainer = Diverging(tiny_trainer(recipe), 7, result)
+    with pytest.raises(ClipError, match=r"stopped at step 7.*last good checkpoint is .*step-00000004"):
+        train(recipe, trainer, tiny_data(recipe), tokenizer, tmp_path / "run")
+    assert read(newest(tmp_path / "run")).step == 4
+    assert len(read_metrics(tmp_path / "run")) == 6
+
+
+def test_a_folder_with_another_run_is_refused(uninterrupted, tokenizer):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    with pytest.raises(ClipError, match="holds a training run already"):
+        run(tiny_recipe(), tokenizer, uninterrupted)
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": {"learning_rate": 2e-3}}, "optimizer.learning_rate = 0.001, and the recipe says 0.002"),
+        ({"training": {"seed": 6}}, "training.seed = 5, and the recipe says 6"),
+        ({"data": {"batch_size": 9}}, "data.batch_size = 8, and the recipe says 9"),
+    ],
+)
+def test_resuming_with_another_recipe_says_what_differs(change, message, uninterrupted, tokenizer, tmp_path):
+    with pytest.raises(ClipError, match=message):
+        run(tiny_recipe(**change), tokenizer, tmp_path / "run", resume=uninterrupted)
+
+
+def test_a_finished_run_resumes_to_nothing(uninterrupted, tokenizer, tmp_path):
+    outcome = run(tiny_recipe(), tokenizer, tmp_path / "run", resume=uninterrupted)
+    assert (outcome.step, outcome.loss, outcome.signal) == (12, None, None)
+
+
+def test_the_loop_runs_outside_the_main_thread(tokenizer, tmp_path):
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(run(tiny_recipe(2), tokenizer, tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert outcomes[0].step == 2
