@@ -13,6 +13,8 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.function import PythonFunction
 
+from clip_core.inputs import check_token_ids
+
 EPSILON = 1e-5  # of every layer and batch normalisation
 Shape = tuple[int, ...]
 Gradients = Sequence[np.ndarray | None]
@@ -70,6 +72,11 @@ def embed_patches(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
         return EmbedPatches()(x, weight)
     x = F.convolution(x, weight, stride=weight.shape[2:])
     return F.transpose(F.reshape(x, (*x.shape[:2], -1)), (0, 2, 1))
+
+
+def check_ids(tokens: nn.Variable, vocabulary_size: int) -> nn.Variable:
+    """The tokens themselves, checked when they are known; NNabla's embedding reads other memory for an unknown id."""
+    return CheckIds(vocabulary_size)(tokens)
 
 
 def pick(x: nn.Variable, positions: nn.Variable) -> nn.Variable:
@@ -154,8 +161,9 @@ class Linear(ArrayFunction):
 
     def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
         x, weight = arrays[:2]
-        result = result.reshape(-1, result.shape[-1])
-        np.matmul(x.reshape(-1, x.shape[-1]), weight.T if self.transposed else weight, out=result)
+        x = x.reshape(-1, x.shape[-1])
+        result = result.reshape(len(x), result.shape[-1])
+        np.matmul(x, weight.T if self.transposed else weight, out=result)
         if len(arrays) == 3:
             result += arrays[2]
 
@@ -308,3 +316,19 @@ class Pick(ArrayFunction):
         dx = np.zeros_like(x)
         dx[np.arange(len(x)), positions.astype(np.intp)] = gradient
         return [dx, None]
+
+
+class CheckIds(ArrayFunction):
+    """Token ids, copied if all of them are in the vocabulary."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__()
+        self.vocabulary_size = vocabulary_size
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        (tokens,) = arrays
+        check_token_ids(int(tokens.min()), int(tokens.max()), self.vocabulary_size)
+        result[...] = tokens
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        return [np.zeros_like(gradient)]

@@ -16,11 +16,13 @@ from contextlib import contextmanager
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla.ext_utils import get_extension_context
 
 from backends.base import Observe, ignore
 from backends.nnabla.functions import (
     EPSILON,
     attend,
+    check_ids,
     embed_patches,
     gelu,
     layer_norm,
@@ -35,7 +37,7 @@ from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
 from clip_core.architecture import VisionTransformer as ViTTower
 from clip_core.errors import ClipError
-from clip_core.inputs import check_pixel_shape, check_token_ids, check_token_shape
+from clip_core.inputs import check_pixel_shape, check_pixels, check_token_ids, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
 from converters.dialects import LAYOUTS
 
@@ -73,10 +75,12 @@ class BatchNorm2d(Module):
         self.num_batches_tracked = buffer(np.zeros((), np.int64))
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
-        if self.training:
+        if self.training:  # a static graph counts once, when it is built
             self.num_batches_tracked.data.get_data("rw")[...] += 1
-        statistics = (self.bias, self.weight, self.running_mean, self.running_var)
-        bias, weight, mean, variance = (F.reshape(value, (1, -1, 1, 1)) for value in statistics)
+        bias, weight = (F.reshape(value, (1, -1, 1, 1)) for value in (self.bias, self.weight))
+        # The running statistics are moved in place, so they must be variables rather than results of a function.
+        shape = (1, *self.bias.shape, 1, 1)
+        mean, variance = (value.reshape(shape, unlink=True) for value in (self.running_mean, self.running_var))
         return F.batch_normalization(x, bias, weight, mean, variance, eps=EPSILON, batch_stat=self.training)
 
 
@@ -122,16 +126,19 @@ def context_of(device: str) -> nn.Context:
     """NNabla's context for ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        ClipError: NNabla's extension for that device is not installed.
+        ClipError: there is no such device, or NNabla's extension for it is not installed.
     """
-    from nnabla.ext_utils import get_extension_context
-
-    name, _, index = device.partition(":")
-    extension = {"cpu": "cpu", "cuda": "cudnn", "gpu": "cudnn"}.get(name, name)
+    name, _, index = str(device).partition(":")
+    extension = {"cpu": "cpu", "cuda": "cudnn", "gpu": "cudnn", "cudnn": "cudnn"}.get(name)
+    if extension is None or not (index or "0").isdecimal():
+        raise ClipError(f"NNabla has no device {device!r}; choose cpu, cuda or cuda:N.")
     try:
         return get_extension_context(extension, device_id=index or "0")
-    except (ImportError, ValueError, KeyError, RuntimeError) as error:
-        raise ClipError(f"NNabla cannot use the device {device!r} here ({error}); install nnabla-ext-cuda.") from error
+    except (ImportError, RuntimeError) as error:
+        raise ClipError(
+            f"NNabla cannot use the device {device!r} here ({error}); "
+            "install its extension with: pip install 'triclip[nnabla-cuda]'."
+        ) from error
 
 
 class Attention(Module):
@@ -410,10 +417,12 @@ class CLIP(Module):
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
         Raises:
-            ImageError: the pixels have another shape.
+            ImageError: the pixels have another shape; of an array also: another type, or values that no preprocessing
+                gives.
         """
-        image = self._tensor(image)
-        check_pixel_shape(image.shape, self.architecture.image.resolution)
+        image = self._pixels(image)
+        if image.shape[0] == 0:  # NNabla's functions stop the process at an empty batch
+            return to_tensor(np.zeros((0, self.architecture.embed_dim), np.float32))
         with self._in_context():
             features = self.visual(image, observe)
         observe("image_features", features)
@@ -423,15 +432,20 @@ class CLIP(Module):
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:
-            TextError: the tokens have another shape, or an id is outside the vocabulary.
+            TextError: the tokens have another shape, or an id is outside the vocabulary; of an array also: another
+                type, or a text without its end-of-text token. The ids of a static graph are checked when it is
+                computed, and NNabla raises a SystemError that this error is the cause of.
         """
-        text = self._tensor(text)
-        tower = self.architecture.text
-        check_token_shape(text.shape, tower.context_length)
+        text = self._tokens(text)
+        vocabulary_size = self.architecture.text.vocabulary_size
+        if text.shape[0] == 0:
+            return to_tensor(np.zeros((0, self.architecture.embed_dim), np.float32))
         if nn.get_auto_forward():
             tokens = text.data.get_data("r")
-            check_token_ids(int(tokens.min()), int(tokens.max()), tower.vocabulary_size)
+            check_token_ids(int(tokens.min()), int(tokens.max()), vocabulary_size)
             text = to_tensor(tokens[:, : int(tokens.argmax(axis=-1).max()) + 1])
+        else:
+            text = check_ids(text, vocabulary_size)
         with self._in_context():
             end = F.max(text, axis=1, only_index=True)  # end-of-text has the highest id
             length = text.shape[1]
@@ -449,6 +463,9 @@ class CLIP(Module):
     ) -> tuple[nn.Variable, nn.Variable]:
         """Pixels [n, 3, r, r] and tokens [m, context] -> logits per image [n, m] and per text [m, n]."""
         image_features, text_features = self.encode_image(image), self.encode_text(text)
+        n, m = image_features.shape[0], text_features.shape[0]
+        if n == 0 or m == 0:
+            return to_tensor(np.zeros((n, m), np.float32)), to_tensor(np.zeros((m, n), np.float32))
         with self._in_context():
             scale = F.reshape(F.exp(self.logit_scale), (1, 1))
             logits = scale * linear(normalize(image_features), normalize(text_features))
@@ -476,8 +493,19 @@ class CLIP(Module):
             self.encode_text(tokens, observe)
         return seen
 
-    def _tensor(self, value: nn.Variable | np.ndarray) -> nn.Variable:
-        return value if isinstance(value, nn.Variable) else to_tensor(value)
+    def _pixels(self, image: nn.Variable | np.ndarray) -> nn.Variable:
+        resolution = self.architecture.image.resolution
+        if not isinstance(image, nn.Variable):
+            image = to_tensor(check_pixels(image, resolution))
+        check_pixel_shape(image.shape, resolution)
+        return image
+
+    def _tokens(self, text: nn.Variable | np.ndarray) -> nn.Variable:
+        tower = self.architecture.text
+        if not isinstance(text, nn.Variable):
+            text = to_tensor(check_tokens(text, tower.context_length, tower.vocabulary_size))
+        check_token_shape(text.shape, tower.context_length)
+        return text
 
     @contextmanager
     def _in_context(self) -> Iterator[None]:
@@ -487,10 +515,11 @@ class CLIP(Module):
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
         """At once, without gradient, and with running statistics used rather than moved."""
-        training = self.training
+        training = [module for module in self.modules() if module.training]
         self.eval()
         try:
             with nn.auto_forward(), nn.no_grad():
                 yield
         finally:
-            self.train(training)
+            for module in training:  # train() would wake those that were frozen, too
+                module.training = True

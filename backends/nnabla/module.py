@@ -32,11 +32,16 @@ class Module:
         for name, part in self._parts():
             yield from part.named_parameters(f"{prefix}{name}.")
 
+    def modules(self) -> Iterator[Module]:
+        """This module and all of its parts, theirs included."""
+        yield self
+        for _, part in self._parts():
+            yield from part.modules()
+
     def train(self, mode: bool = True) -> None:
         """Let batch normalisations use the statistics of the batch, and move their running ones."""
-        self.training = mode
-        for _, part in self._parts():
-            part.train(mode)
+        for module in self.modules():
+            module.training = mode
 
     def eval(self) -> None:
         """Let batch normalisations use their running statistics."""

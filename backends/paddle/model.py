@@ -17,13 +17,14 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.base import initializer
 
 from backends.base import Observe, ignore
 from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
 from clip_core.architecture import VisionTransformer as ViTTower
-from clip_core.errors import ClipError
-from clip_core.inputs import check_pixel_shape, check_token_ids, check_token_shape
+from clip_core.errors import ClipError, ImageError, TextError
+from clip_core.inputs import check_pixel_shape, check_pixels, check_token_ids, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -43,11 +44,12 @@ def to_array(tensor: paddle.Tensor) -> np.ndarray:
 @contextmanager
 def constant_initial_values() -> Iterator[None]:
     """Spare Paddle the drawing of random numbers for values that are about to be overwritten."""
+    users = initializer._global_weight_initializer(), initializer._global_bias_initializer()
     nn.initializer.set_global_initializer(nn.initializer.Constant(), nn.initializer.Constant())
     try:
         yield
     finally:
-        nn.initializer.set_global_initializer(None)
+        nn.initializer.set_global_initializer(*users)
 
 
 def use_device(device: str | None) -> None:
@@ -57,11 +59,13 @@ def use_device(device: str | None) -> None:
         ClipError: this build of Paddle has no such device.
     """
     # Left alone, Paddle uses one thread.
-    paddle.core.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0)))
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    paddle.core.set_num_threads(int(asked) if asked.isdecimal() and int(asked) else cores)
     if device is None:
         return
     try:
-        paddle.set_device(device.replace("cuda", "gpu"))
+        paddle.set_device(str(device).replace("cuda", "gpu"))
     except (ValueError, OSError, RuntimeError) as error:
         raise ClipError(
             f"Paddle cannot use the device {device!r} here: {str(error).strip().splitlines()[-1]}."
@@ -92,11 +96,15 @@ class BatchNorm2d(nn.Layer):
         self.register_buffer("num_batches_tracked", paddle.zeros([], "int64"))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        if self.training:
-            self.num_batches_tracked += 1
+        kept = 0.9 * self.running_var
         y = F.batch_norm(
             x.astype("float32"), self.running_mean, self.running_var, self.weight, self.bias, self.training
         )
+        if self.training:
+            self.num_batches_tracked += 1
+            # Paddle adds the mean square deviation of n values; PyTorch and NNabla add n / (n - 1) times that.
+            n = x.shape[0] * x.shape[2] * x.shape[3]
+            self.running_var += (self.running_var - kept) / max(n - 1, 1)
         return y.astype(x.dtype)
 
 
@@ -397,11 +405,9 @@ class CLIP(nn.Layer):
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
         Raises:
-            ImageError: the pixels have another shape.
+            ImageError: the pixels have another shape or type; of an array also: values that no preprocessing gives.
         """
-        image = self._tensor(image)
-        check_pixel_shape(image.shape, self.architecture.image.resolution)
-        features = self.visual(image.astype(self.dtype), observe)
+        features = self.visual(self._pixels(image), observe)
         observe("image_features", features)
         return features
 
@@ -409,16 +415,15 @@ class CLIP(nn.Layer):
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:
-            TextError: the tokens have another shape, or an id is outside the vocabulary.
+            TextError: the tokens have another shape or type, or an id is outside the vocabulary; of an array also: a
+                text without its end-of-text token.
         """
-        text = self._tensor(text)
-        tower = self.architecture.text
-        check_token_shape(text.shape, tower.context_length)
+        text = self._tokens(text)
         if len(text) == 0:
             return paddle.zeros([0, self.architecture.embed_dim], self.dtype)
         end = text.argmax(axis=-1)  # end-of-text has the highest id
         low, high, last = paddle.stack([text.min(), text.max(), end.max().astype(text.dtype)]).tolist()
-        check_token_ids(low, high, tower.vocabulary_size)
+        check_token_ids(low, high, self.architecture.text.vocabulary_size)
         x = self.token_embedding(text[:, : last + 1]) + self.positional_embedding[: last + 1]  # [n, l, d]
         x = x.astype(self.dtype)
         observe("token_embedding", x)
@@ -460,17 +465,32 @@ class CLIP(nn.Layer):
             self.encode_text(tokens, observe)
         return seen
 
-    def _tensor(self, value: paddle.Tensor | np.ndarray) -> paddle.Tensor:
-        return value if isinstance(value, paddle.Tensor) else paddle.to_tensor(value)
+    def _pixels(self, image: paddle.Tensor | np.ndarray) -> paddle.Tensor:
+        resolution = self.architecture.image.resolution
+        if not isinstance(image, paddle.Tensor):
+            image = paddle.to_tensor(check_pixels(image, resolution))
+        check_pixel_shape(image.shape, resolution)
+        if not image.is_floating_point():
+            raise ImageError(f"The pixels have dtype {image.dtype}, expected float32; pass the pictures to preprocess.")
+        return image.astype(self.dtype)
+
+    def _tokens(self, text: paddle.Tensor | np.ndarray) -> paddle.Tensor:
+        tower = self.architecture.text
+        if not isinstance(text, paddle.Tensor):
+            text = paddle.to_tensor(check_tokens(text, tower.context_length, tower.vocabulary_size))
+        check_token_shape(text.shape, tower.context_length)
+        if text.dtype not in (paddle.int32, paddle.int64):
+            raise TextError(f"The tokens have dtype {text.dtype}, expected int32 or int64; make them with tokenize.")
+        return text
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
         """Without gradient, and with running statistics used rather than moved."""
-        training = self.training
+        training = [module for module in self.sublayers(include_self=True) if module.training]
         self.eval()
         try:
             with paddle.no_grad():
                 yield
         finally:
-            if training:
-                self.train()
+            for module in training:  # train() would wake those that were frozen, too
+                module.training = True

@@ -19,8 +19,8 @@ from backends.base import Observe, ignore
 from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
 from clip_core.architecture import VisionTransformer as ViTTower
-from clip_core.errors import ClipError
-from clip_core.inputs import check_pixel_shape, check_token_ids, check_token_shape
+from clip_core.errors import ClipError, ImageError, TextError
+from clip_core.inputs import check_pixel_shape, check_pixels, check_token_ids, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,6 +35,20 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
     """A tensor as a float32 (or integer) NumPy array."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """``device``, by default the first CUDA device if there is one, else the CPU.
+
+    Raises:
+        ClipError: this build of PyTorch, or this machine, has no such device.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ClipError(f"PyTorch cannot use the device {device!r} here: {str(error).splitlines()[0]}.") from error
 
 
 class LayerNorm(nn.LayerNorm):
@@ -285,6 +299,7 @@ class CLIP(nn.Module):
         check(architecture, weights, source)
         self.architecture = architecture
         self.dtype = PRECISIONS[precision]
+        place = device_of(device)
         text = architecture.text
         with torch.device("meta"):  # no memory and no random numbers for values that are about to be overwritten
             self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
@@ -301,7 +316,7 @@ class CLIP(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | Attention):
                 module.to(self.dtype)
-        self.to_empty(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.to_empty(device=place)
         self._set(weights)
         self.eval()
 
@@ -322,7 +337,8 @@ class CLIP(nn.Module):
     def _set(self, weights: Mapping[str, np.ndarray]) -> None:
         with torch.no_grad():
             for name, tensor in self.state_dict().items():
-                tensor.copy_(torch.tensor(weights[name]))
+                # PyTorch takes no array that is read backwards.
+                tensor.copy_(torch.from_numpy(np.array(weights[name], order="C")))
 
     def export(self) -> Weights:
         """The weights under their canonical names, shapes and axis order; float32, counters int64."""
@@ -333,11 +349,9 @@ class CLIP(nn.Module):
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
         Raises:
-            ImageError: the pixels have another shape.
+            ImageError: the pixels have another shape or type; of an array also: values that no preprocessing gives.
         """
-        image = self._tensor(image)
-        check_pixel_shape(image.shape, self.architecture.image.resolution)
-        features = self.visual(image.to(self.dtype), observe)
+        features = self.visual(self._pixels(image), observe)
         observe("image_features", features)
         return features
 
@@ -345,16 +359,15 @@ class CLIP(nn.Module):
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:
-            TextError: the tokens have another shape, or an id is outside the vocabulary.
+            TextError: the tokens have another shape or type, or an id is outside the vocabulary; of an array also: a
+                text without its end-of-text token.
         """
-        text = self._tensor(text)
-        tower = self.architecture.text
-        check_token_shape(text.shape, tower.context_length)
+        text = self._tokens(text)
         if len(text) == 0:
-            return self.text_projection.new_zeros(0, self.architecture.embed_dim)
+            return torch.zeros(0, self.architecture.embed_dim, dtype=self.dtype, device=self.device)
         end = text.argmax(dim=-1)  # end-of-text has the highest id
         low, high, last = torch.stack([text.min(), text.max(), end.max()]).tolist()
-        check_token_ids(low, high, tower.vocabulary_size)
+        check_token_ids(low, high, self.architecture.text.vocabulary_size)
         x = self.token_embedding(text[:, : last + 1]) + self.positional_embedding[: last + 1]  # [n, l, d]
         x = x.to(self.dtype)
         observe("token_embedding", x)
@@ -396,16 +409,32 @@ class CLIP(nn.Module):
             self.encode_text(tokens, observe)
         return seen
 
-    def _tensor(self, value: torch.Tensor | np.ndarray) -> torch.Tensor:
-        return (value if isinstance(value, torch.Tensor) else to_tensor(value)).to(self.device)
+    def _pixels(self, image: torch.Tensor | np.ndarray) -> torch.Tensor:
+        resolution = self.architecture.image.resolution
+        if not isinstance(image, torch.Tensor):
+            image = to_tensor(check_pixels(image, resolution))
+        check_pixel_shape(image.shape, resolution)
+        if not image.is_floating_point():
+            raise ImageError(f"The pixels have dtype {image.dtype}, expected float32; pass the pictures to preprocess.")
+        return image.to(self.device, self.dtype)
+
+    def _tokens(self, text: torch.Tensor | np.ndarray) -> torch.Tensor:
+        tower = self.architecture.text
+        if not isinstance(text, torch.Tensor):
+            text = to_tensor(check_tokens(text, tower.context_length, tower.vocabulary_size))
+        check_token_shape(text.shape, tower.context_length)
+        if text.dtype not in (torch.int32, torch.int64):
+            raise TextError(f"The tokens have dtype {text.dtype}, expected int32 or int64; make them with tokenize.")
+        return text.to(self.device)
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
         """Without gradient, and with running statistics used rather than moved."""
-        training = self.training
+        training = [module for module in self.modules() if module.training]
         self.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.train(training)
+            for module in training:  # train() would wake those that were frozen, too
+                module.training = True

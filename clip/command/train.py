@@ -16,7 +16,7 @@ from clip_core.errors import ClipError
 from clip_core.initialize import initialize
 from clip_core.tokenizer import Tokenizer
 
-TRAINING_BACKENDS = ("torch",)
+TRAINING_BACKENDS = ("torch", "paddle", "nnabla")
 
 
 def run(
