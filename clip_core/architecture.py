@@ -75,6 +75,7 @@ class Architecture:
     image: VisionTransformer | ModifiedResNet
     text: TextTransformer
     activation: Activation = "quick_gelu"  # not stored in the weights: OpenAI's need quick_gelu
+    logit_bias: bool = False  # whether a learnt number is added to the logits, as the sigmoid loss wants it
 
     def to_dict(self) -> dict[str, Any]:
         """This architecture as plain data for JSON; `from_dict` reads it back."""
@@ -93,7 +94,13 @@ class Architecture:
             tower = {"vit": VisionTransformer, "resnet": ModifiedResNet}[image.pop("kind")]
             if "blocks" in image:
                 image["blocks"] = tuple(image["blocks"])
-            result = cls(data["embed_dim"], tower(**image), TextTransformer(**data["text"]), data["activation"])
+            result = cls(
+                data["embed_dim"],
+                tower(**image),
+                TextTransformer(**data["text"]),
+                data["activation"],
+                data.get("logit_bias", False),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ClipError(f"The description of the architecture cannot be read: {error!r}.") from error
         result.check()
@@ -300,7 +307,7 @@ def infer(shapes: Mapping[str, Shape], activation: Activation = "quick_gelu") ->
         layers=count("transformer.resblocks."),
         heads=max(text_width // HEAD_WIDTH, 1),
     )
-    result = Architecture(embed_dim, image, text, activation)
+    result = Architecture(embed_dim, image, text, activation, logit_bias="logit_bias" in shapes)
     try:
         result.check()
     except ClipError as error:

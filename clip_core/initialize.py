@@ -14,6 +14,7 @@ from clip_core.architecture import Architecture, ModifiedResNet
 from clip_core.naming import Parameter, Weights, parameters
 
 INITIAL_LOGIT_SCALE = log(1 / 0.07)  # section 2.5 of the paper
+INITIAL_LOGIT_BIAS = -10.0  # section 3.2 of "Sigmoid loss for language image pre-training"
 
 
 def initialize(architecture: Architecture, seed: int) -> Weights:
@@ -43,7 +44,7 @@ def _initial(parameter: Parameter, architecture: Architecture, generator: np.ran
     if parameter.kind == "counter":
         return np.zeros(shape, np.int64)
     if parameter.kind == "scalar":
-        return np.full(shape, INITIAL_LOGIT_SCALE, np.float32)
+        return np.full(shape, INITIAL_LOGIT_BIAS if name == "logit_bias" else INITIAL_LOGIT_SCALE, np.float32)
     if parameter.kind == "statistic":
         return np.full(shape, 1.0 if leaf == "running_var" else 0.0, np.float32)
     if parameter.kind == "norm":

@@ -33,7 +33,7 @@ class Parameter:
     * ``norm``: gain or offset of a layer or batch normalisation
     * ``projection``: a matrix used as ``x @ P``
     * ``vector``: a bias, or the class token
-    * ``scalar``: the logarithm of the logit scale
+    * ``scalar``: the logarithm of the logit scale, or the logit bias
     * ``statistic``: running mean or variance of a batch normalisation, without gradient
     * ``counter``: int64 number of batches a batch normalisation has seen, without gradient or effect
     """
@@ -58,6 +58,8 @@ def _parameters(architecture: Architecture) -> Iterator[Parameter]:
     yield Parameter("positional_embedding", (text.context_length, text.width), "embedding")
     yield Parameter("text_projection", (text.width, architecture.embed_dim), "projection")
     yield Parameter("logit_scale", (), "scalar")
+    if architecture.logit_bias:
+        yield Parameter("logit_bias", (), "scalar")
     if isinstance(image, VisionTransformer):
         yield from _vision_transformer(image, architecture.embed_dim)
     else:

@@ -119,7 +119,7 @@ class CLIP:
     def __call__(self, image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels [n, 3, r, r] and tokens [m, context] -> logits per image [n, m] and per text [m, n]."""
         scale = np.exp(self.weights["logit_scale"])
-        per_image = logits(self.encode_image(image), self.encode_text(text), scale)
+        per_image = logits(self.encode_image(image), self.encode_text(text), scale) + self.weights.get("logit_bias", 0)
         return per_image, per_image.T
 
     def embed_image(self, pixels: np.ndarray) -> np.ndarray:

@@ -369,6 +369,7 @@ class CLIP(Module):
         self.positional_embedding = empty(text.context_length, text.width)
         self.text_projection = empty(text.width, architecture.embed_dim)
         self.logit_scale = empty()
+        self.logit_bias = empty() if architecture.logit_bias else None
         self.visual: VisionTransformer | ModifiedResNet
         if isinstance(architecture.image, ViTTower):
             self.visual = VisionTransformer(architecture.image, architecture.embed_dim, architecture.activation)
@@ -469,6 +470,8 @@ class CLIP(Module):
         with self._in_context():
             scale = F.reshape(F.exp(self.logit_scale), (1, 1))
             logits = scale * linear(normalize(image_features), normalize(text_features))
+            if self.logit_bias is not None:
+                logits = logits + F.reshape(self.logit_bias, (1, 1))
             return logits, F.transpose(logits, (1, 0))
 
     def embed_image(self, pixels: np.ndarray) -> np.ndarray:

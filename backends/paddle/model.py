@@ -356,6 +356,7 @@ class CLIP(nn.Layer):
             self.positional_embedding = empty(text.context_length, text.width)
             self.text_projection = empty(text.width, architecture.embed_dim)
             self.logit_scale = empty()
+            self.logit_bias = empty() if architecture.logit_bias else None
             if isinstance(architecture.image, ViTTower):
                 self.visual = VisionTransformer(architecture.image, architecture.embed_dim, architecture.activation)
             else:
@@ -441,6 +442,8 @@ class CLIP(nn.Layer):
         image_features = F.normalize(self.encode_image(image).astype("float32"), axis=-1)
         text_features = F.normalize(self.encode_text(text).astype("float32"), axis=-1)
         logits = self.logit_scale.exp() * paddle.matmul(image_features, text_features, transpose_y=True)
+        if self.logit_bias is not None:
+            logits = logits + self.logit_bias
         return logits, logits.t()
 
     def embed_image(self, pixels: np.ndarray) -> np.ndarray:

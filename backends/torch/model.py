@@ -305,6 +305,7 @@ class CLIP(nn.Module):
             self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
             self.text_projection = nn.Parameter(torch.empty(text.width, architecture.embed_dim))
             self.logit_scale = nn.Parameter(torch.empty(()))
+            self.logit_bias = nn.Parameter(torch.empty(())) if architecture.logit_bias else None
             if isinstance(architecture.image, ViTTower):
                 self.visual = VisionTransformer(architecture.image, architecture.embed_dim, architecture.activation)
             else:
@@ -385,6 +386,8 @@ class CLIP(nn.Module):
         image_features = F.normalize(self.encode_image(image).float(), dim=-1)
         text_features = F.normalize(self.encode_text(text).float(), dim=-1)
         logits = self.logit_scale.exp() * image_features @ text_features.t()
+        if self.logit_bias is not None:
+            logits = logits + self.logit_bias
         return logits, logits.t()
 
     def embed_image(self, pixels: np.ndarray) -> np.ndarray:

@@ -55,14 +55,29 @@ class Data(Section):
     workers: Annotated[int, Field(ge=0)] = 0  # processes that make batches ahead of time; 0: made between the steps
 
 
-class Optimizer(Section):
-    """AdamW as PyTorch defines it: decoupled decay, of matrices and embeddings only."""
+class Loss(Section):
+    """What is minimised over the pairs of a batch."""
 
+    kind: Literal["softmax", "sigmoid"] = "softmax"  # CLIP's, or SigLIP's, which also learns a bias
+    reduction: Literal["mean", "sum"] = "mean"  # of softmax's two directions; PASSL adds them
+    initial_logit_scale: Positive = 1 / 0.07
+    initial_logit_bias: Annotated[float, Field(allow_inf_nan=False)] = -10.0
+
+
+class Optimizer(Section):
+    """Adam or AdamW, both as PyTorch defines them."""
+
+    name: Literal["adamw", "adam"] = "adamw"  # decoupled decay, or decay as a part of the gradient
     learning_rate: Positive = 5e-4  # the highest, reached after the warm-up
+    image_learning_rate: Positive | None = None  # of the image tower, when it has one of its own
+    text_learning_rate: Positive | None = None
+    frozen: tuple[Literal["image", "text"], ...] = ()  # towers that keep their weights
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
+    decay: Literal["matrices", "all"] = "matrices"  # without or with norms, biases, vectors and scalars
     betas: tuple[Share, Share] = (0.9, 0.98)
     epsilon: Positive = 1e-6
     gradient_clip: Positive | None = None  # the largest norm of all gradients together
+    logit_scale_bounds: tuple[Positive, Positive] = (0.01, 100.0)  # of the factor, after each step
 
 
 class Schedule(Section):
@@ -78,6 +93,7 @@ class Training(Section):
     steps: Count
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the pictures and their order
     precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch_size: Count | None = None  # pairs that are in memory at once; the gradient is still the whole batch's
 
 
 class Checkpoint(Section):
@@ -94,6 +110,7 @@ class Recipe(Section):
     training: Training
     data: Data = Data()
     optimizer: Optimizer = Optimizer()
+    loss: Loss = Loss()
     schedule: Schedule = Schedule()
     checkpoint: Checkpoint = Checkpoint()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -10,12 +10,12 @@ from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError
 from clip_core.naming import faults, parameters
 
-# Norms, biases, the class token and the logit scale are not drawn towards zero.
-DECAYED_KINDS = ("linear", "conv", "projection", "embedding")
 
-
-def check_state(architecture: Architecture, state: Mapping[str, np.ndarray]) -> None:
+def check_state(architecture: Architecture, trained: Collection[str], state: Mapping[str, np.ndarray]) -> None:
     """Refuse a training state that does not fit ``architecture`` exactly.
+
+    Args:
+        trained: the names of the parameters that are trained, which have moments.
 
     Raises:
         CheckpointError: listing every fault.
@@ -26,7 +26,7 @@ def check_state(architecture: Architecture, state: Mapping[str, np.ndarray]) -> 
         f"{kind}_moment/{parameter.name}": parameter.shape
         for kind in ("first", "second")
         for parameter in parameters(architecture)
-        if parameter.trainable
+        if parameter.name in trained
     }
     shapes = moments | {"updates": ()}
     given = {name: array for name, array in state.items() if not name.startswith("weights/")}

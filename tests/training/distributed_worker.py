@@ -1,0 +1,51 @@
+"""One process of a distributed run: three steps on its share of seeded batches; the first writes what came out.
+
+Usage: distributed_worker.py BACKEND LOSS OUTPUT, under the launcher of the backend's framework or alone.
+"""
+
+import importlib
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.initialize import initialize
+from clip_core.training.recipe import Recipe
+
+ARCHITECTURE = Architecture(16, VisionTransformer(16, 8, 64, 2, 1), TextTransformer(8, 50, 64, 2, 1))
+BATCH = 8
+
+
+def batches() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pixels float32 [8, 3, 16, 16] and tokens int64 [8, 8] of three steps; texts are 3 to 8 tokens long."""
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(3):
+        tokens = generator.integers(1, 48, (BATCH, 8))
+        tokens[:, 0] = 48
+        lengths = generator.integers(2, 8, BATCH)
+        tokens[np.arange(8) > lengths[:, None]] = 0
+        tokens[np.arange(BATCH), lengths] = 49
+        found.append((generator.standard_normal((BATCH, 3, 16, 16)).astype(np.float32), tokens))
+    return found
+
+
+def main(backend: str, loss: str, output: str) -> None:
+    architecture = replace(ARCHITECTURE, logit_bias=loss == "sigmoid")
+    recipe = Recipe.parse({"model": {"architecture": "shapes"}, "training": {"steps": 3}, "loss": {"kind": loss}})
+    framework = importlib.import_module(f"backends.{backend}")
+    ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
+    model = framework.CLIP(architecture, initialize(architecture, 0), device="cpu")
+    trainer = importlib.import_module(f"backends.{backend}.training").Trainer(model, recipe, ranks)
+    share = BATCH // ranks.size
+    own = slice(ranks.rank * share, (ranks.rank + 1) * share)
+    results = [trainer.step(pixels[own], tokens[own], 1e-3) for pixels, tokens in batches()]
+    if ranks.rank == 0:
+        steps = {name: np.array([getattr(result, name) for result in results]) for name in vars(results[0])}
+        np.savez(output, size=ranks.size, **steps, **trainer.state())
+    ranks.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
