@@ -58,9 +58,19 @@ class Model(Protocol):
         """
 
 
+class Ranks(Protocol):
+    """The processes of a training run, each with a share of every batch."""
+
+    rank: int
+    size: int
+
+    def numbers(self, value: float) -> list[float]:
+        """The value of every process, in the order of their ranks."""
+
+
 @dataclass(frozen=True)
 class StepResult:
-    """What one training step reports; the loss is that of the weights before the update."""
+    """What one training step reports of the whole batch; the loss is that of the weights before the update."""
 
     loss: float
     logit_scale: float  # exp of the parameter, before the update
@@ -71,12 +81,13 @@ class Trainer(Protocol):
     """One optimiser step at a time over a `Model`; schedule, logging, checkpoints and resume live in the loop."""
 
     model: Model
+    ranks: Ranks
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
         """Forward, loss, backward, clip, update.
 
         Args:
-            pixels: float32 [n, 3, r, r].
+            pixels: float32 [n, 3, r, r], the share of this process.
             tokens: int64 [n, context].
             learning_rate: of this step.
         """

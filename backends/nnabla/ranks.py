@@ -47,5 +47,9 @@ class Ranks:
             array[...] = total[start : start + array.size].reshape(array.shape)
             start += array.size
 
+    def numbers(self, value: float) -> list[float]:
+        """The value of every process, in the order of their ranks."""
+        return [value] if self.size == 1 else self.world.allgather(value)
+
     def close(self) -> None:
         """MPI ends with the process."""

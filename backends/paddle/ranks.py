@@ -34,6 +34,12 @@ class Ranks:
         for tensor, part in zip(tensors, flat.split([tensor.size for tensor in tensors])):
             tensor.set_value(part.reshape(tensor.shape))
 
+    def numbers(self, value: float) -> list[float]:
+        """The value of every process, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        return self.gather(paddle.to_tensor([value], "float64")).tolist()
+
     def close(self) -> None:
         """Leave the group."""
         if self.size > 1:

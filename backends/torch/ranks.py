@@ -33,6 +33,12 @@ class Ranks:
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
             tensor.copy_(part.view_as(tensor))
 
+    def numbers(self, value: float) -> list[float]:
+        """The value of every process, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        return self.gather(torch.tensor([value], dtype=torch.float64, device=self.device)).tolist()
+
     def close(self) -> None:
         """Leave the group."""
         if self.size > 1:

@@ -44,7 +44,7 @@ def write(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     Raises:
         ClipError: the folder cannot be written; older checkpoints are as they were.
     """
-    folder = run / FOLDER / f"step-{checkpoint.step:08d}"
+    folder = run / FOLDER / name_of(checkpoint.step)
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -62,6 +62,11 @@ def write(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     for old in _folders(run)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def name_of(step: int) -> str:
+    """The name of the folder of the checkpoint after ``step`` steps."""
+    return f"step-{step:08d}"
 
 
 def read(folder: Path) -> Checkpoint:

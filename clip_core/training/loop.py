@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -14,12 +14,16 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from clip_core.data.loader import Loader, Source
+import numpy as np
+
+from clip_core.data.loader import Loader
+from clip_core.data.source import Source
 from clip_core.errors import ClipError
+from clip_core.files import exclusive
 from clip_core.tokenizer import Tokenizer
 from clip_core.training import checkpoint as checkpoints
 from clip_core.training.checkpoint import Checkpoint
-from clip_core.training.log import ProgressBar, metrics_file, plot
+from clip_core.training.log import Metrics, ProgressBar, metrics_file, plot
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from backends.base import Trainer
 
 RECIPE = "recipe.yaml"
+FAULTS = "faults.jsonl"  # examples that could not be used
 
 
 @dataclass(frozen=True)
@@ -67,55 +72,94 @@ def train(
     for package in ("grain", "matplotlib"):  # found out now rather than at the end of a long run
         if find_spec(package) is None:
             raise ClipError(f"Training needs {package}, which is not installed; run: pip install 'triclip[train]'.")
-    last = recipe.training.steps if steps is None else min(steps, recipe.training.steps)
-    architecture = trainer.model.architecture
-    data = recipe.data
-    loader = Loader(source, tokenizer, architecture, data.batch_size, recipe.training.seed, data.workers)
-    step = 0
-    saved: Path | None = None
-    loss: float | None = None
-    if resume is not None:
-        saved = checkpoints.newest(resume)
-        step = _restore(saved, recipe, trainer, loader)
-    elif (output / checkpoints.FOLDER).exists():
-        raise ClipError(f"{output} holds a training run already; resume it, or give another folder.")
-    output.mkdir(parents=True, exist_ok=True)
-    recipe.write(output / RECIPE)
+    ranks, architecture, data = trainer.ranks, trainer.model.architecture, recipe.data
+    loader = Loader(
+        source,
+        tokenizer,
+        architecture,
+        data.batch_size,
+        recipe.training.seed,
+        data.workers,
+        augmentation=data.augmentation,
+        fault_share=data.fault_share,
+        fault_report=output / (FAULTS if ranks.rank == 0 else f"rank-{ranks.rank}-{FAULTS}"),
+        rank=ranks.rank,
+        ranks=ranks.size,
+    )
+    total = recipe.training.total_steps(loader.steps_per_epoch)
+    last = total if steps is None else min(steps, total)
+    with exclusive(output, "training run") if ranks.rank == 0 else nullcontext():
+        step, saved, loss = 0, None, None
+        if resume is not None:
+            saved = checkpoints.newest(resume)
+            step = _restore(saved, recipe, trainer, loader)
+        elif ranks.rank == 0 and (output / checkpoints.FOLDER).exists():
+            raise ClipError(f"{output} holds a training run already; resume it, or give another folder.")
+        if ranks.rank == 0:
+            recipe.write(output / RECIPE)
 
-    def save() -> Path:
-        state = Checkpoint(step, trainer.state(), loader.state(), recipe.model_dump(mode="json"), _versions(trainer))
-        return checkpoints.write(output, state, recipe.checkpoint.keep)
+        def save() -> Path:
+            """Every process tells where its loader stands; the first one writes."""
+            skipped = ranks.numbers(loader.state().get("skipped", 0))
+            if ranks.rank == 0:
+                where = {"position": loader.position, "skipped": [int(count) for count in skipped]}
+                described = recipe.model_dump(mode="json")
+                state = Checkpoint(step, trainer.state(), where, described, _versions(trainer))
+                checkpoints.write(output, state, recipe.checkpoint.keep)
+            return output / checkpoints.FOLDER / checkpoints.name_of(step)
 
-    with _stop_signals() as stopped, metrics_file(output, step) as log, ProgressBar(last, step) as bar:
-        started = monotonic()
-        while step < last and not stopped:
-            batch = next(loader)
-            rate = learning_rate(recipe, step + 1)
-            result = trainer.step(batch.pixels, batch.tokens, rate)
-            if not (isfinite(result.loss) and isfinite(result.gradient_norm)):
-                raise ClipError(
-                    f"Training stopped at step {step + 1}: the loss is {result.loss} and the norm of the gradients "
-                    f"{result.gradient_norm}; the last good checkpoint is {saved or 'none'}. Lower the learning rate."
+        with _stop_signals() as stopped, _telling(output, step, last, ranks.rank) as tell:
+            started = monotonic()
+            while step < last and not any(ranks.numbers(len(stopped))):
+                batch = next(loader)
+                rate = learning_rate(recipe, step + 1, total)
+                result = trainer.step(batch.pixels, batch.tokens, rate)
+                if not (isfinite(result.loss) and isfinite(result.gradient_norm)):
+                    raise ClipError(
+                        f"Training stopped at step {step + 1}: the loss is {result.loss} and the norm of the gradients "
+                        f"{result.gradient_norm}, on a batch with the examples {_some(batch.examples)}; the last good "
+                        f"checkpoint is {saved or 'none'}. Lower the learning rate."
+                    )
+                step, loss = step + 1, result.loss
+                ended = monotonic()
+                tell(
+                    1 + (step - 1) // loader.steps_per_epoch,
+                    {
+                        "step": step,
+                        "loss": result.loss,
+                        "logit_scale": result.logit_scale,
+                        "learning_rate": rate,
+                        "samples_per_second": round(data.batch_size / (ended - started), 1),
+                    },
                 )
-            step, loss = step + 1, result.loss
-            ended = monotonic()
-            metrics = {
-                "step": step,
-                "loss": result.loss,
-                "logit_scale": result.logit_scale,
-                "learning_rate": rate,
-                "samples_per_second": round(len(batch.pixels) / (ended - started), 1),
-            }
-            started = ended
-            log(metrics)
-            bar.update(1 + (step - 1) // loader.steps_per_epoch, metrics)
-            if step % recipe.checkpoint.every_steps == 0:
-                saved = save()
-    loader.close()
-    if saved is None or saved != output / checkpoints.FOLDER / f"step-{step:08d}":
-        saved = save()
-    plot(output)
+                started = ended
+                if step % recipe.checkpoint.every_steps == 0:
+                    saved = save()
+        loader.close()
+        if saved is None or saved.name != checkpoints.name_of(step) or saved.parent.parent != output:
+            saved = save()
+        if ranks.rank == 0:
+            plot(output)
     return Outcome(step, saved, loss, stopped[0] if stopped else None)
+
+
+def _some(examples: np.ndarray) -> str:
+    return ", ".join(map(str, examples[:8])) + (" ..." if len(examples) > 8 else "")
+
+
+@contextmanager
+def _telling(output: Path, step: int, last: int, rank: int) -> Iterator[Callable[[int, Metrics], None]]:
+    """A function that takes the epoch and the metrics of a step; of several processes the first one tells."""
+    if rank > 0:
+        yield lambda epoch, metrics: None
+        return
+    with metrics_file(output, step) as log, ProgressBar(last, step) as bar:
+
+        def tell(epoch: int, metrics: Metrics) -> None:
+            log(metrics)
+            bar.update(epoch, metrics)
+
+        yield tell
 
 
 def _restore(folder: Path, recipe: Recipe, trainer: Trainer, loader: Loader) -> int:

@@ -90,10 +90,21 @@ class Schedule(Section):
 class Training(Section):
     """How long, from which random numbers, and how exactly."""
 
-    steps: Count
+    steps: Count | None = None  # of the whole run; or in place of it
+    epochs: Count | None = None  # times that every example comes up
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the pictures and their order
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch_size: Count | None = None  # pairs that are in memory at once; the gradient is still the whole batch's
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Training:
+        if (self.steps is None) == (self.epochs is None):
+            raise ClipError("training needs either steps or epochs, the length of the run; give one of them")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """The length of the whole run."""
+        return self.steps if self.steps is not None else (self.epochs or 1) * steps_per_epoch
 
 
 class Checkpoint(Section):
