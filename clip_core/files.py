@@ -340,8 +340,7 @@ def _fetch_rest(
                 "make room, or choose another folder."
             )
         since, received = time.monotonic(), 0
-        # At the stated end a server may keep the connection open, and reading on would wait for it.
-        while partial.size != stated and (piece := response.read1(_PIECE)):
+        while piece := response.read1(_PIECE):
             partial.append(piece)
             if total is not None and partial.size > total:
                 partial.restart()

@@ -114,6 +114,8 @@ class _Machine:
             return code.name, (self.line(), self.line())
         if size < 0:
             size = int.from_bytes(self.take(_LENGTH_WIDTHS[size]), "little")
+        if kind == "long1" and size > 8:
+            raise CheckpointError("the pickle contains a number of more than 64 bits.")
         raw = self.take(size)
         if kind.startswith("unicodestring"):
             return code.name, str(raw, "utf-8", "surrogatepass")
