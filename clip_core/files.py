@@ -114,12 +114,15 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
         ClipError: there is no such file, it is not a regular file, it is larger than ``limit`` bytes, or reading fails.
     """
     with open_regular(path) as file:
-        # One byte more than allowed: the stated size says little about a file that grows or that the system makes up.
-        data = file.read() if limit is None else file.read(limit + 1)
-        if limit is not None and len(data) > limit:
-            size = max(len(data), os.fstat(file.fileno()).st_size)
-            raise ClipError(f"{path} has {size} bytes; at most {limit} are read here, so give a smaller file.")
-        return data
+        # Piece by piece: the stated size says little about a file that grows or that the system makes up, and asking for
+        # the whole limit at once would take that much memory for a small file.
+        data = bytearray()
+        while piece := file.read(1 << 20):
+            data += piece
+            if limit is not None and len(data) > limit:
+                size = max(len(data), os.fstat(file.fileno()).st_size)
+                raise ClipError(f"{path} has {size} bytes; at most {limit} are read here, so give a smaller file.")
+        return bytes(data)
 
 
 @contextmanager

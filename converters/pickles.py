@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickletools
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +46,12 @@ class Function:
     call: Callable[..., Any]
 
 
-class Buildable:
+class Buildable(ABC):
     """An object of a reader's own whose state a pickle may set."""
 
+    @abstractmethod
     def build(self, state: Any) -> None:
-        raise NotImplementedError
+        """Take over the state, or refuse it."""
 
 
 @dataclass(frozen=True)
