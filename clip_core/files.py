@@ -114,10 +114,10 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
         ClipError: there is no such file, it is not a regular file, it is larger than ``limit`` bytes, or reading fails.
     """
     with open_regular(path) as file:
-        # Piece by piece: the stated size says little about a file that grows or that the system makes up, and asking for
-        # the whole limit at once would take that much memory for a small file.
+        # Piece by piece: the stated size says little about a file that grows or that the system makes up, and asking
+        # for the whole limit at once would take that much memory for a small file.
         data = bytearray()
-        while piece := file.read(1 << 20):
+        while piece := file.read(1 << 20 if limit is None else min(1 << 20, limit + 1 - len(data))):
             data += piece
             if limit is not None and len(data) > limit:
                 size = max(len(data), os.fstat(file.fileno()).st_size)
