@@ -6,7 +6,7 @@ The numbers, addresses and digests of the nine OpenAI models are those of OpenAI
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isqrt
 from typing import Any, Literal
 
@@ -15,6 +15,10 @@ from clip_core.errors import CheckpointError, ClipError
 HEAD_WIDTH = 64  # OpenAI's models have heads of this width in every tower
 OPENAI_CONTEXT_LENGTH = 77
 OPENAI_VOCABULARY_SIZE = 49408
+
+# A made-up description must not keep its reader busy with listing parameters.
+MAX_LAYERS = 1000
+MAX_NUMBER = 10**7
 
 Activation = Literal["quick_gelu", "gelu"]
 Shape = tuple[int, ...]
@@ -89,20 +93,22 @@ class Architecture:
         Raises:
             ClipError: a field is missing, unknown, or not of its type.
         """
+        expected = [field.name for field in fields(cls)]
+        towers = {"vit": VisionTransformer, "resnet": ModifiedResNet}
         try:
+            if set(data) | {"logit_bias"} != set(expected):  # files written for models without one leave it out
+                raise ValueError(f"its fields are {sorted(data)}, expected {sorted(expected)}")
             image = dict(data["image"])
-            tower = {"vit": VisionTransformer, "resnet": ModifiedResNet}[image.pop("kind")]
+            kind = image.pop("kind", None)
+            if kind not in towers:
+                raise ValueError(f"its image tower is of the kind {kind!r}, expected vit or resnet")
             if "blocks" in image:
                 image["blocks"] = tuple(image["blocks"])
-            result = cls(
-                data["embed_dim"],
-                tower(**image),
-                TextTransformer(**data["text"]),
-                data["activation"],
-                data.get("logit_bias", False),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ClipError(f"The description of the architecture cannot be read: {error!r}.") from error
+            tower = towers[kind](**image)
+            text = TextTransformer(**data["text"])
+            result = cls(data["embed_dim"], tower, text, data["activation"], data.get("logit_bias", False))
+        except (TypeError, ValueError) as error:
+            raise ClipError(f"The description of the architecture cannot be read: {error}.") from error
         result.check()
         return result
 
@@ -119,13 +125,19 @@ class Architecture:
             for number in value if isinstance(value, tuple) else (value,):
                 if type(number) is not int or number < 1:
                     raise ClipError(f"The architecture's {name} is {value!r}; it must be a whole number above 0.")
+                if number > (MAX_LAYERS if name.endswith(("layers", "blocks")) else MAX_NUMBER):
+                    raise ClipError(f"The architecture's {name} is {value!r}, more than any model that can be built.")
         if self.activation not in ("quick_gelu", "gelu"):
             raise ClipError(f"The architecture's activation is {self.activation!r}; it must be quick_gelu or gelu.")
+        if type(self.logit_bias) is not bool:
+            raise ClipError(f"The architecture's logit_bias is {self.logit_bias!r}; it must be true or false.")
         attention_widths = {"text": self.text.width}
         if isinstance(self.image, VisionTransformer):
             attention_widths["image"] = self.image.width
             unit, unit_name = self.image.patch, "its patch"
         else:
+            if len(self.image.blocks) != 4:
+                raise ClipError(f"The architecture's image.blocks is {self.image.blocks!r}; it must be four numbers.")
             attention_widths["image"] = self.image.feature_width
             unit, unit_name = 32, "32"
         if self.image.resolution % unit:
@@ -171,8 +183,8 @@ def _resnet(
 
 SHAPES = Architecture(
     embed_dim=128,
-    image=VisionTransformer(resolution=64, patch=8, width=128, layers=6, heads=2),
-    text=TextTransformer(OPENAI_CONTEXT_LENGTH, vocabulary_size=770, width=128, layers=4, heads=2),
+    image=VisionTransformer(resolution=64, patch=8, width=128, layers=4, heads=2),
+    text=TextTransformer(OPENAI_CONTEXT_LENGTH, vocabulary_size=770, width=128, layers=3, heads=2),
 )
 
 MODELS: dict[str, NamedModel] = {

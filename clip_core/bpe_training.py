@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from clip_core.errors import TextError
-from clip_core.tokenizer import BYTE_SYMBOLS, END_OF_TEXT, END_OF_WORD, START_OF_TEXT, byte_symbols, words
+from clip_core.tokenizer import END_OF_TEXT, START_OF_TEXT, byte_symbols, words
 
 HEADER = "#version: triclip 1"
 
@@ -19,8 +19,8 @@ def learn(texts: Iterable[str], merges: int) -> str:
     """The text of a merges file, for `Tokenizer`, with up to ``merges`` merges learnt from ``texts``.
 
     Words are those of `clip_core.tokenizer.words`. The most frequent pair of neighbours is merged first; of equally
-    frequent pairs the one that sorts first, so the same texts in any order give the same merges. A pair is not learnt
-    when its token exists already. There are fewer merges when no pair is left.
+    frequent pairs the one that sorts first, so the same texts in any order give the same merges. There are fewer
+    merges when no pair is left.
 
     Raises:
         TextError: a text cannot be used, or ``merges`` is negative.
@@ -46,14 +46,12 @@ def learn(texts: Iterable[str], merges: int) -> str:
 
     heap = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(heap)
-    tokens = {*BYTE_SYMBOLS, *(symbol + END_OF_WORD for symbol in BYTE_SYMBOLS)}
     learnt: list[Pair] = []
     while heap and len(learnt) < merges:
         count, pair = heapq.heappop(heap)
-        if -count != pair_counts[pair] or "".join(pair) in tokens:
-            continue
+        if -count != pair_counts[pair]:
+            continue  # the count has changed since
         learnt.append(pair)
-        tokens.add("".join(pair))
         changed = set()
         for place in places.pop(pair):
             old = spellings[place]

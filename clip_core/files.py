@@ -114,12 +114,15 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
         ClipError: there is no such file, it is not a regular file, it is larger than ``limit`` bytes, or reading fails.
     """
     with open_regular(path) as file:
-        # One byte more than allowed: the stated size says little about a file that grows or that the system makes up.
-        data = file.read() if limit is None else file.read(limit + 1)
-        if limit is not None and len(data) > limit:
-            size = max(len(data), os.fstat(file.fileno()).st_size)
-            raise ClipError(f"{path} has {size} bytes; at most {limit} are read here, so give a smaller file.")
-        return data
+        # Piece by piece: the stated size says little about a file that grows or that the system makes up, and asking
+        # for the whole limit at once would take that much memory for a small file.
+        data = bytearray()
+        while piece := file.read(1 << 20 if limit is None else min(1 << 20, limit + 1 - len(data))):
+            data += piece
+            if limit is not None and len(data) > limit:
+                size = max(len(data), os.fstat(file.fileno()).st_size)
+                raise ClipError(f"{path} has {size} bytes; at most {limit} are read here, so give a smaller file.")
+        return bytes(data)
 
 
 @contextmanager
@@ -340,8 +343,7 @@ def _fetch_rest(
                 "make room, or choose another folder."
             )
         since, received = time.monotonic(), 0
-        # At the stated end a server may keep the connection open, and reading on would wait for it.
-        while partial.size != stated and (piece := response.read1(_PIECE)):
+        while piece := response.read1(_PIECE):
             partial.append(piece)
             if total is not None and partial.size > total:
                 partial.restart()

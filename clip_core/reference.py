@@ -13,11 +13,11 @@ import numpy as np
 
 from clip_core.architecture import Activation, Architecture, ModifiedResNet, TextTransformer, VisionTransformer
 from clip_core.errors import ClipError
-from clip_core.inputs import check_pixel_shape, check_token_ids, check_token_shape
+from clip_core.inputs import check_pixels, check_tokens
 from clip_core.naming import Weights, check, parameters
 from clip_core.similarity import logits
 
-PRECISIONS = {"fp32": np.dtype(np.float32), "fp64": np.dtype(np.float64)}
+PRECISIONS: dict[str, np.dtype] = {"fp32": np.dtype(np.float32), "fp64": np.dtype(np.float64)}
 EPSILON = 1e-5  # of every layer and batch normalisation
 
 Observe = Callable[[str, np.ndarray], None]
@@ -88,13 +88,13 @@ class CLIP:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
         Raises:
-            ImageError: the pixels have another shape.
+            ImageError: the pixels have another shape or type, or values that no preprocessing gives.
         """
-        image = np.asarray(image)
         tower = self.architecture.image
-        check_pixel_shape(image.shape, tower.resolution)
+        pixels = check_pixels(image, tower.resolution).astype(self.dtype, copy=False)
+        if len(pixels) == 0:
+            return np.zeros((0, self.architecture.embed_dim), self.dtype)
         run = _Pass(self.weights, self.architecture.activation, observe)
-        pixels = image.astype(self.dtype, copy=False)
         if isinstance(tower, VisionTransformer):
             features = run.vision_transformer(pixels, tower)
         else:
@@ -105,14 +105,13 @@ class CLIP:
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:
-            TextError: the tokens have another shape, or an id is outside the vocabulary.
+            TextError: the tokens have another shape or type, an id is outside the vocabulary, or a text is without its
+                end-of-text token.
         """
-        text = np.asarray(text)
         tower = self.architecture.text
-        check_token_shape(text.shape, tower.context_length)
+        text = check_tokens(text, tower.context_length, tower.vocabulary_size)
         if len(text) == 0:
             return np.zeros((0, self.architecture.embed_dim), self.dtype)
-        check_token_ids(int(text.min()), int(text.max()), tower.vocabulary_size)
         run = _Pass(self.weights, self.architecture.activation, observe)
         return run.seen("text_features", run.text_transformer(text, tower))
 

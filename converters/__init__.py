@@ -6,6 +6,7 @@ and compared bit for bit; `inspect` tells what a file is and everything that is 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import time
@@ -51,7 +52,9 @@ _DEFAULT_LAYOUTS = {torch_archive: "openai", safetensors: "openai", hdf5: "nnabl
 class Checkpoint:
     """A CLIP's weights and what the file that held them says about itself."""
 
-    weights: Weights  # canonical names, shapes and axis order; dtypes as stored, bfloat16 as float32, counters int64
+    # Canonical names, shapes and axis order; dtypes as stored, bfloat16 as float32, counters int64.
+    # What `read` gives may be read-only: views of the file's bytes.
+    weights: Weights
     architecture: Architecture  # from the manifest or the shapes
     container: str = "memory"  # "torch archive", "torch state dict", "safetensors", "hdf5" or "pdparams"
     layout: str = "openai"  # one of dialects.LAYOUTS
@@ -225,7 +228,11 @@ def _finished(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _bytes_of(path: str | os.PathLike[str]) -> tuple[bytes, str]:
-    data = files.read_regular(path, MAX_FILE_BYTES)
+    with files.open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE_BYTES:
+            raise ClipError(f"{path} has {size} bytes; at most {MAX_FILE_BYTES} are read here.")
+        data = file.read(size)
     return data, hashlib.sha256(data).hexdigest()
 
 
@@ -304,11 +311,12 @@ def _describe(data: Buffer) -> str:
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself: fetch it with git lfs pull"
     try:
-        text = start.decode("utf-8", errors="strict" if len(data) <= 512 else "ignore")
+        # Incremental, since the last letter may be cut.
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
         text = "\0"
     if all(letter.isprintable() or letter.isspace() for letter in text):
-        return f"text that starts with {text.split(maxsplit=0)[0][:40] if text.split() else text!r}: download it again"
+        return f"text that starts with {text.strip()[:40]!r}: download it again"
     return "none of the known kinds, or cut short"
 
 
@@ -325,6 +333,8 @@ def _publish(
         raise ClipError(f"{target} has no suffix to write a format by; end it in one of {', '.join(_FORMATS)}.")
     module = _FORMATS[target.suffix.lower()]
     layout = layout or _DEFAULT_LAYOUTS[module]
+    if layout not in dialects.LAYOUTS:
+        raise ClipError(f"There is no layout {layout!r}; choose one of {', '.join(dialects.LAYOUTS)}.")
     if dtype not in (None, "float16", "float32"):
         raise ClipError(f"There is no dtype {dtype!r} to write; choose float16 or float32.")
     digest = hashlib.sha256()

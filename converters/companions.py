@@ -34,11 +34,12 @@ def infer_architecture(path: Path, weights: Weights, layout: str) -> Architectur
     """
     inferred = dialects.infer_architecture(weights, layout, "quick_gelu")
     try:
-        if layout == "huggingface" and (config := _config(path.with_name("config.json"))):
+        if layout == "huggingface" and (config := _config(path.with_name("config.json"))) is not None:
             return _with_huggingface(inferred, config)
         # open_clip's own models have OpenAI's names, so the file's name is what tells whose they are.
         name, weights_names = _BESIDE["open_clip"]
-        if (layout == "open_clip" or path.name in weights_names) and (config := _config(path.with_name(name))):
+        theirs = layout == "open_clip" or path.name in weights_names
+        if theirs and (config := _config(path.with_name(name))) is not None:
             return _with_open_clip(inferred, config["model_cfg"])
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the configuration beside it cannot be read: {error!r:.200}.") from error

@@ -264,10 +264,8 @@ def spell(tensors: Mapping[str, Tensor], architecture: Architecture, layout: str
     """Canonical ``tensors`` as ``layout`` stores them, prefix included; views, nothing is copied.
 
     Raises:
-        ClipError: there is no such layout, or it has no place for this image tower.
+        ClipError: the layout has no place for this image tower.
     """
-    if layout not in LAYOUTS:
-        raise ClipError(f"There is no layout {layout!r}; choose one of {', '.join(LAYOUTS)}.")
     rules = LAYOUTS[layout]
     if rules.towers is not None and not isinstance(architecture.image, rules.towers):
         raise ClipError(f"The layout {layout} has no names for a ResNet; choose openai, nnabla, paddle or open_clip.")

@@ -7,6 +7,7 @@ other datasets, and compressed ones, whose size would be the file's word alone, 
 
 from __future__ import annotations
 
+import errno
 import io
 import mmap
 import os
@@ -80,19 +81,35 @@ def read(data: Buffer) -> Content:
 
 def write(path: Path, tensors: Mapping[str, Tensor], manifest: str) -> None:
     """Write the file that ``nnabla.load_parameters`` reads: ``need_grad`` and a running ``index`` on each dataset."""
-    with h5py.File(path, "w") as file:
-        for index, (name, tensor) in enumerate(tensors.items()):
-            dataset = file.create_dataset(name, data=tensor.values())
-            dataset.attrs["need_grad"] = tensor.trainable
-            dataset.attrs["index"] = index
-        text = manifest.encode()
-        for part, start in enumerate(range(0, len(text), _ATTRIBUTE_BYTES)):
-            file.attrs[f"{MANIFEST_ATTRIBUTE}{part}"] = np.void(text[start : start + _ATTRIBUTE_BYTES])
+    text = manifest.encode()
+    _reserve(path, sum(tensor.nbytes for tensor in tensors.values()) + len(text))
+    try:
+        with h5py.File(path, "w") as file:
+            for index, (name, tensor) in enumerate(tensors.items()):
+                dataset = file.create_dataset(name, data=tensor.values())
+                dataset.attrs["need_grad"] = tensor.trainable
+                dataset.attrs["index"] = index
+            for part, start in enumerate(range(0, len(text), _ATTRIBUTE_BYTES)):
+                file.attrs[f"{MANIFEST_ATTRIBUTE}{part}"] = np.void(text[start : start + _ATTRIBUTE_BYTES])
+    except RuntimeError as error:  # what h5py makes of a failed write
+        raise OSError(errno.EIO, "the HDF5 library could not write all of it") from error
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Find out that the disk is full before the HDF5 library does, which cannot close a file that it cannot write."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise
 
 
 def _datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     """Every dataset with its path, groups walked without recursion."""
-    seen = set()
+    seen = {h5py.h5o.get_info(file.id).addr}
     waiting = [("", file)]
     while waiting:
         prefix, group = waiting.pop()

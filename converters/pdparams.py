@@ -132,7 +132,7 @@ def _split_manifest(data: Buffer) -> tuple[memoryview, str | None]:
 def _find(module: str, name: str) -> Any:
     if (module, name) in _GLOBALS:
         return _GLOBALS[module, name]
-    if (module, name) == ("builtins", "eval"):
+    if name == "eval":  # tensors of the static graph
         remedy = "If you trust this file, load it with Paddle and save layer.state_dict() of a dynamic-graph layer."
     else:
         remedy = "Save layer.state_dict() instead of a whole object, if you trust this file."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickletools
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +46,12 @@ class Function:
     call: Callable[..., Any]
 
 
-class Buildable:
+class Buildable(ABC):
     """An object of a reader's own whose state a pickle may set."""
 
+    @abstractmethod
     def build(self, state: Any) -> None:
-        raise NotImplementedError
+        """Take over the state, or refuse it."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class _Machine:
             return code.name, (self.line(), self.line())
         if size < 0:
             size = int.from_bytes(self.take(_LENGTH_WIDTHS[size]), "little")
+        if kind == "long1" and size > 8:
+            raise CheckpointError("the pickle contains a number of more than 64 bits.")
         raw = self.take(size)
         if kind.startswith("unicodestring"):
             return code.name, str(raw, "utf-8", "surrogatepass")

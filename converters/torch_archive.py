@@ -43,14 +43,8 @@ _STORAGES: dict[str, np.dtype] = {
 _WRITTEN_STORAGES: dict[np.dtype, str] = {dtype: name for name, dtype in _STORAGES.items()}
 _ALIGNMENT = 64
 
-_SCRIPT_OPERATIONS = frozenset(
-    (
-        *("PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINUNICODE"),
-        *("EMPTY_TUPLE", "TUPLE", "EMPTY_DICT", "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
-        *("GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "BINPERSID"),
-    )
-)
 _STATE_OPERATIONS = pickles.PLAIN_OPERATIONS | {"BINPERSID"}
+_SCRIPT_OPERATIONS = _STATE_OPERATIONS | {"NEWOBJ"}
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from math import log
+from typing import Any
 
 import numpy as np
 
+import backends
 from clip_core.architecture import HEAD_WIDTH, MODELS, Architecture, ModifiedResNet, TextTransformer, VisionTransformer
 from clip_core.initialize import initialize
 from clip_core.naming import Weights, parameters
+from clip_core.reference import CLIP as Reference
+from clip_core.similarity import normalize
 
 VOCABULARY_SIZE = 300
 END_OF_TEXT = VOCABULARY_SIZE - 1
@@ -45,16 +50,28 @@ OPENAI_NAMES = tuple(name for name in MODELS if name != "shapes")
 def sample_weights(architecture: Architecture, seed: int = 0) -> Weights:
     """Initial values moved away from 0 and 1, so that no bias, gain or statistic can be left out unnoticed.
 
-    The logit scale is 100, where trained models end.
+    Convolutions keep the size of what they are given, so that different pictures end in different features. The logit
+    scale is 100, where trained models end. The arrays are read-only, the dictionary is the caller's.
     """
+    return dict(_sample_weights(architecture, seed))
+
+
+@cache
+def _sample_weights(architecture: Architecture, seed: int) -> Weights:
     generator = np.random.default_rng(seed)
     weights = initialize(architecture, seed)
     for parameter in parameters(architecture):
         if parameter.kind in ("norm", "vector", "statistic"):
             weights[parameter.name] += generator.uniform(0, 0.1, parameter.shape).astype(np.float32)
+            if parameter.name.endswith(".bn3.weight"):
+                weights[parameter.name] += np.float32(0.5)
+        elif parameter.kind == "conv":
+            weights[parameter.name] *= np.float32(6**0.5)
         elif parameter.kind == "counter":
             weights[parameter.name] += 7
     weights["logit_scale"] = np.array(log(100), np.float32)
+    for array in weights.values():
+        array.flags.writeable = False
     return weights
 
 
@@ -73,3 +90,41 @@ def sample_tokens(architecture: Architecture, n: int = 4, seed: int = 0) -> np.n
         row[: length - 1] = generator.integers(1, text.vocabulary_size - 2, length - 1)
         row[length - 1] = text.vocabulary_size - 1
     return tokens
+
+
+def logits_of(model: Any, pixels: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What calling the model gives, as arrays: logits per image [n, m] and per text [m, n], before any softmax."""
+    framework = backends.get(model.backend)
+    if model.backend == "nnabla":
+        import nnabla as nn
+
+        with nn.auto_forward():
+            per_image, per_text = model(pixels, tokens)
+    else:
+        per_image, per_text = model(pixels, tokens)
+    return framework.to_array(per_image), framework.to_array(per_text)
+
+
+def stages_of(model: Any, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
+    """What the numeric contract speaks of: both embeddings at length 1, and the logits."""
+    return {
+        "image_embedding": normalize(model.embed_image(pixels)),
+        "text_embedding": normalize(model.embed_text(tokens)),
+        "logits": logits_of(model, pixels, tokens)[0],
+    }
+
+
+@cache
+def reference_stages(architecture: Architecture, seed: int = 0) -> Weights:
+    """`stages_of` the NumPy reference in float64, for the sample weights, pixels and tokens."""
+    judge = Reference(architecture, sample_weights(architecture, seed), precision="fp64")
+    pixels, tokens = sample_pixels(architecture), sample_tokens(architecture)
+    image, text = normalize(judge.encode_image(pixels)), normalize(judge.encode_text(tokens))
+    return {"image_embedding": image, "text_embedding": text, "logits": judge(pixels, tokens)[0]}
+
+
+@cache
+def reference_layers(architecture: Architecture) -> Weights:
+    """What each block of the NumPy reference computes in float64, for the sample weights, pixels and tokens."""
+    judge = Reference(architecture, sample_weights(architecture), precision="fp64")
+    return judge.layers(sample_pixels(architecture), sample_tokens(architecture))

@@ -327,8 +327,9 @@ class CheckIds(ArrayFunction):
 
     def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
         (tokens,) = arrays
+        # First something that can be looked up: NNabla computes the rest of a graph before it raises.
+        np.clip(tokens, 0, self.vocabulary_size - 1, out=result)
         check_token_ids(int(tokens.min()), int(tokens.max()), self.vocabulary_size)
-        result[...] = tokens
 
     def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
         return [np.zeros_like(gradient)]

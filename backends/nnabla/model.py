@@ -255,7 +255,7 @@ class Bottleneck(Module):
         self.bn2 = BatchNorm2d(inner)
         self.conv3 = Conv2d(inner, inner * 4, 1)
         self.bn3 = BatchNorm2d(inner * 4)
-        self.downsample = None
+        self.downsample: list[Conv2d | BatchNorm2d] | None = None
         if stride > 1 or inputs != inner * 4:
             self.downsample = [Conv2d(inputs, inner * 4, 1), BatchNorm2d(inner * 4)]
 
@@ -435,7 +435,7 @@ class CLIP(Module):
         Raises:
             TextError: the tokens have another shape, or an id is outside the vocabulary; of an array also: another
                 type, or a text without its end-of-text token. The ids of a static graph are checked when it is
-                computed, and NNabla raises a SystemError that this error is the cause of.
+                computed, and NNabla raises a SystemError whose first cause is this error.
         """
         text = self._tokens(text)
         vocabulary_size = self.architecture.text.vocabulary_size

@@ -18,6 +18,8 @@ from clip_core.naming import Weights
 from converters import dialects
 
 HEADS = ("CLIPHead", "ClipHead", "ClipCNHead")  # the last two are spellings of PASSL's documents
+# What Paddle keeps in a file besides tensors: their names in a graph.
+NAME_TABLE = "StructuredToParameterName@@"
 # Settings that PASSL knows and CLIP's weights have one answer to.
 FIXED = {"name": "CLIP", "qkv_bias": True, "pre_norm": True, "proj": True, "patch_bias": False}
 
@@ -47,12 +49,11 @@ class CLIPWrapper(nn.Layer):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        settings = architecture if architecture is not None else architectual
-        if settings is None:
-            raise ClipError("CLIPWrapper needs the dictionary architecture={...}, as PASSL's documents give it.")
-        if head is not None and head.get("name") not in HEADS:
-            raise ClipError(f"There is no head {head.get('name')!r}; choose one of {', '.join(HEADS)}.")
-        shape = architecture_of(settings)
+        given = [settings for settings in (architecture, architectual) if settings is not None]
+        if len(given) != 1:
+            raise ClipError("CLIPWrapper needs one dictionary, architecture={...}, as PASSL's documents give it.")
+        shape = architecture_of(given[0])
+        check_head({"name": HEADS[0]} if head is None else head)
         self.model = CLIP(shape, initialize(shape, seed), device=device)
         self.head = CLIPHead()
 
@@ -66,11 +67,14 @@ class CLIPWrapper(nn.Layer):
             raise ClipError(f"CLIPWrapper has no mode {mode!r}, only train; use .model.encode_image for features.")
         return self.head(*self.model(image, text))
 
-    def set_state_dict(self, state_dict: Mapping[str, Any], *_: Any, **__: Any) -> tuple[list[str], list[str]]:
+    def set_state_dict(
+        self, state_dict: Mapping[str, Any], use_structured_name: bool = True
+    ) -> tuple[list[str], list[str]]:
         """Take over weights under PASSL's names or ours: all of them, or on any fault none.
 
         Args:
-            state_dict: name -> tensor or array; what ``paddle.load`` gives for a ``.pdparams`` file also works.
+            state_dict: name -> tensor or array, or such a dictionary under ``state_dict``, as PASSL saves it.
+            use_structured_name: there for Paddle's callers; the names are always those of the model's parts.
 
         Returns:
             Two empty lists, where Paddle's layers list what did not fit.
@@ -79,7 +83,7 @@ class CLIPWrapper(nn.Layer):
             CheckpointError: listing every missing, extra or misshapen name.
         """
         entries = state_dict.get("state_dict", state_dict)
-        arrays = {name: _array(name, value) for name, value in entries.items() if not isinstance(value, Mapping)}
+        arrays = {name: _array(name, value) for name, value in entries.items() if name != NAME_TABLE}
         self.model.load(canonical(arrays, self.model.architecture), "the state_dict")
         return [], []
 
@@ -90,9 +94,31 @@ class CLIPHead(nn.Layer):
     """The symmetric softmax loss as PASSL has it: the sum of both directions, not their mean."""
 
     def forward(self, image_logits: paddle.Tensor, text_logits: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        """Logits [n, n] of n matching pairs, which are on the diagonal, per image and per text.
+
+        Raises:
+            ClipError: there are not as many images as texts.
+        """
+        if image_logits.shape[0] != image_logits.shape[1]:
+            images, texts = image_logits.shape
+            raise ClipError(
+                f"The loss is of matching pairs, and {images} images came with {texts} texts; give equally many."
+            )
         labels = paddle.arange(len(image_logits))
         img_loss, text_loss = F.cross_entropy(image_logits, labels), F.cross_entropy(text_logits, labels)
         return {"loss": img_loss + text_loss, "img_loss": img_loss, "text_loss": text_loss}
+
+
+def check_head(head: Mapping[str, Any]) -> None:
+    """Refuse a head that is none of PASSL's for CLIP.
+
+    Raises:
+        ClipError: its name is missing or unknown, or it has other settings.
+    """
+    if head.get("name") not in HEADS:
+        raise ClipError(f"There is no head {head.get('name')!r}; choose one of {', '.join(HEADS)}.")
+    if unknown := sorted(head.keys() - {"name"}):
+        raise ClipError(f"The head has unknown keys: {', '.join(unknown)}; it takes its name only.")
 
 
 def architecture_of(settings: Mapping[str, Any]) -> Architecture:
@@ -110,9 +136,9 @@ def architecture_of(settings: Mapping[str, Any]) -> Architecture:
         patch = left.pop("vision_patch_size")
         image: VisionTransformer | ModifiedResNet
         if isinstance(layers, tuple | list):
-            image = ModifiedResNet(resolution, width, tuple(layers), heads=width * 32 // HEAD_WIDTH)
+            image = ModifiedResNet(resolution, width, tuple(layers), heads=max(width * 32 // HEAD_WIDTH, 1))
         else:
-            image = VisionTransformer(resolution, patch, width, layers, heads=width // HEAD_WIDTH)
+            image = VisionTransformer(resolution, patch, width, layers, heads=max(width // HEAD_WIDTH, 1))
         text = TextTransformer(
             left.pop("context_length"),
             left.pop("vocab_size"),
@@ -123,6 +149,8 @@ def architecture_of(settings: Mapping[str, Any]) -> Architecture:
         result = Architecture(left.pop("embed_dim"), image, text)
     except KeyError as error:
         raise ClipError(f"The architecture lacks {error.args[0]}.") from error
+    except TypeError as error:
+        raise ClipError(f"The architecture's vision_width is {settings['vision_width']!r}; give a number.") from error
     if left:
         raise ClipError(f"The architecture has unknown keys: {', '.join(sorted(left))}.")
     result.check()

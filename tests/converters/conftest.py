@@ -42,17 +42,17 @@ def any_checkpoint(request) -> Checkpoint:
     return Checkpoint(random_weights(architecture), architecture)
 
 
-@pytest.fixture()
+@pytest.fixture
 def vit() -> Checkpoint:
     return Checkpoint(random_weights(ARCHITECTURES["vit"]), ARCHITECTURES["vit"])
 
 
-@pytest.fixture()
+@pytest.fixture
 def resnet() -> Checkpoint:
     return Checkpoint(random_weights(ARCHITECTURES["resnet"]), ARCHITECTURES["resnet"])
 
 
-@pytest.fixture()
+@pytest.fixture
 def assert_equal_weights():
     def check(found: Weights, expected: Weights) -> None:
         assert list(found) == list(expected)
@@ -64,7 +64,7 @@ def assert_equal_weights():
     return check
 
 
-@pytest.fixture()
+@pytest.fixture
 def spelled():
     """The names and arrays of a checkpoint as a layout stores them."""
 

@@ -11,7 +11,7 @@ from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import count
 from converters import Checkpoint, convert, dialects, inspect, read, write
 
-SUFFIXES = [".safetensors", ".pt", ".pth", ".bin", ".h5", ".pdparams"]
+SUFFIXES = [".safetensors", ".pt", ".h5", ".pdparams"]
 CONTAINERS = {".safetensors": "safetensors", ".h5": "hdf5", ".pdparams": "pdparams"}
 VIT_ONLY = ("passl", "huggingface")
 
@@ -46,8 +46,8 @@ def test_every_format_and_layout(any_checkpoint, suffix, layout, dtype, tmp_path
     assert all(array.flags.c_contiguous and array.flags.aligned for array in found.weights.values())
 
 
-@pytest.mark.parametrize("first", [".safetensors", ".pt", ".h5", ".pdparams"])
-@pytest.mark.parametrize("second", [".safetensors", ".pt", ".h5", ".pdparams"])
+@pytest.mark.parametrize("first", SUFFIXES)
+@pytest.mark.parametrize("second", SUFFIXES)
 def test_there_and_back(any_checkpoint, first, second, tmp_path):
     write(any_checkpoint, tmp_path / f"a{first}")
     forth = convert(tmp_path / f"a{first}", tmp_path / f"b{second}")
@@ -66,8 +66,11 @@ def test_equal_weights_give_equal_files(vit, tmp_path):
 
 
 def test_a_default_layout_for_each_format(vit, tmp_path):
-    layouts = {suffix: write(vit, tmp_path / f"a{suffix}").layout for suffix in SUFFIXES}
-    expected = dict.fromkeys(SUFFIXES, "openai") | {".h5": "nnabla", ".pdparams": "paddle"}
+    layouts = {suffix: write(vit, tmp_path / f"a{suffix}").layout for suffix in [*SUFFIXES, ".pth", ".bin"]}
+    expected = dict.fromkeys([".safetensors", ".pt", ".pth", ".bin"], "openai") | {
+        ".h5": "nnabla",
+        ".pdparams": "paddle",
+    }
     assert layouts == expected
 
 

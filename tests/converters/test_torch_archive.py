@@ -170,7 +170,7 @@ def test_integer_weights_are_named(vit, tmp_path):
     state = module_tree(vit.weights | {"ln_final.bias": np.zeros(128, np.float32)}, {}).state_dict()
     state["ln_final.bias"] = torch.zeros(128, dtype=torch.int32)
     torch.save(state, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="ln_final.bias has dtype int32, expected float32, float16 or float64"):
+    with pytest.raises(CheckpointError, match=r"ln_final\.bias has dtype int32, expected float32, float16 or float64"):
         read(tmp_path / "a.pt")
 
 
@@ -182,7 +182,7 @@ def test_a_whole_model_is_not_unpickled(tmp_path):
 
 def test_the_old_format_is_named(tmp_path):
     torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match="is a pickle.*PyTorch before 1.6"):
+    with pytest.raises(CheckpointError, match=r"is a pickle.*PyTorch before 1\.6"):
         read(tmp_path / "a.pt")
 
 

@@ -127,8 +127,8 @@ def test_description(scene, words):
 def test_description_backwards_and_with_fewer_attributes():
     scene = Scene(RED_SQUARE, relation="above", second=BLUE_CROSS)
     assert describe(scene, backwards=True) == "a small striped blue cross below a large solid red square"
-    assert describe(scene, size=False, texture=False) == "a red square above a blue cross"
-    assert describe(Scene(Thing("ring", "orange", "small", "solid")), size=False, texture=False) == "an orange ring"
+    assert describe(scene, named=["colour"]) == "a red square above a blue cross"
+    assert describe(Scene(Thing("ring", "orange", "small", "solid")), named=["colour"]) == "an orange ring"
 
 
 def test_equal_descriptions_mean_equal_scenes():
@@ -140,9 +140,9 @@ def test_equal_descriptions_mean_equal_scenes():
 def test_a_caption_is_a_description_in_other_words():
     scene = Scene(BLUE_CROSS, count=2)
     captions = {caption(scene, Random(seed)) for seed in range(600)}
-    plain = {"two small striped blue crosses", "two blue crosses", "two striped blue crosses", "two small blue crosses"}
+    plain = {"two small striped blue crosses", "two blue crosses", "two striped crosses", "two crosses"}
     assert plain <= captions
-    assert "two tiny banded blue pluses" in captions
+    assert {word for text in captions for word in text.split()} >= {"little", "tiny", "stripy", "banded", "pluses"}
     frames = [template.split("{}") for template in TEMPLATES]
     assert all(any(text.startswith(a) and text.endswith(b) and "two " in text for a, b in frames) for text in captions)
 

@@ -158,7 +158,8 @@ def test_no_source_has_it(nowhere):
     sentence = str(caught.value)
     assert sentence.startswith(
         f"OpenAI's vocabulary was not found: {nowhere / vocabulary.NAME} is not there; open_clip is not installed; "
-        f"http://127.0.0.1:9/{vocabulary.NAME} could not be fetched in 5 attempts: Connection refused; try again later; "
+        f"http://127.0.0.1:9/{vocabulary.NAME} could not be fetched in 5 attempts: Connection refused; "
+        "try again later; "
         "pip cannot download open_clip_torch: ERROR: No matching distribution found for open_clip_torch"
     )
     assert f"Set $CLIP_VOCABULARY to a copy of {vocabulary.NAME}, or install open_clip_torch" in sentence

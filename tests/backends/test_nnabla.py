@@ -1,0 +1,132 @@
+"""What only NNabla has: graphs that are built before their inputs are known, and contexts."""
+
+from __future__ import annotations
+
+import nnabla as nn
+import numpy as np
+import pytest
+
+from backends.nnabla import CLIP
+from backends.nnabla.module import Module, buffer, empty
+from clip_core.errors import ClipError, TextError
+from tests import tolerances
+from tests.models import (
+    GELU,
+    RESNET,
+    VIT,
+    VOCABULARY_SIZE,
+    logits_of,
+    reference_stages,
+    sample_pixels,
+    sample_tokens,
+    sample_weights,
+)
+
+
+@pytest.mark.parametrize("architecture", [VIT, RESNET, GELU], ids=["vit", "resnet", "gelu"])
+def test_a_static_graph_gives_the_same_values(architecture):
+    model = CLIP(architecture, sample_weights(architecture))
+    pixels, tokens = sample_pixels(architecture), sample_tokens(architecture)
+    image, text = nn.Variable(pixels.shape), nn.Variable(tokens.shape)
+    per_image, per_text = model(image, text)
+    nn.forward_all([per_image, per_text])  # with nothing in it yet, the graph can be computed
+    image.d, text.d = pixels, tokens
+    nn.forward_all([per_image, per_text], clear_no_need_grad=True)
+    bound = tolerances.CONTRACT["logits"].bound
+    assert tolerances.difference(per_image.d, reference_stages(architecture)["logits"]) <= bound
+    assert np.array_equal(per_text.d, per_image.d.T)
+    assert tolerances.difference(per_image.d, logits_of(model, pixels, tokens)[0]) <= bound / 10
+
+
+def test_a_static_graph_takes_new_inputs():
+    model = CLIP(VIT, sample_weights(VIT))
+    text = nn.Variable((4, VIT.text.context_length))
+    features = model.encode_text(text)
+    for seed in (0, 1):
+        text.d = sample_tokens(VIT, seed=seed)
+        features.forward()
+        assert tolerances.difference(features.d, model.embed_text(sample_tokens(VIT, seed=seed))) < 1e-5
+
+
+@pytest.mark.parametrize("token", [VOCABULARY_SIZE, -1])
+def test_a_static_graph_reads_no_other_memory(token):
+    model = CLIP(VIT, sample_weights(VIT))
+    text = nn.Variable((4, VIT.text.context_length))
+    features = model.encode_text(text)
+    tokens = sample_tokens(VIT)
+    tokens[2, 0] = token
+    text.d = tokens
+    with pytest.raises(SystemError) as caught:
+        features.forward()
+    error: BaseException = caught.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert isinstance(error, TextError)
+    assert str(error).startswith(f"Token {token} is outside the vocabulary of {VOCABULARY_SIZE}")
+    text.d = sample_tokens(VIT)
+    features.forward()
+    assert tolerances.difference(features.d, model.embed_text(sample_tokens(VIT))) < 1e-5
+
+
+def test_embedding_leaves_auto_forward_and_contexts_alone():
+    model = CLIP(VIT, sample_weights(VIT), device="cpu")
+    context = str(nn.get_current_context())
+    model.embed_image(sample_pixels(VIT))
+    assert not nn.get_auto_forward()
+    assert str(nn.get_current_context()) == context
+    with nn.auto_forward():
+        model.embed_text(sample_tokens(VIT))
+        assert nn.get_auto_forward()
+
+
+def test_embedding_builds_no_gradient():
+    model = CLIP(VIT, sample_weights(VIT))
+    for _, variable in model.named_parameters():
+        variable.grad.zero()
+    seen = []
+    with model._evaluation():
+        seen.append(model.encode_image(sample_pixels(VIT)))
+    assert not seen[0].need_grad
+    assert all(not variable.g.any() for name, variable in model.named_parameters() if variable.need_grad)
+
+
+def test_devices():
+    with pytest.raises(ClipError) as caught:
+        CLIP(VIT, sample_weights(VIT), device="cuda:0")
+    assert str(caught.value) == (
+        "NNabla cannot use the device 'cuda:0' here (No module named 'nnabla_ext.cudnn'); "
+        "install its extension with: pip install 'triclip[nnabla-cuda]'."
+    )
+    with pytest.raises(ClipError, match=r"^NNabla has no device 'tpu'; choose cpu, cuda or cuda:N\.$"):
+        CLIP(VIT, sample_weights(VIT), device="tpu")
+
+
+def test_it_computes_in_float32_only():
+    with pytest.raises(ClipError, match=r"^There is no precision 'bf16' in NNabla; it computes in fp32\.$"):
+        CLIP(VIT, sample_weights(VIT), precision="bf16")
+
+
+class Part(Module):
+    def __init__(self) -> None:
+        self.weight = empty(2)
+
+
+class Whole(Module):
+    def __init__(self) -> None:
+        self.scale = empty()
+        self.parts = [Part(), Part()]
+        self.counts = buffer(np.zeros(1, np.int64))
+        self.last = Part()
+        self.width = 2
+
+
+def test_modules_name_their_parameters_by_their_path():
+    whole = Whole()
+    named = dict(whole.named_parameters())
+    assert list(named) == ["scale", "counts", "parts.0.weight", "parts.1.weight", "last.weight"]
+    assert [name for name, variable in named.items() if not variable.need_grad] == ["counts"]
+    whole.train()
+    assert all(module.training for module in whole.modules())
+    assert len(list(whole.modules())) == 4
+    whole.eval()
+    assert not any(module.training for module in whole.modules())

@@ -1,0 +1,67 @@
+"""What only Paddle has: one current device, one thread unless told otherwise, and no half precision on the CPU."""
+
+from __future__ import annotations
+
+import paddle
+import pytest
+
+from backends.paddle import CLIP
+from backends.paddle.model import use_device
+from clip_core.errors import ClipError
+from tests.models import RESNET, VIT, sample_pixels, sample_weights
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_refused_on_the_cpu(precision):
+    with pytest.raises(ClipError) as caught:
+        CLIP(VIT, sample_weights(VIT), "cpu", precision)
+    assert str(caught.value) == f"Paddle has no {precision} kernels for the CPU; use precision fp32, or a GPU."
+
+
+def test_the_current_device_stays():
+    CLIP(VIT, sample_weights(VIT))
+    assert paddle.get_device() == "cpu"
+    with pytest.raises(ClipError, match=r"^Paddle cannot use the device 'cuda' here: .*not compiled with CUDA\.$"):
+        CLIP(VIT, sample_weights(VIT), "cuda")
+    assert paddle.get_device() == "cpu"
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("2,1", 2), ("", 5), ("0", 5), ("many", 5), (None, 5)])
+def test_threads(monkeypatch, asked, threads):
+    given = []
+    monkeypatch.setattr(paddle.core, "set_num_threads", given.append)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(5)))
+    if asked is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    use_device(None)
+    assert given == [threads]
+
+
+def test_the_users_initial_values_come_back():
+    ones, twos = paddle.nn.initializer.Constant(1.0), paddle.nn.initializer.Constant(2.0)
+    paddle.nn.initializer.set_global_initializer(ones, twos)
+    try:
+        CLIP(VIT, sample_weights(VIT))
+        layer = paddle.nn.Linear(2, 2)
+    finally:
+        paddle.nn.initializer.set_global_initializer(None)
+    assert (layer.weight.numpy() == 1).all()
+    assert (layer.bias.numpy() == 2).all()
+
+
+def test_building_a_model_draws_no_random_numbers():
+    paddle.seed(3)
+    expected = paddle.rand([4]).numpy()
+    paddle.seed(3)
+    CLIP(RESNET, sample_weights(RESNET))
+    assert (paddle.rand([4]).numpy() == expected).all()
+
+
+def test_embedding_builds_no_gradient():
+    model = CLIP(VIT, sample_weights(VIT))
+    assert not model.encode_image(sample_pixels(VIT)).stop_gradient
+    with model._evaluation():
+        assert model.encode_image(sample_pixels(VIT)).stop_gradient
+    assert not model.encode_image(sample_pixels(VIT)).stop_gradient

@@ -1,0 +1,65 @@
+"""Which backends the tests run on, and how quietly.
+
+``CLIP_TEST_BACKENDS`` names them, separated by commas; unset means all four. A named backend that does not import fails
+its tests. A test file with a backend's name in its own, such as ``test_nnabla.py``, is about that backend and is left
+out when the backend is not named.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import ModuleType
+
+# Small models run fastest on one thread, and the sums of a run do not depend on the machine. Set before NumPy loads.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+import pytest  # noqa: E402
+
+import backends  # noqa: E402
+
+
+def _requested() -> tuple[str, ...]:
+    names = tuple(os.environ.get("CLIP_TEST_BACKENDS", ",".join(backends.NAMES)).split(","))
+    unknown = [name for name in names if name not in backends.NAMES]
+    if unknown:
+        raise pytest.UsageError(f"CLIP_TEST_BACKENDS names {unknown}; choose from {', '.join(backends.NAMES)}.")
+    return names
+
+
+BACKENDS = _requested()
+FRAMEWORKS = tuple(name for name in BACKENDS if name != "numpy")
+
+
+def load_backend(name: str) -> ModuleType:
+    """The backend's module; NNabla does not report on itself."""
+    module = backends.get(name)
+    if name == "nnabla":
+        import nnabla
+
+        nnabla.logger.setLevel("WARNING")
+    return module
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> ModuleType:
+    """Each requested backend in turn: its ``CLIP``, ``to_tensor`` and ``to_array``."""
+    return load_backend(request.param)
+
+
+@pytest.fixture(scope="session", params=FRAMEWORKS)
+def framework(request: pytest.FixtureRequest) -> ModuleType:
+    """Each requested backend that has gradients."""
+    return load_backend(request.param)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    about = [name for name in backends.NAMES if name in collection_path.stem.split("_")]
+    return True if collection_path.suffix == ".py" and about and not set(about) & set(BACKENDS) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a framework, its tests are not there, rather than skipped."""
+    if not FRAMEWORKS:
+        items[:] = [item for item in items if "framework" not in getattr(item, "fixturenames", ())]

@@ -1,0 +1,128 @@
+"""The gradient of every parameter: the same in every framework, and that of the NumPy reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clip_core.architecture import Architecture
+from clip_core.initialize import INITIAL_LOGIT_SCALE
+from clip_core.naming import Weights, parameters
+from clip_core.reference import CLIP as Reference
+from clip_core.reference import convolve
+from clip_core.similarity import contrastive_loss
+from tests import tolerances
+from tests.conftest import FRAMEWORKS, load_backend
+from tests.gradients import gradients_of
+from tests.models import GELU, RESNET, VIT, sample_pixels, sample_tokens, sample_weights
+
+ARCHITECTURES = [pytest.param(VIT, id="vit"), pytest.param(RESNET, id="resnet"), pytest.param(GELU, id="gelu")]
+PAIRS = 4
+
+
+def weights_of(architecture: Architecture) -> Weights:
+    """The sample weights with the logit scale of a model before training, where every pair still has a gradient."""
+    return sample_weights(architecture) | {"logit_scale": np.array(INITIAL_LOGIT_SCALE, np.float32)}
+
+
+def framework_gradients(name: str, architecture: Architecture, static: bool = False) -> Weights:
+    model = load_backend(name).CLIP(architecture, weights_of(architecture), device="cpu")
+    return gradients_of(model, sample_pixels(architecture, PAIRS), sample_tokens(architecture, PAIRS), static)
+
+
+def beyond(found: Weights, expected: Weights) -> dict[str, float]:
+    """The parameters whose gradients differ by more than the bound, and by how much."""
+    assert found.keys() == expected.keys()
+    least = tolerances.SMALLEST_GRADIENT * max(np.abs(gradient).max() for gradient in expected.values())
+    differences = {
+        name: tolerances.difference(found[name], gradient) / max(np.abs(gradient).max(), least)
+        for name, gradient in expected.items()
+    }
+    return {name: value for name, value in differences.items() if not value <= tolerances.CONTRACT["gradient"].bound}
+
+
+def loss_of(architecture: Architecture, weights: Weights) -> float:
+    """The loss of the NumPy reference in float64, which takes parameters beyond float32's precision."""
+    model = Reference(architecture, weights, precision="fp64")
+    return contrastive_loss(model(sample_pixels(architecture, PAIRS), sample_tokens(architecture, PAIRS))[0])[0]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES[:2])
+def test_gradients_are_those_of_the_reference(framework, architecture):
+    """Along one random direction in each parameter, by central differences in float64."""
+    weights = weights_of(architecture)
+    gradients = framework_gradients(framework.CLIP.backend, architecture)
+    trained = [parameter.name for parameter in parameters(architecture) if parameter.trainable]
+    assert sorted(gradients) == sorted(trained)
+    least = tolerances.SMALLEST_GRADIENT * max(np.linalg.norm(gradient) for gradient in gradients.values())
+    generator = np.random.default_rng(0)
+    for parameter in trained:
+        # Mostly along the gradient itself, so that the expected slope is not lost in rounding.
+        direction = gradients[parameter] / max(np.linalg.norm(gradients[parameter]), least)
+        noise = generator.standard_normal(direction.shape)
+        direction = direction + noise / np.linalg.norm(noise)
+        step = 1e-5
+        above, below = (
+            loss_of(
+                architecture, weights | {parameter: weights[parameter].astype(np.float64) + sign * step * direction}
+            )
+            for sign in (1, -1)
+        )
+        slope = float((gradients[parameter] * direction).sum())
+        scale = max(float(np.linalg.norm(gradients[parameter])), least)
+        assert abs((above - below) / (2 * step) - slope) <= 1e-3 * scale, parameter
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradients_agree(framework, architecture):
+    first = FRAMEWORKS[0]
+    name = framework.CLIP.backend
+    assert beyond(framework_gradients(name, architecture), framework_gradients(first, architecture)) == {}
+
+
+def test_a_wrong_gradient_is_noticed(framework):
+    """The twin: with one matrix transposed, gradients differ."""
+    name = "visual.transformer.resblocks.0.attn.out_proj.weight"
+    model = framework.CLIP(VIT, weights_of(VIT) | {name: weights_of(VIT)[name].T}, device="cpu")
+    found = gradients_of(model, sample_pixels(VIT, PAIRS), sample_tokens(VIT, PAIRS))
+    assert name in beyond(found, framework_gradients(framework.CLIP.backend, VIT))
+
+
+def test_the_smallest_gradient_is_small(framework):
+    """The bias of the attention pool's keys moves all scores of a query alike, so its gradient is rounding alone."""
+    gradients = framework_gradients(framework.CLIP.backend, RESNET)
+    largest = max(np.abs(gradient).max() for gradient in gradients.values())
+    small = {
+        name for name, gradient in gradients.items() if np.abs(gradient).max() < tolerances.SMALLEST_GRADIENT * largest
+    }
+    assert small == {"visual.attnpool.k_proj.bias"}
+
+
+def test_training_mode_agrees(framework):
+    """With the statistics of the batch: the same gradients, and the same running statistics afterwards."""
+    first = FRAMEWORKS[0]
+    gradients, moved = [], []
+    for name in (first, framework.CLIP.backend):
+        model = load_backend(name).CLIP(RESNET, weights_of(RESNET), device="cpu")
+        model.train()
+        gradients.append(gradients_of(model, sample_pixels(RESNET, PAIRS), sample_tokens(RESNET, PAIRS)))
+        moved.append(model.export())
+    assert beyond(gradients[1], gradients[0]) == {}
+    for parameter in parameters(RESNET):
+        if not parameter.trainable:
+            expected, before = moved[0][parameter.name], weights_of(RESNET)[parameter.name]
+            assert np.abs(expected - before).max() > 1e-4
+            assert tolerances.difference(moved[1][parameter.name], expected) <= 1e-5 * np.abs(expected).max()
+
+
+def test_running_statistics_follow_their_definition(framework):
+    """Nine tenths of the old value and one tenth of the batch's mean, or of its variance with n - 1 below."""
+    weights, pixels = sample_weights(RESNET), sample_pixels(RESNET)
+    model = framework.CLIP(RESNET, weights, device="cpu")
+    model.train()
+    gradients_of(model, pixels, sample_tokens(RESNET, len(pixels)))  # two passes: one for the logits' values
+    features = convolve(pixels, weights["visual.conv1.weight"], stride=2).transpose(1, 0, 2, 3).reshape(4, -1)
+    for name, batch in (("mean", features.mean(axis=1)), ("var", features.var(axis=1, ddof=1))):
+        name = f"visual.bn1.running_{name}"
+        assert np.allclose(model.export()[name], 0.81 * weights[name] + 0.19 * batch, rtol=1e-5, atol=1e-6)
+    assert model.export()["visual.bn1.num_batches_tracked"] == 7 + 2

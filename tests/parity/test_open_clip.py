@@ -1,0 +1,66 @@
+"""Every backend against open_clip, an independent implementation, with the same random weights."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+import torch
+from open_clip.model import CLIP as OpenClip
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+from clip_core.architecture import HEAD_WIDTH, MODELS, Architecture, VisionTransformer
+from clip_core.naming import Weights
+from tests import tolerances
+from tests.models import GELU, OPENAI_NAMES, REDUCED, sample_pixels, sample_tokens, sample_weights, stages_of
+
+
+def open_clip(architecture: Architecture, weights: Weights) -> OpenClip:
+    """open_clip's model of ``architecture`` with exactly these weights, in evaluation mode."""
+    image, text = architecture.image, architecture.text
+    vit = isinstance(image, VisionTransformer)
+    vision = CLIPVisionCfg(
+        layers=image.layers if vit else image.blocks,
+        width=image.width,
+        head_width=HEAD_WIDTH,
+        image_size=image.resolution,
+        **({"patch_size": image.patch} if vit else {}),
+    )
+    model = OpenClip(
+        architecture.embed_dim,
+        vision,
+        CLIPTextCfg(text.context_length, text.vocabulary_size, width=text.width, heads=text.heads, layers=text.layers),
+        quick_gelu=architecture.activation == "quick_gelu",
+    )
+    model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, strict=True)
+    return model.eval()
+
+
+def assert_equal_to_open_clip(backend: ModuleType, architecture: Architecture) -> None:
+    weights = sample_weights(architecture)
+    pixels, tokens = sample_pixels(architecture), sample_tokens(architecture)
+    theirs = open_clip(architecture, weights)
+    with torch.no_grad():
+        image, text = torch.from_numpy(pixels), torch.from_numpy(tokens)
+        expected = {
+            "image_embedding": theirs.encode_image(image, normalize=True).numpy(),
+            "text_embedding": theirs.encode_text(text, normalize=True).numpy(),
+            "logits": theirs.get_logits(image, text)[0].numpy(),
+        }
+    ours = backend.CLIP(architecture, weights, device="cpu")
+    assert tolerances.beyond(stages_of(ours, pixels, tokens), expected) == {}
+
+
+@pytest.mark.parametrize("name", OPENAI_NAMES)
+def test_reduced(backend, name):
+    assert_equal_to_open_clip(backend, REDUCED[name])
+
+
+def test_exact_gelu(backend):
+    assert_equal_to_open_clip(backend, GELU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B/32", "RN50"])
+def test_full_size(backend, name):
+    assert_equal_to_open_clip(backend, MODELS[name].architecture)

@@ -1,0 +1,294 @@
+"""The invariants that can be seen in the code itself, numbered as in ARCHITECTURE.md."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("backends", "clip", "clip_core", "converters")
+FRAMEWORKS = ("torch", "paddle", "nnabla", "transformers", "open_clip", "torchvision")
+SOURCES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def tree_of(source: str) -> ast.Module:
+    return ast.parse((ROOT / source).read_text(encoding="utf-8"))
+
+
+def imports_of(tree: ast.Module) -> Iterator[str]:
+    """Every module that is imported anywhere in a file, but for its annotations alone."""
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and dotted(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def dotted(node: ast.expr) -> str:
+    """``a.b.c`` for the expression of that form; ``?.c`` where what is before the last part is not a name."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "?"
+
+
+def run_python(code: str, **variables: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_there_are_sources():
+    assert len(SOURCES) > 40
+    assert {source.split("/")[0] for source in SOURCES} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_1_core_and_converters_import_no_framework(framework):
+    """Every one of their modules, in a fresh interpreter in which the framework does not exist."""
+    code = f"""
+import importlib, pkgutil, sys
+sys.modules[{framework!r}] = None
+import clip_core, converters
+for package in (clip_core, converters):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+        print(module.name)
+found = set(sys.modules) & set({FRAMEWORKS!r}) - {{{framework!r}}}
+assert not found, found
+"""
+    imported = run_python(code).split()
+    assert {"clip_core.reference", "converters.pdparams", "clip_core.training.loop"} <= set(imported)
+
+
+ALLOWED = {
+    # What a file may import of this project and of the frameworks, by the folder it is in; the longest match counts.
+    "clip_core/": {"clip_core"},
+    "converters/": {"clip_core", "converters"},
+    "backends/": {"clip_core", "backends"},
+    "backends/torch/": {"clip_core", "backends.base", "backends.torch", "torch"},
+    "backends/paddle/": {"clip_core", "backends.base", "backends.paddle", "paddle"},
+    "backends/paddle/wrapper.py": {"clip_core", "backends.base", "backends.paddle", "paddle", "converters.dialects"},
+    "backends/nnabla/": {"clip_core", "backends.base", "backends.nnabla", "nnabla"},
+    "backends/nnabla/model.py": {"clip_core", "backends.base", "backends.nnabla", "nnabla", "converters.dialects"},
+    "clip/": {"clip", "clip_core", "converters", "backends"},
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_2_imports_go_one_way(source):
+    allowed = ALLOWED[max((prefix for prefix in ALLOWED if source.startswith(prefix)), key=len)]
+    ours = {*PACKAGES, "tests", *FRAMEWORKS}
+    wrong = [
+        module
+        for module in imports_of(tree_of(source))
+        if module.split(".")[0] in ours and not any(module == name or module.startswith(f"{name}.") for name in allowed)
+    ]
+    assert wrong == []
+
+
+EXECUTING = {
+    *("eval", "exec", "compile", "__import__"),
+    *("torch.load", "torch.jit.load", "torch.hub.load", "paddle.load", "paddle.jit.load"),
+    *("nn.load_parameters", "nnabla.load_parameters", "np.load", "numpy.load"),
+    *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "os.system", "runpy.run_path"),
+}
+EXECUTING_MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "runpy"}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_5_reading_executes_nothing(source):
+    tree = tree_of(source)
+    calls = {dotted(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert calls & EXECUTING == set()
+    assert {module.split(".")[0] for module in imports_of(tree)} & EXECUTING_MODULES == set()
+    names = {dotted(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name)}
+    assert not {name for name in names if name.split(".")[-1] in ("Unpickler", "weights_only", "allow_pickle")}
+    keywords = {word.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for word in node.keywords}
+    assert not keywords & {"weights_only", "allow_pickle", "unsafe", "trust_remote_code"}
+
+
+# Each format is written by one function, which is given the temporary file that `clip_core.files` publishes.
+FORMATS = ("hdf5", "pdparams", "safetensors", "torch_archive")
+WRITERS = {(f"converters/{name}.py", "write") for name in FORMATS}
+WRITERS |= {("converters/hdf5.py", "_reserve"), ("converters/torch_archive.py", "member")}  # their parts
+WRITING = {
+    "write_text",
+    "write_bytes",
+    "touch",
+    "tofile",
+    "savetxt",
+    "imsave",
+    "to_csv",
+    "copyfile",
+    "copytree",
+    "move",
+}
+WRITING |= {"np.save", "np.savez", "np.savez_compressed", "torch.save", "paddle.save", "nn.save_parameters"}
+OURS = {"files.write_text", "files.write_bytes", "write_text", "write_bytes"}
+
+
+def writes(call: ast.Call) -> bool:
+    """Whether this call opens or makes a file for writing."""
+    name = dotted(call.func)
+    if name in OURS:
+        return False
+    if name.split(".")[-1] in WRITING or name in WRITING:
+        return True
+    arguments = [*call.args, *(word.value for word in call.keywords)]
+    modes = [value.value for value in arguments if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    if name.split(".")[-1] in ("open", "fdopen", "File", "ZipFile", "TarFile", "NamedTemporaryFile", "mkstemp"):
+        return any(set(mode) <= set("rwxab+t") and set(mode) & set("wxa+") for mode in modes) or name.endswith("temp")
+    if name.split(".")[-1] in ("save", "savefig"):  # of a picture: to a buffer or an open file, never to a path
+        return any(isinstance(value, ast.Constant) for value in call.args)
+    return False
+
+
+@pytest.mark.parametrize("source", [source for source in SOURCES if source != "clip_core/files.py"])
+def test_6_one_module_opens_files_for_writing(source):
+    tree = tree_of(source)
+    found = {
+        (source, function.name)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and writes(node)
+    }
+    assert found <= WRITERS
+    at_once = [node for node in tree.body if isinstance(node, ast.Expr | ast.Assign)]
+    assert not any(isinstance(node, ast.Call) and writes(node) for top in at_once for node in ast.walk(top))
+
+
+def test_6_the_writers_of_formats_are_given_a_temporary_file():
+    """There is one call, of the chosen format's module, and it is inside of `atomic_path`."""
+    calls = {
+        (source, dotted(node.func), id(node))
+        for source in SOURCES
+        for node in ast.walk(tree_of(source))
+        if isinstance(node, ast.Call) and dotted(node.func) in {f"{name}.write" for name in (*FORMATS, "module")}
+    }
+    assert {(source, name) for source, name, _ in calls} == {("converters/__init__.py", "module.write")}
+    assert len(calls) == 1
+    (block,) = (
+        node
+        for node in ast.walk(tree_of("converters/__init__.py"))
+        if isinstance(node, ast.With)
+        and any(dotted(item.context_expr.func) == "files.atomic_path" for item in node.items)  # type: ignore[attr-defined]
+    )
+    assert any(isinstance(node, ast.Call) and dotted(node.func) == "module.write" for node in ast.walk(block))
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("open(path, 'w')", True),
+        ("open(path, mode='ab')", True),
+        ("open(path, 'r+b')", True),
+        ("open(path)", False),
+        ("open(path, 'rb')", False),
+        ("h5py.File(path, 'w')", True),
+        ("Path(path).write_text('x')", True),
+        ("files.write_text(path, 'x')", False),
+        ("figure.savefig('out.png')", True),
+        ("figure.savefig(buffer, format='png')", False),
+        ("np.save(path, array)", True),
+    ],
+)
+def test_6_would_notice(code, expected):
+    assert writes(ast.parse(code, mode="eval").body) is expected  # type: ignore[arg-type]
+
+
+def pytest_of(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_7_an_unknown_backend_stops_the_tests():
+    result = pytest_of("--collect-only", "tests/parity/test_layers.py", CLIP_TEST_BACKENDS="numpy,tensorflow")
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "CLIP_TEST_BACKENDS names ['tensorflow']; choose from torch, paddle, nnabla, numpy." in result.stderr
+
+
+def test_7_a_requested_backend_that_does_not_import_fails(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so is missing')")
+    result = pytest_of("tests/parity/test_layers.py", CLIP_TEST_BACKENDS="torch", PYTHONPATH=str(tmp_path))
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "libtorch.so is missing" in result.stdout
+    assert "skipped" not in result.stdout
+    assert "passed" not in result.stdout
+
+
+def test_10_importing_loads_nothing():
+    """No vocabulary, no weights, no picture, no framework, no connection, as the interpreter's audit events tell."""
+    code = f"""
+import sys
+events = []
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        path = str(arguments[0])
+        if {str(ROOT)!r} in path and not path.endswith((".py", ".pyc")) or path.endswith((".gz", ".h5", ".pt", ".png")):
+            events.append(path)
+    if event == "socket.connect":
+        events.append(event)
+sys.addaudithook(hook)
+import backends, clip, clip_core, clip_core.architecture, clip_core.tokenizer, converters
+found = set(sys.modules) & set({(*FRAMEWORKS, "grain", "matplotlib", "scipy")!r})
+print(events, found)
+"""
+    assert [line for line in run_python(code).splitlines() if "__pycache__" not in line] == ["[] set()"]
+
+
+def test_10_choosing_a_backend_imports_no_framework():
+    code = """
+import sys, backends
+assert backends.available()
+try:
+    backends.get("tensorflow")
+except RuntimeError:
+    pass
+assert backends.get("numpy").CLIP
+print(sorted(set(sys.modules) & {"torch", "paddle", "nnabla"}))
+"""
+    assert run_python(code).strip() == "[]"
+
+
+# Layers that PyTorch and Paddle bring along, and what only one framework has a use for.
+ONLY_NNABLA = {"Linear", "Conv2d", "Embedding", "CLIP.publish", "CLIP._in_context"}
+NOT_NNABLA = {"CLIP.device"}
+
+
+def outline(framework: str) -> list[str]:
+    """The classes of a model file with their methods, in order."""
+    found = []
+    for node in tree_of(f"backends/{framework}/model.py").body:
+        if isinstance(node, ast.ClassDef) and not (framework == "nnabla" and node.name in ONLY_NNABLA):
+            methods = [inner.name for inner in node.body if isinstance(inner, ast.FunctionDef)]
+            renamed = [f"{node.name}.{'forward' if name == '__call__' else name}" for name in methods]
+            found += [node.name, *(name for name in renamed if name not in ONLY_NNABLA | NOT_NNABLA)]
+    return found
+
+
+@pytest.mark.parametrize("framework", ["paddle", "nnabla"])
+def test_twin_files_define_the_same_classes_in_the_same_order(framework):
+    def without(names: list[str]) -> list[str]:
+        # PyTorch inherits a module's beginning where the others write it out.
+        return [name for name in names if name not in {f"{norm}.__init__" for norm in ("LayerNorm", "BatchNorm2d")}]
+
+    assert without(outline(framework)) == without(outline("torch"))
+    assert len(outline("torch")) > 40
