@@ -254,6 +254,27 @@ class _Partial:
 
 
 @contextmanager
+def exclusive(folder: Path, what: str) -> Iterator[None]:
+    """Hold ``folder``, made if absent, for this process until the block ends or the process does.
+
+    Raises:
+        ClipError: another process holds it; ``what`` says what for, in the message.
+    """
+    with _errors_about(folder, "it was not used"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+b")  # noqa: SIM115 - it is closed, and let go, below
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ClipError(
+                    f"{folder} is in use by another {what}; wait for it, or give another folder."
+                ) from error
+        yield
+
+
+@contextmanager
 def _locked(path: Path) -> Iterator[_Partial]:
     """The partial file at ``path``, made if absent, held against other downloads until the block ends or we die."""
     while True:

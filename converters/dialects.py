@@ -227,7 +227,7 @@ def to_canonical(weights: Mapping[str, np.ndarray], layout: str) -> Weights:
         if name in canonical:
             raise CheckpointError(f"{spelled} and another name both stand for {name}; remove one.")
         axes = (rules.added_axes or {}).get(name, 0)
-        if name == "logit_scale" and array.shape == (1,):  # some versions of open_clip and every PASSL
+        if name in ("logit_scale", "logit_bias") and array.shape == (1,):  # some of open_clip's, and every PASSL
             axes = 1
         if axes and array.shape[:axes] == (1,) * axes:
             array = array.reshape(array.shape[axes:])

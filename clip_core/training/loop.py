@@ -166,7 +166,7 @@ def _restore(folder: Path, recipe: Recipe, trainer: Trainer, loader: Loader) -> 
     """Set trainer and loader to the checkpoint's state and give its step."""
     saved = checkpoints.read(folder)
     now = recipe.model_dump(mode="json")
-    for section in ("model", "training", "data", "optimizer", "schedule"):
+    for section in ("model", "training", "data", "loss", "optimizer", "schedule"):
         for key in now[section].keys() | saved.recipe[section].keys():
             was, wanted = saved.recipe[section].get(key), now[section].get(key)
             if was != wanted and (section, key) != ("data", "workers"):
@@ -174,8 +174,18 @@ def _restore(folder: Path, recipe: Recipe, trainer: Trainer, loader: Loader) -> 
                     f"{folder} was made with {section}.{key} = {was!r}, and the recipe says {wanted!r}; "
                     "resume with the recipe in the run's folder, or start a new run."
                 )
+    skipped = saved.loader["skipped"]
+    if len(skipped) == trainer.ranks.size:
+        own = skipped[trainer.ranks.rank]
+    elif not any(skipped):
+        own = 0
+    else:
+        raise ClipError(
+            f"{folder} was made by {len(skipped)} processes, which have each skipped faulty examples, and this run has "
+            f"{trainer.ranks.size}; resume with as many processes."
+        )
     trainer.restore(saved.trainer)
-    loader.restore(saved.loader)
+    loader.restore({"position": saved.loader["position"], "skipped": own})
     return saved.step
 
 

@@ -218,7 +218,9 @@ def test_a_state_that_does_not_fit_changes_nothing(framework):
     broken = dict(before)
     del broken["first_moment/visual.proj"]
     broken["weights/text_projection"] = np.zeros((1, 1), np.float32)
-    with pytest.raises(CheckpointError, match=r"text_projection has shape \(1, 1\).*first_moment/visual.proj is missing"):
+    with pytest.raises(
+        CheckpointError, match=r"text_projection has shape \(1, 1\).*first_moment/visual.proj is missing"
+    ):
         trainer.restore(broken)
     after = trainer.state()
     assert all((after[name] == before[name]).all() for name in before)
