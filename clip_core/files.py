@@ -260,7 +260,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
     Raises:
         ClipError: another process holds it; ``what`` says what for, in the message.
     """
-    with _errors_about(folder, "it was not used"):
+    with _errors_about(folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "a+b")  # noqa: SIM115 - it is closed, and let go, below
     with file:

@@ -41,7 +41,7 @@ def tiny_recipe(steps: int = 12, **changes: dict[str, Any]) -> Recipe:
 def tiny_trainer(recipe: Recipe) -> Trainer:
     architecture = recipe.model.build()
     model = CLIP(architecture, initialize(architecture, recipe.training.seed), device="cpu")
-    return Trainer(model, recipe.optimizer, recipe.training.precision)
+    return Trainer(model, recipe)
 
 
 def tiny_data(recipe: Recipe) -> TrainingSet:

@@ -17,10 +17,12 @@ from PIL import Image
 
 from backends.base import StepResult
 from clip_core.errors import ClipError
+from clip_core.files import exclusive
 from clip_core.training.checkpoint import newest, read
 from clip_core.training.log import read_metrics
 from clip_core.training.loop import Outcome, train
 from clip_core.training.recipe import Recipe
+from clip_core.training.schedule import learning_rate
 from tests.training.conftest import tiny_data, tiny_recipe, tiny_trainer
 
 # The same small run as a program of its own, to be stopped from outside.
@@ -32,6 +34,7 @@ from clip_core.data.shapes import vocabulary
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
+from clip_core.training.schedule import learning_rate
 from tests.training.conftest import tiny_data, tiny_trainer
 
 torch.set_num_threads(1)
@@ -148,7 +151,8 @@ class Diverging:
     """A trainer whose loss or gradient is not a number from some step on."""
 
     def __init__(self, inner, step: int, result: StepResult) -> None:
-        self.inner, self.at, self.result, self.model = inner, step, result, inner.model
+        self.inner, self.at, self.result = inner, step, result
+        self.model, self.ranks = inner.model, inner.ranks
 
     def step(self, pixels, tokens, learning_rate):
         self.at -= 1
@@ -200,3 +204,17 @@ def test_the_loop_runs_outside_the_main_thread(tokenizer, tmp_path):
     thread.start()
     thread.join()
     assert outcomes[0].step == 2
+
+
+def test_the_folder_of_a_running_run_is_refused(tokenizer, tmp_path):
+    with exclusive(tmp_path / "run", "training run"), pytest.raises(ClipError, match="in use by another training run"):
+        run(tiny_recipe(), tokenizer, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_length_in_epochs_counts_every_example(tokenizer, tmp_path):
+    recipe = tiny_recipe(training={"steps": None, "epochs": 2})
+    outcome = run(recipe, tokenizer, tmp_path / "run")
+    assert outcome.step == 2 * (60 // 8)
+    rates = [line["learning_rate"] for line in read_metrics(tmp_path / "run")]
+    assert rates == [learning_rate(recipe, step, 14) for step in range(1, 15)]

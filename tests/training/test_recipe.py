@@ -40,7 +40,8 @@ def test_a_recipe_survives_writing_and_reading(tmp_path):
         ({"optimiser": {}}, "there is no key optimiser; did you mean optimizer?"),
         ({"optimizer": {"learning_rat": 1}}, "there is no key optimizer.learning_rat; did you mean learning_rate?"),
         ({"data": {"batchsize": 1}}, "there is no key data.batchsize; did you mean batch_size?"),
-        ({"training": {}}, "the key training.steps is missing"),
+        ({"training": {}}, "training needs either steps or epochs"),
+        ({"training": {"steps": 1, "epochs": 1}}, "training needs either steps or epochs"),
         ({"training": {"steps": 0}}, "training.steps is 0: input should be greater than or equal to 1"),
         ({"training": {"steps": "many"}}, "training.steps is 'many'"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate is nan"),
@@ -72,7 +73,7 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine():
             "schedule": {"warm_up_steps": 4, "final_share": 0.1},
         }
     )
-    rates = [learning_rate(recipe, step) for step in range(1, 15)]
+    rates = [learning_rate(recipe, step, 13) for step in range(1, 15)]
     assert rates[:4] == [0.125, 0.25, 0.375, 0.5]
     assert rates[8] == pytest.approx(0.5 * (0.1 + 0.9 / 2))  # half-way down
     assert rates[13] == pytest.approx(0.05)  # after the last step

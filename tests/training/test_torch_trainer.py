@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from backends.torch.model import CLIP
-from backends.torch.training import Trainer, symmetric_softmax_loss
+from backends.torch.training import Trainer
+from backends.torch.training import contrastive_loss as torch_loss
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 from clip_core.naming import parameters
 from clip_core.similarity import contrastive_loss, logits
-from clip_core.training.recipe import Optimizer
+from clip_core.training.recipe import Loss, Recipe
 from tests.training.conftest import TINY
 
 RATE = 3e-3
@@ -29,12 +30,18 @@ def batch(seed: int, n: int = 6) -> tuple[np.ndarray, np.ndarray]:
     return pixels, tokens
 
 
-def trainer(**options) -> Trainer:
-    return Trainer(CLIP(TINY, initialize(TINY, 0), device="cpu"), Optimizer(**options))
+def trainer(precision: str = "fp32", **options) -> Trainer:
+    training = {"steps": 10, "precision": precision}
+    recipe = Recipe.parse({"model": {"architecture": TINY.to_dict()}, "training": training, "optimizer": options})
+    return Trainer(CLIP(TINY, initialize(TINY, 0), device="cpu"), recipe)
+
+
+def softmax_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return torch_loss(Loss(), (image, text), (image, text), 0, scale, None)
 
 
 def gradients_of(model: CLIP, pixels: np.ndarray, tokens: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
-    loss = symmetric_softmax_loss(model.encode_image(pixels), model.encode_text(tokens), model.logit_scale.exp())
+    loss = softmax_loss(model.encode_image(pixels), model.encode_text(tokens), model.logit_scale.exp())
     table = dict(model.named_parameters())
     grads = torch.autograd.grad(loss, list(table.values()))
     return loss.item(), {name: gradient.numpy().astype(np.float64) for name, gradient in zip(table, grads)}
@@ -44,7 +51,7 @@ def test_the_loss_is_the_numpy_loss():
     generator = np.random.default_rng(1)
     image, text = generator.standard_normal((2, 7, 16)).astype(np.float32)
     expected, _ = contrastive_loss(logits(image, text, 30.0))
-    found = symmetric_softmax_loss(torch.tensor(image), torch.tensor(text), torch.tensor(30.0))
+    found = softmax_loss(torch.tensor(image), torch.tensor(text), torch.tensor(30.0))
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -93,7 +100,7 @@ def test_the_logit_scale_stays_at_most_100():
 
 
 def test_bfloat16_steps_follow_float32_steps():
-    exact, rough = trainer(), Trainer(CLIP(TINY, initialize(TINY, 0), device="cpu"), Optimizer(), "bf16")
+    exact, rough = trainer(), trainer("bf16")
     losses = [(exact.step(*batch(0), 1e-3).loss, rough.step(*batch(0), 1e-3).loss) for _ in range(5)]
     for fp32, bf16 in losses:
         assert bf16 == pytest.approx(fp32, rel=0.05)
@@ -143,8 +150,6 @@ def test_a_state_that_does_not_fit_changes_nothing_and_lists_every_fault():
     assert all(np.array_equal(array, before[name]) for name, array in tested.state().items())
 
 
-def test_precisions_that_cannot_be_trained_are_refused():
-    with pytest.raises(ClipError, match="no training precision 'fp16'; choose one of fp32, bf16"):
-        Trainer(CLIP(TINY, initialize(TINY, 0), device="cpu"), Optimizer(), "fp16")
+def test_weights_in_half_precision_cannot_be_trained():
     with pytest.raises(ClipError, match="half-precision"):
-        Trainer(CLIP(TINY, initialize(TINY, 0), device="cpu", precision="bf16"), Optimizer())
+        Trainer(CLIP(TINY, initialize(TINY, 0), device="cpu", precision="bf16"), trainer().recipe)

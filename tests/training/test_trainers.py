@@ -228,13 +228,13 @@ def test_a_state_that_does_not_fit_changes_nothing(framework):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_a_model_cannot_follow_is_refused(framework):
+    module = importlib.import_module(f"backends.{framework}.training")
+    model = backends.get(framework).CLIP(ARCHITECTURE, initialize(ARCHITECTURE, 0), device="cpu")
     with pytest.raises(ClipError, match="sigmoid loss needs a model with a logit bias"):
-        module = importlib.import_module(f"backends.{framework}.training")
-        model = backends.get(framework).CLIP(ARCHITECTURE, initialize(ARCHITECTURE, 0), device="cpu")
         module.Trainer(model, recipe({"loss": {"kind": "sigmoid"}}))
     resnet = Architecture(8, ModifiedResNet(32, 2, (1, 1, 1, 1), 1), TextTransformer(8, 50, 64, 1, 1))
+    model = backends.get(framework).CLIP(resnet, initialize(resnet, 0), device="cpu")
     with pytest.raises(ClipError, match="micro_batch_size does not go with a ResNet"):
-        model = backends.get(framework).CLIP(resnet, initialize(resnet, 0), device="cpu")
         module.Trainer(model, recipe({"training": {"micro_batch_size": 2}}))
 
 
