@@ -12,6 +12,7 @@ import typer
 import backends
 import converters
 from clip.command.output import errors
+from clip_core.bpe_training import HEADER
 from clip_core.errors import ClipError
 from clip_core.initialize import initialize
 from clip_core.tokenizer import Tokenizer
@@ -24,7 +25,7 @@ def run(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after this step; the schedule stays the recipe's.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Instead of the recipe's.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="The run's folder; by default runs/ and the recipe's name.")
     ] = None,
@@ -36,23 +37,28 @@ def run(
     from clip_core.training import loop
     from clip_core.training.recipe import Recipe
 
+    if backend not in TRAINING_BACKENDS:
+        raise ClipError(f"There is no training in {backend!r} yet; use --backend {' or '.join(TRAINING_BACKENDS)}.")
+    framework, training = backends.get(backend), importlib.import_module(f"backends.{backend}.training")
     recipe = Recipe.read(config)
     if seed is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
     architecture = recipe.model.build()
-    vocabulary = shapes.vocabulary(architecture.text.vocabulary_size - Tokenizer("").vocabulary_size)
-    source = shapes.TrainingSet(recipe.training.seed, recipe.data.examples)
-    framework = backends.get(backend)
-    if backend not in TRAINING_BACKENDS:
-        raise ClipError(f"There is no training in {backend} yet; use --backend {' or '.join(TRAINING_BACKENDS)}.")
-    training = importlib.import_module(f"backends.{backend}.training")
+    merges = architecture.text.vocabulary_size - Tokenizer(HEADER).vocabulary_size
+    if merges < 0:
+        raise ClipError(
+            f"{config}: the architecture's vocabulary has {architecture.text.vocabulary_size} tokens; every vocabulary "
+            f"has {Tokenizer(HEADER).vocabulary_size} before its first merge, so give at least as many."
+        )
+    vocabulary = shapes.vocabulary(merges)
+    source = recipe.data.open(recipe.training.seed)
     model = framework.CLIP(architecture, initialize(architecture, recipe.training.seed))
     trainer = training.Trainer(model, recipe.optimizer, recipe.training.precision)
     folder = output or resume or Path("runs") / config.stem
     outcome = loop.train(recipe, trainer, source, Tokenizer(vocabulary), folder, steps, resume)
 
-    checkpoint = converters.Checkpoint(model.export(), architecture, vocabulary=vocabulary)
-    converters.write(checkpoint, folder / "model.safetensors")
-    errors.print(f"step {outcome.step}, loss {outcome.loss}; the model is {folder / 'model.safetensors'}")
+    weights = folder / "model.safetensors"
+    converters.write(converters.Checkpoint(model.export(), architecture, vocabulary=vocabulary), weights)
+    errors.print(f"step {outcome.step}, loss {outcome.loss}; the model is {weights}")
     if outcome.signal is not None:
         sys.exit(128 + outcome.signal)
