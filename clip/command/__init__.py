@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+import warnings
 
 import typer
 
@@ -26,6 +28,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the work
+    # What frameworks say of themselves while they are imported is no part of the command's output.
+    logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", "No ccache found", UserWarning)
     try:
         try:
             app()

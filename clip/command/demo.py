@@ -21,7 +21,16 @@ from clip_core.errors import ClipError
 from clip_core.image import open_image
 from clip_core.preprocess import pixels
 
-LABELS = ("red circle", "blue circle", "yellow triangle", "turquoise star", "striped red star", "yellow crescent")
+LABELS = (
+    "red circle",
+    "blue circle",
+    "yellow triangle",
+    "turquoise star",
+    "striped red star",
+    "yellow crescent",
+    "three pink hearts",
+    "green square left of an orange ring",
+)
 
 
 def run(
