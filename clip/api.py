@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,22 @@ import converters
 from backends.base import Model, Tensor
 from clip_core import files, tokenizer
 from clip_core import preprocess as preprocessing
-from clip_core.architecture import MODELS, OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY_SIZE, NamedModel
+from clip_core.architecture import (
+    MODELS,
+    OPENAI_CONTEXT_LENGTH,
+    OPENAI_VOCABULARY_SIZE,
+    Architecture,
+    NamedModel,
+    name_of,
+)
 from clip_core.errors import CheckpointError, ClipError, TextError
 
 RESOURCES = Path(tokenizer.__file__).parent / "resources"
 BACKEND_OF_SUFFIX = {
     ".h5": "nnabla",
+    ".hdf5": "nnabla",
     ".pdparams": "paddle",
+    ".pd": "paddle",
     ".pt": "torch",
     ".pth": "torch",
     ".bin": "torch",
@@ -55,23 +64,12 @@ class Loaded:
     name: str
     model: Model
     vocabulary: str | None  # None: OpenAI's, read when it is first used
+    logit_scale: float  # what cosines are multiplied by
 
     @cached_property
     def tokenizer(self) -> tokenizer.Tokenizer:
-        """The tokenizer that the model was trained with.
-
-        Raises:
-            TextError: the model's vocabulary is not OpenAI's, and its file does not carry it.
-        """
-        if self.vocabulary is not None:
-            return tokenizer.Tokenizer(self.vocabulary)
-        size = self.model.architecture.text.vocabulary_size
-        if size != OPENAI_VOCABULARY_SIZE:
-            raise TextError(
-                f"{self.name} has a vocabulary of {size} tokens and does not carry it; "
-                "convert the original file again with clip convert, which keeps the vocabulary beside the weights."
-            )
-        return tokenizer.openai()
+        """The tokenizer that the model was trained with (`tokenizer_of`)."""
+        return tokenizer_of(self.name, self.model.architecture, self.vocabulary)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -80,6 +78,37 @@ class Loaded:
     def tokenize(self, texts: str | Sequence[str], truncate: bool = False) -> np.ndarray:
         """Texts -> int64 tokens [n, context length of the model]."""
         return self.tokenizer.tokenize(texts, self.model.architecture.text.context_length, truncate)
+
+
+def tokenizer_of(name: str, architecture: Architecture, vocabulary: str | None) -> tokenizer.Tokenizer:
+    """The tokenizer for a model: of the vocabulary that its file carries, else OpenAI's.
+
+    Args:
+        name: what the sentence calls the model.
+
+    Raises:
+        TextError: the file carries none and the model was not trained with OpenAI's, or it carries one that is not
+            the model's.
+        DownloadError: it is OpenAI's, and that cannot be had.
+    """
+    size = architecture.text.vocabulary_size
+    if vocabulary is None:
+        if size != OPENAI_VOCABULARY_SIZE:
+            raise TextError(
+                f"{name} has a vocabulary of {size} tokens and does not carry it; "
+                "convert the original file again with clip convert, which keeps the vocabulary with the weights."
+            )
+        return tokenizer.openai()
+    try:
+        carried = tokenizer.Tokenizer(vocabulary)
+    except TextError as error:
+        raise TextError(f"The vocabulary that {name} carries cannot be read: {error}") from error
+    if carried.vocabulary_size != size:
+        raise TextError(
+            f"{name} carries a vocabulary of {carried.vocabulary_size} tokens, but its weights are for {size}; "
+            "convert the original file again."
+        )
+    return carried
 
 
 _current: Loaded | None = None
@@ -102,7 +131,8 @@ def load(
 
     Args:
         name: a name that `available_models` lists, or a weights file in any layout that ``clip convert`` reads.
-        device: the framework's own name of a device; by default the first GPU it can use, else the CPU.
+        device: the framework's own name of a device. By default PyTorch and Paddle use the first GPU they can, else the
+            CPU, and NNabla its current context.
         jit: only ``False``; the code in TorchScript archives is never run.
         download_root: the folder for downloaded weights; by default the user's cache folder.
         backend: ``torch``, ``paddle``, ``nnabla`` or ``numpy``. By default a file's suffix decides, and for a name
@@ -134,21 +164,30 @@ def open_model(
     precision: str = "fp32",
 ) -> Loaded:
     """Like `load`, without touching the module-level model."""
+    framework = backends.get(backend or _backend_for(name))  # before a long download, not after it
     path, named = weights_file(name, download_root)
-    framework = backends.get(backend or _backend_for(name))
     checkpoint = converters.read(path)
     if named is not None and checkpoint.architecture != named.architecture:
-        raise CheckpointError(f"{path} does not hold {named.name}; remove it, and it is fetched again.")
+        found = name_of(checkpoint.architecture) or "another model"
+        remedy = "remove it, and it is fetched again" if named.url else "install triclip again"
+        raise CheckpointError(f"{path} holds {found}, expected {named.name}; {remedy}.")
     model = framework.CLIP(
         checkpoint.architecture, checkpoint.weights, device=device, precision=precision, source=str(path)
     )
-    return Loaded(str(name), model, checkpoint.vocabulary)
+    logit_scale = float(np.exp(checkpoint.weights["logit_scale"], dtype=np.float64))
+    return Loaded(str(name), model, checkpoint.vocabulary, logit_scale)
 
 
 def weights_file(
-    name: str | os.PathLike[str], download_root: str | os.PathLike[str] | None = None, progress: Any = None
+    name: str | os.PathLike[str],
+    download_root: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> tuple[Path, NamedModel | None]:
     """The file behind a name, fetched if need be, or the file itself.
+
+    Args:
+        download_root: as for `load`.
+        progress: called with the bytes present and the bytes in all, if known, while a file is fetched.
 
     Raises:
         ClipError: it is neither a name nor a file.
@@ -156,20 +195,25 @@ def weights_file(
     """
     named = MODELS.get(str(name))
     if named is None:
-        path = Path(name)
-        if not path.exists():
+        if not os.path.exists(name):
             raise ClipError(f"There is no file {name} and no model of that name; the models are {', '.join(MODELS)}.")
-        return path, None
+        return Path(name), None
     if named.url is None:
         return RESOURCES / named.file, named
     folder = Path(download_root) if download_root is not None else files.cache_folder() / "models"
-    folder.mkdir(parents=True, exist_ok=True)
     return files.download(named.url, folder / named.file, named.sha256, progress=progress), named
 
 
 def default_backend() -> str:
-    """The backend for a model that is asked for by name: ``$CLIP_BACKEND``, else the first that is installed."""
-    return os.environ.get("CLIP_BACKEND") or backends.available()[0]
+    """The backend for a model that is asked for by name: ``$CLIP_BACKEND``, else the first that is installed.
+
+    Raises:
+        ClipError: ``$CLIP_BACKEND`` is no backend.
+    """
+    chosen = os.environ.get("CLIP_BACKEND") or backends.available()[0]
+    if chosen not in backends.NAMES:
+        raise ClipError(f"$CLIP_BACKEND is {chosen!r}; set it to one of {', '.join(backends.NAMES)}.")
+    return chosen
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = OPENAI_CONTEXT_LENGTH, truncate: bool = False) -> Tensor:
@@ -213,10 +257,8 @@ def _loaded() -> Loaded:
 
 
 def _backend_for(name: str | os.PathLike[str]) -> str:
-    if str(name) in MODELS:
-        return default_backend()
-    backend = BACKEND_OF_SUFFIX.get(Path(name).suffix.lower())
-    return backend if backend is not None else default_backend()
+    backend = None if str(name) in MODELS else BACKEND_OF_SUFFIX.get(Path(name).suffix.lower())
+    return backend or default_backend()
 
 
 def _native(array: np.ndarray, backend: str) -> Tensor:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import backends
-from backends.base import Model
+from backends.base import Model, Tensor
 from clip import samples
 from clip.api import Loaded, open_model, weights_file
 from clip_core import similarity, tolerances
-from clip_core.architecture import Architecture
+from clip_core.architecture import TextTransformer
 from clip_core.errors import ClipError
 from clip_core.image import open_image
 from clip_core.preprocess import pixels
@@ -67,19 +68,20 @@ class Report:
         return not any(comparison.faults(self.bounds) for comparison in self.comparisons)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, which has no NaN or infinity: a figure that is one is None."""
         return {
             "checkpoint": self.checkpoint,
-            "tolerances": self.bounds,
+            "tolerances": {stage: _finite(bound) for stage, bound in self.bounds.items()},
             "backends": {
                 comparison.backend: {
                     "tokens_equal": comparison.tokens_equal,
                     "pixels_equal": comparison.pixels_equal,
-                    "image_embedding": comparison.image_embedding,
-                    "text_embedding": comparison.text_embedding,
-                    "logits": comparison.logits,
+                    "image_embedding": _finite(comparison.image_embedding),
+                    "text_embedding": _finite(comparison.text_embedding),
+                    "logits": _finite(comparison.logits),
+                    "layers": {name: _finite(difference) for name, difference in comparison.layers.items()},
+                    "first_beyond_bound": next(iter(comparison.faults(self.bounds)), None),
                 }
-                | ({"layers": comparison.layers} if comparison.layers else {})
-                | {"first_beyond_bound": next(iter(comparison.faults(self.bounds)), None)}
                 for comparison in self.comparisons
             },
             "passed": self.passed,
@@ -96,24 +98,28 @@ def compare(name: str | Path, names: Sequence[str] | None = None, layers: bool =
     Raises:
         ClipError: the file cannot be read, or a backend that was asked for is missing.
     """
-    path = weights_file(name)[0]
+    chosen = list(dict.fromkeys(backends.available() if names is None else names))
+    if not chosen:
+        raise ClipError(f"There are no backends to compare; choose some of {', '.join(backends.NAMES)}.")
+    for backend in chosen:
+        backends.get(backend)  # before the work, not in the middle of it
     judge = open_model(name, backend="numpy", precision="fp64")
-    inputs = sample_inputs(judge)
-    loaded = (open_model(name, backend=backend, device="cpu").model for backend in names or backends.available())
-    return compare_models(str(path), judge.model, loaded, inputs, layers)
+    path = weights_file(name)[0]
+    models = (open_model(path, backend=backend, device="cpu").model for backend in chosen)
+    return compare_models(str(path), judge.model, models, sample_inputs(judge), layers)
 
 
 def compare_models(
     checkpoint: str, judge: Reference | Model, models: Iterable[Model], inputs: Inputs, layers: bool = False
 ) -> Report:
-    """Compare ``models`` one after the other with ``judge``, which computes in float64."""
-    scale = float(np.exp(judge.export()["logit_scale"]))
-    expected = _embeddings(judge, inputs)
+    """Compare ``models``, one in memory at a time, with ``judge``, which computes in float64."""
+    expected_image, expected_text = _embeddings(judge, inputs)
+    expected_logits = _logits(judge, inputs)
     expected_layers = judge.layers(inputs.pixels, inputs.tokens) if layers else {}
     bounds = {
         "image_embedding": tolerances.EMBEDDING,
         "text_embedding": tolerances.EMBEDDING,
-        "logits": tolerances.logit_bound(scale),
+        "logits": tolerances.logit_bound(float(np.exp(judge.export()["logit_scale"]))),
         "layer": tolerances.LAYER,
     }
     comparisons = []
@@ -126,13 +132,10 @@ def compare_models(
                 backend=model.backend,
                 tokens_equal=bool((framework.to_array(framework.to_tensor(inputs.tokens)) == inputs.tokens).all()),
                 pixels_equal=bool((framework.to_array(framework.to_tensor(inputs.pixels)) == inputs.pixels).all()),
-                image_embedding=_difference(image, expected[0]),
-                text_embedding=_difference(text, expected[1]),
-                logits=_difference(scale * image @ text.T, scale * expected[0] @ expected[1].T),
-                layers={
-                    layer: _difference(found[layer], value) / float(np.abs(value).max())
-                    for layer, value in expected_layers.items()
-                },
+                image_embedding=_difference(image, expected_image),
+                text_embedding=_difference(text, expected_text),
+                logits=_difference(_logits(model, inputs), expected_logits),
+                layers={name: _relative_difference(found[name], value) for name, value in expected_layers.items()},
             )
         )
     return Report(checkpoint, bounds, comparisons)
@@ -145,20 +148,20 @@ def sample_inputs(loaded: Loaded) -> Inputs:
     """
     architecture = loaded.model.architecture
     pictures = samples.pictures()
-    rows = _token_rows(architecture)
+    rows = _token_rows(architecture.text)
     with suppress(ClipError):
         rows = np.concatenate([loaded.tokenize(list(pictures), truncate=True), rows])
     return Inputs(pixels([open_image(path) for path in pictures.values()], architecture.image.resolution), rows)
 
 
-def _token_rows(architecture: Architecture) -> np.ndarray:
+def _token_rows(text: TextTransformer) -> np.ndarray:
     """Seeded token rows int64 [4, context], start and end included, of lengths from the shortest to the longest."""
-    context, end = architecture.text.context_length, architecture.text.vocabulary_size - 1
+    context, end = text.context_length, text.vocabulary_size - 1
     generator = np.random.default_rng(0)
     rows = np.zeros((4, context), np.int64)
     for row, length in zip(rows, np.linspace(min(2, context), context, len(rows)).astype(int)):
-        row[: length - 1] = generator.integers(0, end - 1, length - 1)
-        row[0], row[length - 1] = end - 1, end
+        row[: length - 1] = generator.integers(0, max(end - 1, 1), length - 1)
+        row[0], row[length - 1] = max(end - 1, 0), end
     return rows
 
 
@@ -167,5 +170,22 @@ def _embeddings(model: Reference | Model, inputs: Inputs) -> tuple[np.ndarray, n
     return similarity.normalize(image.astype(np.float64)), similarity.normalize(text.astype(np.float64))
 
 
+def _logits(model: Reference | Model, inputs: Inputs) -> np.ndarray:
+    """The logits [n, m] that the model itself computes, by its own normalisation and scale."""
+    per_image: Tensor = model(inputs.pixels, inputs.tokens)[0]
+    if model.backend == "nnabla":
+        per_image.forward()  # outside of auto_forward it is a graph that nothing has computed yet
+    return backends.get(model.backend).to_array(per_image)
+
+
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max())
+
+
+def _relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference relative to the largest value; of values that are all zero, the difference itself."""
+    return _difference(found, expected) / (float(np.abs(expected).max()) or 1.0)
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from clip.api import Loaded
 from clip_core import similarity
-from clip_core.errors import TextError
-from clip_core.preprocess import pixels
+from clip_core.errors import CheckpointError, TextError
+from clip_core.evaluation.zero_shot import image_features, text_features
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,16 @@ class Scores:
     probabilities: np.ndarray
 
 
-def score(loaded: Loaded, images: Sequence[Image.Image], labels: Sequence[str], template: str) -> Scores:
+def score(loaded: Loaded, pixels: np.ndarray, labels: Sequence[str], template: str) -> Scores:
     """Compare each picture with each label put into ``template``.
+
+    Args:
+        pixels: float32 [n, 3, r, r].
+        template: a text with one ``{}`` for the label.
 
     Raises:
         TextError: there are no labels, one occurs twice, or the template has no place for one.
+        CheckpointError: the model's weights are such that a logit is no finite number.
     """
     if not labels:
         raise TextError("There are no labels; give some with --labels or --labels-file.")
@@ -38,12 +42,14 @@ def score(loaded: Loaded, images: Sequence[Image.Image], labels: Sequence[str], 
             f"The template {template!r} has {template.count('{}')} places for the label; it needs one {{}}."
         )
     texts = [template.replace("{}", label) for label in labels]
-    image_features = loaded.model.embed_image(pixels(images, loaded.model.architecture.image.resolution))
-    text_features = loaded.model.embed_text(loaded.tokenize(texts))
-    logits = similarity.logits(image_features, text_features, logit_scale(loaded))
+    with np.errstate(all="ignore"):  # what comes of it is looked at below
+        logits = similarity.logits(
+            image_features(loaded.model, pixels),
+            text_features(loaded.model, loaded.tokenizer, texts),
+            loaded.logit_scale,
+        )
+    if not np.isfinite(logits).all():
+        raise CheckpointError(
+            f"{loaded.name} gives logits that are not finite numbers; look at its weights with clip inspect."
+        )
     return Scores(logits, similarity.probabilities(logits))
-
-
-def logit_scale(loaded: Loaded) -> float:
-    """What the cosines of the model are multiplied by."""
-    return float(np.exp(loaded.model.export()["logit_scale"]))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import os
 import sys
+import warnings
 
 import typer
 
@@ -21,15 +25,24 @@ for module in (models, inspect, convert, parity, classify, tokenize, download, t
 
 def main() -> None:
     """Run the command; a fault of the user's is one sentence on standard error and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the work
+    # What frameworks say of themselves while they are imported is no part of the command's output.
+    logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", "No ccache found", UserWarning)
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except ClipError as error:
         print(f"clip: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("clip: interrupted.", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # Whoever read the output has closed it; Python must not complain about that again when it flushes at its end.
-        sys.stdout = None  # type: ignore[assignment]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print(f"clip: {error.filename or 'The output'} cannot be used: {error.strerror or error}.", file=sys.stderr)
         sys.exit(1)

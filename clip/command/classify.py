@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any
 
+import numpy as np
 import typer
-from PIL import Image
 
 from clip.api import open_model
 from clip.command.output import Backend, Json, errors, print_json, print_table
 from clip.zero_shot import score
 from clip_core import files
+from clip_core.architecture import SHAPES
 from clip_core.data import shapes
-from clip_core.errors import ClipError
+from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.image import open_image
+from clip_core.preprocess import preprocess
 
 MAX_LABELS_FILE_BYTES = 16 << 20
+MAX_PLOT_HEIGHT = 500.0  # inches; matplotlib draws no picture of more than 65,535 pixels
+DOTS_PER_INCH = 120
 PHOTO_TEMPLATE = "a photo of a {}."  # OpenAI's models do best with a sentence
 PLAIN_TEMPLATE = "{}"
 
 
 def run(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Picture files.")],
     labels: Annotated[
         list[str] | None, typer.Option(help="Labels, separated by commas; may be given several times.")
     ] = None,
@@ -41,13 +47,17 @@ def run(
 ) -> None:
     """Print how probable each label is for each picture."""
     names = _labels(labels, labels_file)
+    if plot is not None:
+        _check_plot(plot, len(images), len(names))
     loaded = open_model(model, backend=backend)
-    if model == "shapes":
+    knows_shapes_only = loaded.model.architecture == SHAPES
+    if knows_shapes_only:
         _warn_of_unknown_words(names)
     if template is None:
-        template = PLAIN_TEMPLATE if model == "shapes" else PHOTO_TEMPLATE
-    pictures = [open_image(path) for path in images]
-    scores = score(loaded, pictures, names, template)
+        template = PLAIN_TEMPLATE if knows_shapes_only else PHOTO_TEMPLATE
+    # One after the other, since a decoded photograph is many times larger than its pixels for the model.
+    pixels = np.stack([_pixels(path, loaded.preprocess.resolution) for path in images])
+    scores = score(loaded, pixels, names, template)
     results: list[dict[str, Any]] = [
         {
             "image": str(path),
@@ -59,7 +69,7 @@ def run(
         for path, probabilities, logits in zip(images, scores.probabilities, scores.logits)
     ]
     if plot is not None:
-        _draw(plot, pictures, results)
+        _draw(plot, images, results)
     if json:
         print_json(results)
         return
@@ -74,11 +84,24 @@ def run(
 def _labels(labels: list[str] | None, labels_file: Path | None) -> list[str]:
     found = [label.strip() for option in labels or [] for label in option.split(",")]
     if labels_file is not None:
+        data = files.read_regular(labels_file, MAX_LABELS_FILE_BYTES)
         try:
-            found += files.read_regular(labels_file, MAX_LABELS_FILE_BYTES).decode("utf-8").splitlines()
+            text = data.decode("utf-8-sig")  # some editors start a file with a byte order mark
         except UnicodeDecodeError as error:
-            raise ClipError(f"{labels_file} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+            raise TextError(f"{labels_file} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+        if "\0" in text:
+            raise TextError(f"{labels_file} is not a text: it holds zero bytes; save it as UTF-8.")
+        found += text.splitlines()
     return [label.strip() for label in found if label.strip()]
+
+
+def _pixels(path: Path, resolution: int) -> np.ndarray:
+    """Pixels float32 [3, resolution, resolution] of a picture file."""
+    image = open_image(path)
+    try:
+        return preprocess(image, resolution)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def _warn_of_unknown_words(labels: list[str]) -> None:
@@ -95,34 +118,52 @@ def _warn_of_unknown_words(labels: list[str]) -> None:
     if unknown:
         errors.print(
             f"clip: the embedded model knows drawn shapes only, and {', '.join(map(repr, unknown))} is none of them; "
-            "for photographs use --model ViT-B/32.",
-            markup=False,
+            "for photographs use --model ViT-B/32."
         )
 
 
-def _draw(target: Path, pictures: list[Image.Image], results: list[dict[str, Any]]) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ClipError("Drawing needs matplotlib; install it with: pip install 'triclip[plot]'.") from error
+def _check_plot(target: Path, pictures: int, labels: int) -> None:
+    """Refuse a plot that cannot be drawn, before the work."""
     if target.suffix.lower() != ".png":
         raise ClipError(f"{target} cannot be drawn: only PNG files are; give a name that ends in .png.")
+    if find_spec("matplotlib") is None:
+        raise ClipError("Drawing needs matplotlib; install it with: pip install 'triclip[plot]'.")
+    if pictures * _plot_height(labels) > MAX_PLOT_HEIGHT:
+        raise ClipError(f"{pictures} pictures with {labels} labels each are too many for one plot; draw fewer.")
+
+
+def _plot_height(labels: int) -> float:
+    """Inches for one picture."""
+    return max(2.4, 0.32 * labels + 0.8)
+
+
+def _draw(target: Path, images: list[Path], results: list[dict[str, Any]]) -> None:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     labels = list(results[0]["probabilities"])
-    height = max(2.4, 0.32 * len(labels) + 0.8)
-    figure = Figure(figsize=(8, height * len(results)), layout="constrained")
-    rows = figure.subplots(len(results), 2, squeeze=False, width_ratios=(1, 2))
-    for (left, right), picture, result in zip(rows, pictures, results):
-        left.imshow(picture.convert("RGB"))
-        left.set_axis_off()
-        left.set_title(Path(result["image"]).name, fontsize=8, wrap=True)
-        values = list(result["probabilities"].values())
-        best = max(values)
-        bars = right.barh(labels, values, color=["#2a6fbb" if value == best else "#b9c7d8" for value in values])
-        right.bar_label(bars, [f"{100 * value:.1f} %" for value in values], padding=3, fontsize=8)
-        right.set_xlim(0, 1.12)
-        right.set_xticks([])
-        right.invert_yaxis()
-        right.spines[["top", "right", "bottom"]].set_visible(False)
-        right.set_title(f"{result['model']}, {result['backend']}", fontsize=8)
-    with files.atomic_open(target) as file:
-        figure.savefig(file, format="png", dpi=120)
+    with rc_context({"text.parse_math": False}):  # a label may have dollar signs
+        figure = Figure(figsize=(8, _plot_height(len(labels)) * len(results)), layout="constrained")
+        rows = figure.subplots(len(results), 2, squeeze=False, width_ratios=(1, 2))
+        for (left, right), path, result in zip(rows, images, results):
+            left.imshow(open_image(path).convert("RGB"))
+            left.set_axis_off()
+            left.set_title(fill(_drawable(path.name), 24), fontsize=8)
+            values = list(result["probabilities"].values())
+            best = max(values)
+            places = range(len(labels))
+            bars = right.barh(places, values, color=["#2a6fbb" if value == best else "#b9c7d8" for value in values])
+            right.bar_label(bars, [f"{100 * value:.1f} %" for value in values], padding=3, fontsize=8)
+            right.set_yticks(places, [fill(label, 28) for label in labels], fontsize=9)
+            right.set_xlim(0, 1.12)
+            right.set_xticks([])
+            right.invert_yaxis()
+            right.spines[["top", "right", "bottom"]].set_visible(False)
+            right.set_title(f"{_drawable(result['model'])}, {result['backend']}", fontsize=8)
+        with files.atomic_open(target) as file:
+            figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+
+
+def _drawable(name: str) -> str:
+    """A file's name with what is no text in it spelt out, since fonts cannot be asked for it."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -23,7 +23,7 @@ def run(
     if name not in MODELS:
         raise ClipError(f"There is no model {name!r}; the models are {', '.join(MODELS)}.")
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         bar = progress.add_task(name, total=None)
         path, model = weights_file(
             name, folder, progress=lambda done, total: progress.update(bar, completed=done, total=total)

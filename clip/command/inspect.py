@@ -9,19 +9,49 @@ import typer
 
 import converters
 from clip.command.output import Json, console, print_fields, print_json
+from clip_core.architecture import Architecture, VisionTransformer
+from clip_core.naming import count
 
 
-def run(file: Annotated[Path, typer.Argument(help="A weights file in any layout.")], json: Json = False) -> None:
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file in any layout.")], json: Json = False
+) -> None:
     """Say what a weights file holds; exit with 1 when something is wrong with it."""
     found = converters.inspect(file)
+    architecture = found.architecture
+    parameters = None if architecture is None else count(architecture)
     if json:
-        print_json(found.to_dict())
+        print_json(found.to_dict() | {"parameters": parameters})
     else:
-        fields = found.to_dict()
-        faults = fields.pop("faults")
-        print_fields(fields)
-        console.print(f"[bold]faults[/bold]: {len(faults) or 'none'}")
-        for fault in faults:
-            console.print(f"  {fault}", markup=False)
+        fields = found.to_dict() | {
+            "architecture": "not that of a CLIP" if architecture is None else _describe(architecture),
+            "dtypes": ", ".join(f"{number} of {dtype}" for dtype, number in found.dtypes.items()),
+            "parameters": parameters,
+            "zeros": ", ".join(found.zeros),
+        }
+        del fields["faults"]
+        print_fields({name: _plain(value) for name, value in fields.items()})
+        console.print(f"faults: {len(found.faults) or 'none'}", style="bold")
+        for fault in found.faults:
+            console.print(f"  {fault}")
     if found.faults:
         raise typer.Exit(1)
+
+
+def _describe(architecture: Architecture) -> str:
+    image, text = architecture.image, architecture.text
+    if isinstance(image, VisionTransformer):
+        tower = f"ViT of {image.layers} layers, {image.width} wide, {image.heads} heads, patches of {image.patch}"
+    else:
+        tower = f"ResNet of {'-'.join(map(str, image.blocks))} blocks, {image.width} wide, {image.heads} heads"
+    return (
+        f"{tower}, pictures of {image.resolution} pixels; text of {text.layers} layers, {text.width} wide, "
+        f"{text.heads} heads, {text.context_length} tokens out of {text.vocabulary_size}; "
+        f"{architecture.embed_dim} dimensions in common; {architecture.activation}"
+    )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value in (None, "") else value

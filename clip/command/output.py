@@ -18,13 +18,14 @@ Backend = Annotated[
 
 WIDTH = None if sys.stdout.isatty() else 200  # a file or pipe has no width of its own
 
-console = Console(highlight=False, soft_wrap=True, width=WIDTH)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# Labels and file names are shown as they are: brackets and colons in them are neither markup nor emoji.
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=WIDTH)
+errors = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON value on standard output, in ASCII, which every terminal and pipe can carry."""
+    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_fields(fields: dict[str, Any]) -> None:
@@ -39,11 +40,11 @@ def print_fields(fields: dict[str, Any]) -> None:
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None) -> None:
     """Rows under column heads; numbers to the right."""
-    rows = [list(row) for row in rows]
+    cells = [list(row) for row in rows]
     table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        numeric = bool(rows) and isinstance(rows[0][index], int | float)
+        numeric = bool(cells) and isinstance(cells[0][index], int | float)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
+    for row in cells:
         table.add_row(*(str(value) for value in row))
     console.print(table)

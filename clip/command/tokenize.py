@@ -8,25 +8,33 @@ import numpy as np
 import typer
 
 import converters
-from clip.api import weights_file
+from clip.api import tokenizer_of, weights_file
 from clip.command.output import Json, print_json
 from clip_core import tokenizer
 from clip_core.architecture import OPENAI_CONTEXT_LENGTH
 
 
 def run(
-    texts: Annotated[list[str], typer.Argument(help="The texts.")],
-    model: Annotated[str | None, typer.Option(help="Use this model's vocabulary; by default OpenAI's.")] = None,
-    context_length: Annotated[int, typer.Option(min=2, help="Tokens a text may have, start and end included.")] = (
-        OPENAI_CONTEXT_LENGTH
-    ),
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="The texts.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Use this model's vocabulary; by default OpenAI's.")
+    ] = None,
+    context_length: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tokens a text may have, start and end included; by default the model's, else 77."),
+    ] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long.")] = False,
     json: Json = False,
 ) -> None:
     """Print the tokens of each text, start and end included, without the padding."""
-    vocabulary = None if model is None else converters.read(weights_file(model)[0]).vocabulary
-    encoder = tokenizer.openai() if vocabulary is None else tokenizer.Tokenizer(vocabulary)
-    rows = [row[: int(np.argmax(row)) + 1].tolist() for row in encoder.tokenize(texts, context_length, truncate)]
+    if model is None:
+        encoder, longest = tokenizer.openai(), OPENAI_CONTEXT_LENGTH
+    else:
+        checkpoint = converters.read(weights_file(model)[0])
+        encoder = tokenizer_of(model, checkpoint.architecture, checkpoint.vocabulary)
+        longest = checkpoint.architecture.text.context_length
+    tokens = encoder.tokenize(texts, context_length or longest, truncate)
+    rows = [row[: int(np.argmax(row)) + 1].tolist() for row in tokens]
     if json:
         print_json([{"text": text, "tokens": row} for text, row in zip(texts, rows)])
     else:

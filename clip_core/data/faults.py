@@ -10,7 +10,7 @@ from typing import NamedTuple
 from clip_core.errors import ClipError
 from clip_core.files import appending, read_regular, write_text
 
-REPORT = "faults.jsonl"
+FAULTS = "faults.jsonl"
 
 
 class Fault(NamedTuple):
@@ -22,7 +22,7 @@ class Fault(NamedTuple):
 
 
 class FaultReport:
-    """The faults of a run so far.
+    """The faults of a run so far; ``count`` may be set to go on from there.
 
     Args:
         path: a file with one object per fault (row, example, fault); ``None`` only counts.
@@ -34,12 +34,11 @@ class FaultReport:
         self._path, self._share, self._rows = path, share, rows
         self.count = 0
 
-    def restore(self, count: int) -> None:
-        """Go on after ``count`` faults; what the file says of later ones is dropped, as they will be met again."""
-        self.count = count
+    def begin(self) -> None:
+        """Drop what the file says of faults beyond the count: they are of a run that got further, and are met again."""
         if self._path is not None and self._path.exists():
             lines = read_regular(self._path).splitlines(keepends=True)
-            write_text(self._path, b"".join(lines[:count]).decode())
+            write_text(self._path, b"".join(lines[: self.count]).decode())
 
     def add(self, fault: Fault) -> None:
         """Count and write down.

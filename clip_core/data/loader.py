@@ -15,7 +15,11 @@ Rules:
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,7 +125,7 @@ class Loader:
         """Go on after the batch at which `state` was taken, by a loader of the same arguments but for ``workers``."""
         self.close()
         self.position = state["position"]
-        self._faults.restore(state.get("skipped", 0))
+        self._faults.count = state.get("skipped", 0)
 
     def close(self) -> None:
         """Stop the workers; the next batch starts them again."""
@@ -129,6 +133,7 @@ class Loader:
 
     def _next_block(self) -> _Block:
         if self._blocks is None:
+            self._faults.begin()
             first = self.position * self._rows + self._faults.count  # all rows that the batches so far have used
             self._blocks = iter(_in_order(_Blocks(self._examples, self._rows, first), self._workers))
         try:
@@ -154,7 +159,21 @@ def _in_order(blocks: _Blocks, workers: int) -> Any:
         return ahead
     # Each worker holds one block ready while it makes the next; more would only take memory.
     options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-    return ahead.mp_prefetch(options)
+    return ahead.mp_prefetch(options, worker_init_fn=_follow_the_trainer)
+
+
+def _follow_the_trainer(worker: int, workers: int) -> None:
+    """Make this worker end when the training process does, however that ends, and not before."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or a scheduler sends them to all processes
+        signal.signal(number, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+
+    def end_with_it() -> None:
+        if trainer is not None:
+            trainer.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 class _Block(NamedTuple):

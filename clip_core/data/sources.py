@@ -51,7 +51,7 @@ class Combined(SourceSettings):
     def _part(number: int, part: dict[str, Any]) -> dict[str, Any]:
         own = {key: part[key] for key in ("source", "weight") if key in part}
         name, weight = own.get("source"), own.get("weight", 1)
-        if name not in SOURCES or name == "combined":
+        if not isinstance(name, str) or name not in SOURCES or name == "combined":
             valid = ", ".join(key for key in SOURCES if key != "combined")
             raise ClipError(f"data.parts.{number}.source is {name!r}; choose one of {valid}.")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):

@@ -11,7 +11,6 @@ from clip_core.data.shapes import (
     HELD_OUT,
     KINDS,
     RADII,
-    SIDE,
     TEXTURES,
     TRAINED,
     Kind,
@@ -45,6 +44,7 @@ def evaluate(
         full description is the nearest of ``captions`` distinct ones, and the other way; trained and held-out
         combinations both occur. ``held_out_pictures``: number of pictures behind the first score.
     """
+    resolution = model.architecture.image.resolution
     classes = class_features(model, tokenizer, [_prompts(kind) for kind in KINDS])
 
     def accuracy(kinds: tuple[Kind, ...], purpose: str) -> float:
@@ -54,7 +54,7 @@ def evaluate(
             thing = Thing(*kind, random.choice(list(RADII)), random.choice(TEXTURES))
             pictures.append(draw(Scene(thing), random))
             labels.append(KINDS.index(kind))
-        return top1(image_features(model, pixels(pictures, SIDE)), classes, labels)
+        return top1(image_features(model, pixels(pictures, resolution)), classes, labels)
 
     descriptions: dict[str, Image.Image] = {}
     index = 0
@@ -65,7 +65,7 @@ def evaluate(
             descriptions[describe(scene)] = draw(scene, random)
         index += 1
     texts = text_features(model, tokenizer, list(descriptions))
-    images = image_features(model, pixels(list(descriptions.values()), SIDE))
+    images = image_features(model, pixels(list(descriptions.values()), resolution))
     return {
         "held_out_top1": accuracy(HELD_OUT, "held out"),
         "held_out_classes": len(KINDS),

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import grain
@@ -189,10 +190,15 @@ def test_resuming_after_faults_is_exact_at_every_step(workers, tmp_path):
     for step in range(12) if not workers else (5,):
         resumed = started()
         resumed.restore(states[step])
-        assert len(report.read_text().splitlines()) == states[step].get("skipped", 0)
         assert taken(resumed, 12 - step) == expected[step:]
         assert report.read_text() == listed
         resumed.close()
+
+
+def test_a_run_that_starts_anew_forgets_the_faults_of_an_older_one(tmp_path):
+    (tmp_path / "faults.jsonl").write_text('{"row": 1}\n{"row": 2')
+    next(loader(Numbered(10), 5, fault_report=tmp_path / "faults.jsonl"))
+    assert (tmp_path / "faults.jsonl").read_text() == ""
 
 
 def test_too_many_faults_end_the_run_with_their_number_and_the_last_one(tmp_path):
@@ -243,6 +249,39 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence():
         worker.kill()
     with pytest.raises(ClipError, match=r"process that makes batches has died.*exit code -9.*data\.workers"):
         taken(batches, 20)
+
+
+ORPHANS = """
+import multiprocessing, os, signal
+from tests.data.conftest import Numbered, loader
+
+if __name__ == "__main__":
+    batches = loader(Numbered(40), 4, workers=2)
+    for _ in range(2):  # one of each worker, so both have begun
+        next(batches)
+    workers = [worker.pid for worker in multiprocessing.active_children()]
+    for worker in workers:
+        os.kill(worker, signal.SIGINT)
+        os.kill(worker, signal.SIGTERM)
+    for _ in range(20):
+        next(batches)
+    print(*workers, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_outlive_signals_and_end_with_the_training_process(tmp_path):
+    (tmp_path / "run.py").write_text(ORPHANS)
+    root = Path(__file__).parents[2]
+    env = os.environ | {"PYTHONPATH": str(root)}
+    process = subprocess.Popen([sys.executable, "run.py"], env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    with process:
+        workers = [int(word) for word in process.stdout.readline().split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline, "the workers are still there"
+        time.sleep(0.1)
 
 
 # Ranks

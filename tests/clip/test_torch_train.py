@@ -1,0 +1,93 @@
+"""``clip train``: a run by a recipe, stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import clip
+import converters
+from tests.clip.running import assert_refused, ended, process
+
+RECIPE = """
+model:
+  architecture:
+    embed_dim: 16
+    image: {kind: vit, resolution: 64, patch: 32, width: 64, layers: 1, heads: 1}
+    text: {context_length: 32, vocabulary_size: 600, width: 64, layers: 1, heads: 1}
+    activation: quick_gelu
+training: {steps: 6, seed: 1}
+data: {examples: 100, batch_size: 4}
+checkpoint: {every_steps: 2}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    return tmp_path / "tiny.yaml"
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_train_and_resume(run, recipe, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = run("train", "-c", recipe, "--steps", 4, "--output", whole)
+    assert (result.code, result.out) == (0, "")
+    assert f"step 4, loss {metrics(whole)[-1]['loss']}; the model is {whole / 'model.safetensors'}" in result.err
+    assert [list(line) for line in metrics(whole)] == [
+        ["step", "loss", "logit_scale", "learning_rate", "samples_per_second"]
+    ] * 4
+    assert {"checkpoints", "loss.png", "metrics.jsonl", "model.safetensors", "recipe.yaml"} == {
+        path.name for path in whole.iterdir()
+    }
+
+    assert run("train", "-c", recipe, "--steps", 2, "--output", parts).code == 0
+    assert run("train", "-c", recipe, "--steps", 4, "--resume", parts).code == 0
+    assert [line["loss"] for line in metrics(parts)] == [line["loss"] for line in metrics(whole)]
+    first, second = (converters.read(folder / "model.safetensors") for folder in (whole, parts))
+    assert all((array == second.weights[name]).all() for name, array in first.weights.items())
+
+    clip.load(whole / "model.safetensors", backend="numpy")  # with its own vocabulary
+    assert clip.tokenize("a red circle", context_length=32).max() == 599
+
+    assert run("train", "-c", recipe, "--steps", 1, "--seed", 2, "--output", tmp_path / "seed").code == 0
+    assert metrics(tmp_path / "seed")[0]["loss"] != metrics(whole)[0]["loss"]
+
+
+def test_train_refuses(run, recipe, tmp_path):
+    run_folder = tmp_path / "run"
+    for change, part in (
+        (("batch_size: 4", "batch_sise: 4"), "did you mean batch_size"),
+        (("vocabulary_size: 600", "vocabulary_size: 500"), "tiny.yaml: the architecture's vocabulary has 500 tokens"),
+        (("batch_size: 4", "batch_size: 400"), "fewer than one batch of 400"),
+    ):
+        recipe.write_text(RECIPE.replace(*change))
+        assert_refused(run("train", "-c", recipe, "--output", run_folder), part)
+    recipe.write_text(RECIPE)
+    assert_refused(run("train", "-c", tmp_path / "none.yaml"), "none.yaml cannot be read")
+    assert_refused(run("train", "-c", recipe, "--backend", "jax"), "There is no training in 'jax' yet")
+    assert_refused(run("train", "-c", recipe, "--resume", tmp_path), "has no complete training checkpoint")
+    assert not run_folder.exists()
+    assert run("train", "-c", recipe, "--seed", 2**32).code == 2
+
+
+def test_train_stops_on_a_signal(recipe, tmp_path):
+    recipe.write_text(RECIPE.replace("steps: 6", "steps: 100000"))
+    folder = tmp_path / "run"
+    command = process("train", "-c", recipe, "--output", folder)
+    while not (folder / "metrics.jsonl").exists() or len((folder / "metrics.jsonl").read_bytes()) == 0:
+        assert command.poll() is None, command.stderr.read()
+        time.sleep(0.05)
+    command.send_signal(signal.SIGTERM)
+    result = ended(command)
+    assert result.code == 128 + signal.SIGTERM
+    steps = metrics(folder)[-1]["step"]
+    assert (folder / "checkpoints" / f"step-{steps:08d}").is_dir()
+    assert (folder / "model.safetensors").is_file()
