@@ -44,7 +44,7 @@ def test_train_and_resume(run, recipe, tmp_path):
     assert [list(line) for line in metrics(whole)] == [
         ["step", "loss", "logit_scale", "learning_rate", "samples_per_second"]
     ] * 4
-    assert {"checkpoints", "loss.png", "metrics.jsonl", "model.safetensors", "recipe.yaml"} == {
+    assert {".lock", "checkpoints", "loss.png", "metrics.jsonl", "model.safetensors", "recipe.yaml"} == {
         path.name for path in whole.iterdir()
     }
 
@@ -65,14 +65,17 @@ def test_train_refuses(run, recipe, tmp_path):
     run_folder = tmp_path / "run"
     for change, part in (
         (("batch_size: 4", "batch_sise: 4"), "did you mean batch_size"),
-        (("vocabulary_size: 600", "vocabulary_size: 500"), "tiny.yaml: the architecture's vocabulary has 500 tokens"),
+        (("vocabulary_size: 600", "vocabulary_size: 500"), "The architecture's vocabulary has 500 tokens"),
         (("batch_size: 4", "batch_size: 400"), "fewer than one batch of 400"),
     ):
         recipe.write_text(RECIPE.replace(*change))
         assert_refused(run("train", "-c", recipe, "--output", run_folder), part)
     recipe.write_text(RECIPE)
     assert_refused(run("train", "-c", tmp_path / "none.yaml"), "none.yaml cannot be read")
-    assert_refused(run("train", "-c", recipe, "--backend", "jax"), "There is no training in 'jax' yet")
+    assert_refused(
+        run("train", "-c", recipe, "--backend", "jax"),
+        "There is no training in 'jax'; use --backend torch, paddle, nnabla",
+    )
     assert_refused(run("train", "-c", recipe, "--resume", tmp_path), "has no complete training checkpoint")
     assert not run_folder.exists()
     assert run("train", "-c", recipe, "--seed", 2**32).code == 2

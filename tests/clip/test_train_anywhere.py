@@ -1,0 +1,101 @@
+"""One recipe trains in every framework, on one process or several, from given weights, and resumes in another."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import converters
+from clip_core.initialize import initialize
+from tests.clip.running import assert_refused, ended, process
+from tests.clip.test_torch_train import RECIPE, metrics
+
+FRAMEWORKS = ("torch", "paddle", "nnabla")
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    return tmp_path / "tiny.yaml"
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in metrics(folder)]
+
+
+def test_every_framework_writes_comparable_metrics(run, recipe, tmp_path):
+    for framework in FRAMEWORKS:
+        result = run("train", "-c", recipe, "--backend", framework, "--seed", 0, "--output", tmp_path / framework)
+        assert result.code == 0, result.err
+    expected = losses(tmp_path / "torch")
+    assert len(expected) == 6
+    for framework in FRAMEWORKS[1:]:
+        np.testing.assert_allclose(losses(tmp_path / framework), expected, rtol=1e-4)
+        assert converters.read(tmp_path / framework / "model.safetensors").vocabulary is not None
+
+
+@pytest.mark.parametrize(("first", "second"), [("torch", "paddle"), ("paddle", "nnabla"), ("nnabla", "torch")])
+def test_a_run_resumes_in_another_framework(run, recipe, tmp_path, first, second):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run("train", "-c", recipe, "--backend", first, "--output", whole).code == 0
+    assert run("train", "-c", recipe, "--backend", first, "--steps", 3, "--output", parts).code == 0
+    result = run("train", "-c", recipe, "--backend", second, "--resume", parts)
+    assert result.code == 0, result.err
+    assert losses(parts)[:3] == losses(whole)[:3]
+    np.testing.assert_allclose(losses(parts)[3:], losses(whole)[3:], rtol=1e-4)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_two_processes_by_the_frameworks_launcher(run, recipe, tmp_path, framework):
+    assert run("train", "-c", recipe, "--backend", framework, "--output", tmp_path / "one").code == 0
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        # What tests need on a machine of few cores, also as root; a user's MPI is set up by whoever set up the machine.
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    options = ("--num-gpus", 2, "--output", tmp_path / "two")
+    command = process("train", "-c", recipe, "--backend", framework, *options, environment=environment, cwd=tmp_path)
+    result = ended(command)
+    assert result.code == 0, result.err
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+
+
+def test_overrides_take_the_place_of_the_recipes_values(run, recipe, tmp_path):
+    options = ("-o", "training.steps=2", "-o", "optimizer.betas=[0.5, 0.6]", "-o", "optimizer.learning_rate=2e-5")
+    result = run("train", "-c", recipe, *options, "--output", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert metrics(tmp_path / "run")[0]["learning_rate"] == pytest.approx(1.5e-5)  # a third down the cosine of 2 steps
+    assert len(metrics(tmp_path / "run")) == 2
+    written = (tmp_path / "run" / "recipe.yaml").read_text()
+    assert "- 0.5\n  - 0.6" in written
+    for bad, part in (
+        ("optimizer.learning_rat=1", "did you mean learning_rate"),
+        ("learning_rate=1", "'learning_rate' is not a key of a recipe; write section.key=value"),
+        ("training.steps=none", "training.steps is 'none'"),
+        ("training.steps=[1", "--override training.steps=[1 has a value that is not YAML"),
+    ):
+        assert_refused(run("train", "-c", recipe, "-o", bad, "--output", tmp_path / "refused"), part)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_training_starts_from_given_weights(run, recipe, tmp_path):
+    assert run("train", "-c", recipe, "--steps", 2, "--output", tmp_path / "first").code == 0
+    weights = tmp_path / "first" / "model.safetensors"
+    result = run("train", "-c", recipe, "--load", weights, "--steps", 1, "--output", tmp_path / "second")
+    assert result.code == 0, result.err
+    # The third batch of the first run differs from the first of the second, so the losses are not equal; the scale is.
+    scale = np.exp(converters.read(weights).weights["logit_scale"])
+    assert metrics(tmp_path / "second")[0]["logit_scale"] == pytest.approx(float(scale), rel=1e-6)
+
+    other = converters.read(weights).architecture
+    other = type(other)(8, other.image, other.text)
+    converters.write(converters.Checkpoint(initialize(other, 0), other), tmp_path / "other.safetensors")
+    refused = run("train", "-c", recipe, "--load", tmp_path / "other.safetensors", "--output", tmp_path / "third")
+    assert_refused(refused, "other.safetensors holds Architecture(embed_dim=8", "change model.architecture")
