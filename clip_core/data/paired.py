@@ -36,13 +36,13 @@ class PairedFiles:
     """The examples of a folder, ordered by path; texts are read when they are asked for.
 
     Raises:
-        ClipError: there are none.
+        ClipError: there are none, or a folder cannot be read.
     """
 
     def __init__(self, folder: str):
         pictures: list[str] = []
         texts: dict[str, str] = {}  # path without suffix -> path
-        for parent, _, names in os.walk(folder):
+        for parent, _, names in os.walk(folder, onerror=_refuse):
             for name in names:
                 path = os.path.join(parent, name)
                 stem, suffix = os.path.splitext(path)
@@ -74,3 +74,8 @@ class PairedFiles:
         except UnicodeDecodeError as error:
             raise TextError(f"{text} is not UTF-8: {error}; save it in UTF-8.") from error
         return Photograph(open_image(picture), captions([line.strip() for line in lines], text))
+
+
+def _refuse(error: OSError) -> None:
+    reason = (error.strerror or str(error)).lower()
+    raise ClipError(f"{error.filename} cannot be read: {reason}; give a folder that may be read whole.") from error

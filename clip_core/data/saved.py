@@ -93,6 +93,7 @@ class Rows:
         self._files = files
         self.image_column, self.caption_column = image_column, caption_column
         self._opened: Any = None
+        self._checked = False
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened": None}
@@ -121,8 +122,13 @@ class Rows:
             tables = [_read(pyarrow, file, (self.image_column, self.caption_column)) for file in self._files]
             try:
                 self._opened = pyarrow.concat_tables(tables)
+                if not self._checked:  # lengths and offsets in a damaged file must not lead outside of it
+                    self._opened.validate(full=True)
+                    self._checked = True
             except pyarrow.ArrowException as error:
-                raise ClipError(f"The files of {self.folder} do not fit together: {error}; save it again.") from error
+                raise ClipError(
+                    f"The files of {self.folder} are damaged or do not fit together: {error}; save it again."
+                ) from error
         return self._opened
 
 
@@ -140,9 +146,7 @@ def _read(pyarrow: Any, file: str, columns: tuple[str, str]) -> Any:
                     f"{file} has the columns {', '.join(table.column_names)}, not {column}; "
                     "set data.image_column and data.caption_column."
                 )
-        table = table.select(columns).rename_columns(["image", "caption"])
-        table.validate(full=True)  # lengths and offsets in a damaged file must not lead outside of it
-        return table
+        return table.select(columns).rename_columns(["image", "caption"])
     except (pyarrow.ArrowException, OSError) as error:
         raise ClipError(f"{file} cannot be read as an Arrow stream: {error}; save the data again.") from error
 
