@@ -1,36 +1,41 @@
 """Batches of pictures and captions: the same ones in the same order for the same seed, and resumed exactly.
 
-Grain shuffles, splits the work over processes and keeps the order, whatever the number of workers.
+The examples of an epoch are shuffled; the caption of an example that has several, and what is done to its picture at
+random, follow from seed, epoch and example. Nothing depends on the number of workers, so processes can share the work.
+
+Rules:
+
+- An epoch has whole batches only; the examples of a last part batch come up in other epochs.
+- An example that cannot be used (a damaged picture, no caption) is skipped, reported and counted; the next one of the
+  order takes its place, so that every batch is full.
+- Captions may be equal within a batch, as in any data with classes; the loss takes them for each other's negatives.
+- With several ranks, the batch of a step is cut into equal parts in the order of the ranks. Each rank skips faulty
+  examples by itself, so each has a state of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from clip_core.architecture import Architecture
+from clip_core.data.augmentation import Augmentation
+from clip_core.data.faults import Fault, FaultReport
+from clip_core.data.mixture import Mixture
+from clip_core.data.order import shuffled
+from clip_core.data.source import Source
 from clip_core.errors import ClipError
-from clip_core.preprocess import pixels
 from clip_core.tokenizer import Tokenizer
-
-
-class Example(Protocol):
-    """A picture with a caption."""
-
-    picture: Image.Image
-    caption: str
-
-
-class Source(Protocol):
-    """Examples that can be asked for in any order."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
 
 
 @dataclass(frozen=True)
@@ -39,17 +44,7 @@ class Batch:
 
     pixels: np.ndarray  # float32 [n, 3, r, r]
     tokens: np.ndarray  # int64 [n, context]
-
-
-@dataclass(frozen=True)
-class _Collate:
-    tokenizer: Tokenizer
-    resolution: int
-    context_length: int
-
-    def __call__(self, examples: Sequence[Example]) -> Batch:
-        tokens = self.tokenizer.tokenize([example.caption for example in examples], self.context_length, truncate=True)
-        return Batch(pixels([example.picture for example in examples], self.resolution), tokens)
+    examples: np.ndarray  # int64 [n], their numbers in the source
 
 
 class Loader:
@@ -59,11 +54,18 @@ class Loader:
     Args:
         source: examples, also asked for by other processes when there are ``workers``.
         tokenizer: captions longer than the context are cut.
-        seed: of the order.
+        batch_size: of all ranks together.
+        seed: of the order, the captions and the augmentation.
         workers: processes that make batches ahead of time; with 0 they are made when asked for.
+        augmentation: of the pictures.
+        fault_share: the run ends when more of the examples cannot be used, counted over the epochs begun.
+        fault_report: a file that faults are written to, one object per line.
+        rank: which of the training processes this is.
+        ranks: how many there are.
 
     Raises:
-        ClipError: the source has fewer examples than one batch.
+        ClipError: the source has fewer examples than one batch, or the batch cannot be cut into equal parts. While
+            iterating: too many faults, or a worker process died.
     """
 
     def __init__(
@@ -74,42 +76,198 @@ class Loader:
         batch_size: int,
         seed: int,
         workers: int = 0,
+        *,
+        augmentation: Augmentation | None = None,
+        fault_share: float = 0.01,
+        fault_report: Path | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
-        import grain  # takes seconds, so only once data is wanted
-
         if len(source) < batch_size:
             raise ClipError(f"The data has {len(source)} examples, fewer than one batch of {batch_size}.")
-        collate = _Collate(tokenizer, architecture.image.resolution, architecture.text.context_length)
-        shuffled = grain.MapDataset.source(source).seed(seed).shuffle()
-        self._batches = shuffled.batch(batch_size, drop_remainder=True, batch_fn=collate).repeat()
+        if batch_size % ranks:
+            raise ClipError(f"A batch of {batch_size} cannot be cut into {ranks} equal parts; change data.batch_size.")
         self.steps_per_epoch = len(source) // batch_size
-        self._options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
-        self._read_options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        self._rows = batch_size // ranks
+        self._examples = _Examples(
+            source, tokenizer, architecture, augmentation or Augmentation(), seed, batch_size, rank, self._rows
+        )
+        self._faults = FaultReport(fault_report, fault_share, self.steps_per_epoch * self._rows)
+        self._workers = workers
         self.position = 0  # batches given so far
-        self._iterator: Iterator[Batch] | None = None
+        self._blocks: Iterator[tuple[Any, ...]] | None = None
+        self._rest: _Block | None = None  # what the batches so far have left of the last block
 
     def __iter__(self) -> Loader:
         return self
 
     def __next__(self) -> Batch:
-        if self._iterator is None:
-            ahead = self._batches[self.position :].to_iter_dataset(self._read_options)
-            if self._options.num_workers:
-                ahead = ahead.mp_prefetch(self._options)
-            self._iterator = iter(ahead)
-        batch = next(self._iterator)
+        parts: list[_Block] = []
+        missing = self._rows
+        while missing:
+            block = self._rest or self._next_block()
+            part, self._rest = block.split(missing)
+            for fault in part.faults:
+                self._faults.add(fault)
+            parts.append(part)
+            missing -= len(part.rows)
         self.position += 1
-        return batch
+        pixels, tokens, examples, _, _ = parts[0]
+        if len(parts) > 1:
+            pixels, tokens, examples = (np.concatenate([part[field] for part in parts]) for field in range(3))
+        return Batch(pixels, tokens, examples)
 
     def state(self) -> dict[str, int]:
         """Where the loader stands, for JSON; it does not depend on the number of workers."""
-        return {"position": self.position}
+        return {"position": self.position} | ({"skipped": self._faults.count} if self._faults.count else {})
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go on after the batch at which `state` was taken."""
-        self.position = state["position"]
+        """Go on after the batch at which `state` was taken, by a loader of the same arguments but for ``workers``."""
         self.close()
+        self.position = state["position"]
+        self._faults.count = state.get("skipped", 0)
 
     def close(self) -> None:
         """Stop the workers; the next batch starts them again."""
-        self._iterator = None
+        self._blocks = self._rest = None
+
+    def _next_block(self) -> _Block:
+        if self._blocks is None:
+            self._faults.begin()
+            first = self.position * self._rows + self._faults.count  # all rows that the batches so far have used
+            self._blocks = iter(_in_order(_Blocks(self._examples, self._rows, first), self._workers))
+        try:
+            pixels, tokens, examples, rows, faults = next(self._blocks)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            self.close()
+            raise ClipError(
+                f"A process that makes batches has died ({error}); most often memory, or shared memory in /dev/shm, "
+                "has run out: set a lower data.workers or data.batch_size, and resume."
+            ) from error
+        # Arrays in shared memory are of a class of Grain's, which the frameworks need not know.
+        return _Block(np.asarray(pixels), np.asarray(tokens), np.asarray(examples), np.asarray(rows), faults)
+
+
+def _in_order(blocks: _Blocks, workers: int) -> Any:
+    """All blocks one after the other; with workers, each process makes every so many-th of them."""
+    import grain
+
+    ahead = grain.MapDataset.source(blocks).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    if not workers:
+        return ahead
+    # Each worker holds one block ready while it makes the next; more would only take memory.
+    options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+    return ahead.mp_prefetch(options, worker_init_fn=_follow_the_trainer)
+
+
+def _follow_the_trainer(worker: int, workers: int) -> None:
+    """Make this worker end when the training process does, however that ends, and not before."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or a scheduler sends them to all processes
+        signal.signal(number, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+
+    def end_with_it() -> None:
+        if trainer is not None:
+            trainer.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+
+
+class _Block(NamedTuple):
+    """Consecutive rows, those without faults as arrays."""
+
+    pixels: np.ndarray  # float32 [n, 3, r, r]
+    tokens: np.ndarray  # int64 [n, context]
+    examples: np.ndarray  # int64 [n]
+    rows: np.ndarray  # int64 [n]
+    faults: list[Fault]
+
+    def split(self, wanted: int) -> tuple[_Block, _Block | None]:
+        """The first ``wanted`` examples with the faults before the last of them, and the rest if there is any.
+
+        When there are too few, all faults come along: more examples are needed, so all of these are passed.
+        """
+        if len(self.rows) < wanted or (len(self.rows) == wanted and not self.faults):
+            return self, None
+        end = self.rows[wanted - 1]
+        passed = [fault for fault in self.faults if fault.row < end]
+        ahead = [fault for fault in self.faults if fault.row > end]
+        rest = self._cut(slice(wanted, None), ahead)
+        return self._cut(slice(wanted), passed), rest if len(rest.rows) or ahead else None
+
+    def _cut(self, part: slice, faults: list[Fault]) -> _Block:
+        return _Block(self.pixels[part], self.tokens[part], self.examples[part], self.rows[part], faults)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Blocks of ``size`` rows, from the row ``first`` on."""
+
+    examples: _Examples
+    size: int
+    first: int
+
+    def __len__(self) -> int:
+        return sys.maxsize // self.size
+
+    def __getitem__(self, block: int) -> tuple[Any, ...]:
+        # A plain tuple of arrays, which grain hands over in shared memory.
+        return tuple(self.examples.block(self.first + block * self.size, self.size))
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """What one rank is given, row by row, in all epochs."""
+
+    source: Source
+    tokenizer: Tokenizer
+    architecture: Architecture
+    augmentation: Augmentation
+    seed: int
+    batch_size: int  # of all ranks
+    rank: int
+    rows: int  # of a batch, for each rank
+
+    @cached_property
+    def _order(self) -> Any:
+        return shuffled(len(self.source), self.seed)
+
+    def block(self, first: int, size: int) -> _Block:
+        resolution, context = self.architecture.image.resolution, self.architecture.text.context_length
+        pixels = np.empty((size, 3, resolution, resolution), np.float32)
+        tokens = np.empty((size, context), np.int64)
+        examples, rows = np.empty(size, np.int64), np.empty(size, np.int64)
+        faults = []
+        good = 0
+        for row in range(first, first + size):
+            epoch, place, example = self._example(row)
+            try:
+                pixels[good], tokens[good] = self._read(epoch, place, example)
+            except ClipError as error:
+                faults.append(Fault(row, example, str(error)))
+                continue
+            examples[good], rows[good] = example, row
+            good += 1
+        return _Block(pixels[:good], tokens[:good], examples[:good], rows[:good], faults)
+
+    def _example(self, row: int) -> tuple[int, int, int]:
+        """The epoch of a row, its place in the epoch before shuffling, and the example there."""
+        batches = len(self.source) // self.batch_size
+        batch, place_in_part = divmod(row, self.rows)
+        epoch, batch = divmod(batch, batches)
+        position = batch * self.batch_size + self.rank * self.rows + place_in_part
+        place = self._order[epoch * len(self.source) + position]
+        return epoch, place, self.source.index(epoch, place) if isinstance(self.source, Mixture) else place
+
+    def _read(self, epoch: int, place: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels float32 [3, r, r] and tokens int64 [context]."""
+        example = self.source[number]
+        generator = np.random.default_rng((self.seed, epoch, place))
+        caption = example.caption
+        if not isinstance(caption, str):
+            caption = caption[generator.integers(len(caption))]
+        tokens = self.tokenizer.tokenize(caption, self.architecture.text.context_length, truncate=True)[0]
+        return self.augmentation(example.picture, self.architecture.image.resolution, generator), tokens

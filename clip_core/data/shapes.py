@@ -23,6 +23,7 @@ from clip_core.bpe_training import learn
 from clip_core.errors import ClipError
 
 SIDE = 64  # pixels along one side of a picture
+PITCH = 8  # pixels between the places where things can stand
 OVERSAMPLING = 4  # shapes are drawn this many times larger and averaged down, which smooths their edges
 
 Size = Literal["small", "large"]
@@ -41,7 +42,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "brown": (125, 70, 25),
 }
 TEXTURES = ("solid", "striped", "dotted", "checked")
-RADII: dict[Size, tuple[float, float]] = {"small": (7.5, 9.0), "large": (12.5, 14.5)}  # pixels, from and to
+RADII: dict[Size, tuple[float, float]] = {"small": (8.5, 9.5), "large": (13.0, 14.5)}  # pixels, from and to
 COUNTS = ("a", "two", "three", "four")
 OPPOSITE: dict[Relation, str] = {"left of": "right of", "above": "below"}
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -110,9 +111,11 @@ SHAPES: dict[str, list[Point]] = {
         *((0.34, 1.0), (-0.34, 1.0), (-0.34, 0.34), (-1.0, 0.34), (-1.0, -0.34), (-0.34, -0.34)),
     ],
     "heart": _heart(),
-    "ring": _arc(1.0, 0, 1) + _arc(0.5, 1, 0),
-    "crescent": _arc(1.0, 0.11, 0.89) + _arc(0.76, 0.85, 0.15, centre=(0.33, 0.0)),
+    "ring": _arc(1.0, 0, 1),
+    "crescent": _arc(1.0, 0.11, 0.89) + _arc(0.71, 0.82, 0.18, centre=(0.46, 0.0)),
 }
+
+HOLES: dict[str, list[Point]] = {"ring": _arc(0.42, 0, 1)}
 
 Kind = tuple[str, str]  # shape, colour
 KINDS: tuple[Kind, ...] = tuple(product(SHAPES, COLOURS))
@@ -215,29 +218,27 @@ def vocabulary(merges: int) -> str:
 
 def describe(
     scene: Scene,
-    size: bool = True,
-    texture: bool = True,
+    named: Sequence[str] = ("size", "texture", "colour"),
     backwards: bool = False,
     say: Callable[[str], str] = str,
 ) -> str:
     """What ``scene`` shows, in words; by default in full, so that equal descriptions mean equal scenes.
 
     Args:
-        size: name the sizes.
-        texture: name the textures.
+        named: the attributes that are told besides number and shape.
         backwards: name the second thing of a pair first, with the opposite relation.
         say: puts another word for an attribute or a relation.
     """
     if scene.second is None or scene.relation is None:
-        return _noun(scene.first, scene.count, size, texture, say)
-    first, second = (_noun(thing, 1, size, texture, say) for thing in (scene.first, scene.second))
+        return _noun(scene.first, scene.count, named, say)
+    first, second = (_noun(thing, 1, named, say) for thing in (scene.first, scene.second))
     if backwards:
         return f"{second} {say(OPPOSITE[scene.relation])} {first}"
     return f"{first} {say(scene.relation)} {second}"
 
 
-def _noun(thing: Thing, count: int, size: bool, texture: bool, say: Callable[[str], str]) -> str:
-    words = [say(word) for word in [thing.size] * size + [thing.texture] * texture + [thing.colour, thing.shape]]
+def _noun(thing: Thing, count: int, named: Sequence[str], say: Callable[[str], str]) -> str:
+    words = [say(getattr(thing, attribute)) for attribute in (*named, "shape")]
     if count > 1:
         words[-1] += "es" if words[-1].endswith("s") else "s"
     article = "an" if count == 1 and words[0][0] in "aeio" else COUNTS[count - 1]  # a uniform, an orange
@@ -245,13 +246,17 @@ def _noun(thing: Thing, count: int, size: bool, texture: bool, say: Callable[[st
 
 
 def caption(scene: Scene, random: Random) -> str:
-    """One of the many ways to say it: a random template, direction and choice of words, at times fewer attributes."""
+    """One of the many ways to say it: a random template, direction and choice of words, and often fewer attributes.
+
+    When a caption leaves out the colour, the shape alone has to tell its picture from others: without such captions a
+    model learns colours at once and shapes only very late.
+    """
 
     def say(word: str) -> str:
         return random.choice(SYNONYMS[word]) if word in SYNONYMS and random.random() < 0.3 else word
 
-    size, texture, backwards = random.random() < 0.7, random.random() < 0.7, random.random() < 0.5
-    return random.choice(TEMPLATES).format(describe(scene, size, texture, backwards, say))
+    named = [attribute for attribute in ("size", "texture", "colour") if random.random() < 0.6]
+    return random.choice(TEMPLATES).format(describe(scene, named, random.random() < 0.5, say))
 
 
 # Drawing
@@ -262,35 +267,36 @@ def draw(scene: Scene, random: Random) -> Image.Image:
     things = [scene.first] * scene.count if scene.second is None else [scene.first, scene.second]
     radii = [random.uniform(*RADII[thing.size]) for thing in things]
     picture = _background(random)
-    for thing, radius, centre in zip(things, radii, _centres(scene, radii, random)):
+    for thing, radius, centre in zip(things, radii, _centres(scene, random)):
         _paint(picture, thing, radius, centre, random)
     return picture
 
 
-def _centres(scene: Scene, radii: Sequence[float], random: Random) -> list[Point]:
-    """Where the things go: each within its own part of the picture, so that none overlap or are cut."""
-    half, middle = SIDE / 2, SIDE / 4
+def _centres(scene: Scene, random: Random) -> list[Point]:
+    """Where the things go: near points `PITCH` pixels apart, so that they touch at most.
 
-    def within(start: float, length: float, radius: float) -> float:
-        margin = min(radius * 1.1, length / 2)
-        return random.uniform(start + margin, start + length - margin)
+    A vision transformer cuts the picture at fixed places. Were things put anywhere, it would have to learn each shape
+    anew for every place at which it can be cut, which takes a small model very long.
+    """
+    middle, near_edge, far_edge = SIDE / 2, SIDE / 4, SIDE * 3 / 4
+
+    def near(point: float, steps: int = 0) -> float:
+        return point + PITCH * random.randint(-steps, steps) + random.uniform(-1.5, 1.5)
 
     if scene.relation is not None:
         # Across the relation both stand at about the same place, so that only one relation holds.
-        level = random.uniform(middle, SIDE - middle)
-        along = [within(start, half, radius) for start, radius in zip((0.0, half), radii)]
-        across = [level + random.uniform(-2, 2) for _ in radii]
-        points = list(zip(along, across))
+        level = middle + PITCH * random.randint(-1, 1)
+        points = [(near(place), near(level)) for place in (near_edge, far_edge)]
         return points if scene.relation == "left of" else [(y, x) for x, y in points]
     if scene.count == 1:
-        return [(within(0, SIDE, radii[0]), within(0, SIDE, radii[0]))]
-    quarters = random.sample([(x, y) for x in (0.0, half) for y in (0.0, half)], scene.count)
-    return [(within(x, half, radius), within(y, half, radius)) for (x, y), radius in zip(quarters, radii)]
+        return [(near(middle, steps=1), near(middle, steps=1))]
+    quarters = [(x, y) for x in (near_edge, far_edge) for y in (near_edge, far_edge)]
+    return [(near(x), near(y)) for x, y in random.sample(quarters, scene.count)]
 
 
 def _background(random: Random) -> Image.Image:
-    """Dark or light grey with a slight tint: plain, or changing smoothly over the picture."""
-    level = random.choice((random.uniform(10, 60), random.uniform(160, 225)))
+    """Grey with a slight tint: plain, or changing smoothly over the picture."""
+    level = random.uniform(150, 215)
     cells = random.choice((1, 2, 4))
     colours = [[level + random.uniform(-16, 16) for _ in range(3)] for _ in range(cells * cells)]
     coarse = np.array(colours).clip(0, 255).astype(np.uint8).reshape(cells, cells, 3)
@@ -298,7 +304,7 @@ def _background(random: Random) -> Image.Image:
 
 
 def _paint(picture: Image.Image, thing: Thing, radius: float, centre: Point, random: Random) -> None:
-    tilt = random.uniform(-0.2, 0.2)  # radians; a square must not become a diamond
+    tilt = random.uniform(-0.15, 0.15)  # radians; a square must not become a diamond
     shade = tuple(round(min(max(value + random.uniform(-12, 12), 0), 255)) for value in COLOURS[thing.colour])
     pattern = random.choice(_PATTERNS[thing.texture])
     offset = random.randrange(_PERIOD), random.randrange(_PERIOD)
@@ -307,16 +313,29 @@ def _paint(picture: Image.Image, thing: Thing, radius: float, centre: Point, ran
     left, top = round(centre[0]) - reach, round(centre[1]) - reach
     across, along = cos(tilt) * radius * OVERSAMPLING, sin(tilt) * radius * OVERSAMPLING
     x, y = (centre[0] - left) * OVERSAMPLING, (centre[1] - top) * OVERSAMPLING
-    outline = [(x + u * across - v * along, y + u * along + v * across) for u, v in SHAPES[thing.shape]]
     stencil = Image.new("L", (2 * reach * OVERSAMPLING,) * 2)
-    ImageDraw.Draw(stencil).polygon(outline, fill=255)
-    picture.paste(shade, (left, top), stencil.reduce(OVERSAMPLING))
-    if thing.texture != "solid":
-        marks = pattern[offset[0] :, offset[1] :][: stencil.height, : stencil.width]
-        marked = Image.fromarray(np.asarray(stencil) & marks)
-        picture.paste(_MARK, (left, top), marked.reduce(OVERSAMPLING))
+    for points, fill in ((SHAPES[thing.shape], 255), (HOLES.get(thing.shape), 0)):
+        if points is not None:
+            turned = [(x + u * across - v * along, y + u * along + v * across) for u, v in points]
+            ImageDraw.Draw(stencil).polygon(turned, fill=fill)
+    whole = np.asarray(stencil)
+    inside = _shrink(whole)
+    marks = pattern[offset[0] :, offset[1] :][: stencil.height, : stencil.width]
+    for colour, mask in ((_OUTLINE, whole), (shade, inside), (_MARK, inside & marks)):
+        picture.paste(colour, (left, top), Image.fromarray(mask).reduce(OVERSAMPLING))
 
 
+def _shrink(mask: np.ndarray) -> np.ndarray:
+    """``mask`` without what is within `_BORDER` of its edge, in the eight directions."""
+    inside = mask.copy()
+    diagonal = round(_BORDER * 0.7)
+    for y, x in ((0, _BORDER), (_BORDER, 0), (diagonal, diagonal), (diagonal, -diagonal)):
+        inside &= np.roll(mask, (y, x), (0, 1)) & np.roll(mask, (-y, -x), (0, 1))
+    return inside
+
+
+_OUTLINE = (20, 20, 20)  # the same for all, so that a shape is known whatever its colour and texture
+_BORDER = 5  # width of the outline, in oversampled pixels
 _MARK = (255, 255, 255)  # stripes, dots and checks are white on the thing's colour
 _PERIOD = 6 * OVERSAMPLING  # of every pattern, in oversampled pixels
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clip_core.architecture import MODELS, Architecture
+from clip_core.data import sources
+from clip_core.data.augmentation import Augmentation
+from clip_core.data.settings import Section, sentence
+from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.files import read_regular, write_text
 
@@ -18,12 +21,6 @@ MAXIMUM_BYTES = 1 << 20
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A part of a recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Model(Section):
@@ -47,12 +44,40 @@ class Model(Section):
 
 
 class Data(Section):
-    """Where pictures and captions come from."""
+    """Where pictures and captions come from, and what batches are made of them.
 
-    source: Literal["shapes"] = "shapes"
-    examples: Count = 1_000_000  # in one epoch
+    The other keys are those of the source, `clip_core.data.sources`, checked as these are and with defaults filled in.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    source: sources.Name = "shapes"
     batch_size: Count = 128
     workers: Annotated[int, Field(ge=0)] = 0  # processes that make batches ahead of time; 0: made between the steps
+    augmentation: Augmentation = Augmentation()
+    fault_share: Share = 0.01  # the run ends when more of the examples cannot be used
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_source(cls, data: Any) -> Any:
+        name = data.get("source", "shapes") if isinstance(data, dict) else None
+        if not isinstance(name, str) or name not in sources.SOURCES:
+            return data  # for the checks below to refuse
+        own = {key: value for key, value in data.items() if key in cls.model_fields}
+        rest = {key: value for key, value in data.items() if key not in own}
+        settings = sources.settings_of(name, rest, also=cls.model_fields)
+        return own | settings.model_dump(mode="json")
+
+    def open(self, seed: int) -> Source:
+        """The examples.
+
+        Args:
+            seed: of the run.
+
+        Raises:
+            ClipError: the data is missing, not in its family's layout, or empty.
+        """
+        return sources.open_source(self.source, self.model_extra or {}, seed)
 
 
 class Optimizer(Section):
@@ -121,26 +146,10 @@ class Recipe(Section):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ClipError(f"{source}: {_sentence(error)}") from error
+            raise ClipError(f"{source}: {sentence(error, cls)}") from error
         except ClipError as error:
             raise ClipError(f"{source}: {error}") from error
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write this recipe, defaults filled in, as YAML that `read` reads back."""
         write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
-
-
-def _sentence(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    *section, key = [str(part) for part in fault["loc"]] or ["recipe"]
-    place = ".".join([*section, key])
-    if fault["type"] == "extra_forbidden":
-        owner: Any = Recipe
-        for part in section:
-            owner = owner.model_fields[part].annotation
-        valid = list(owner.model_fields)
-        near = get_close_matches(key, valid, n=1, cutoff=0.0)[0]
-        return f"there is no key {place}; did you mean {near}? Valid keys are {', '.join(valid)}."
-    if fault["type"] == "missing":
-        return f"the key {place} is missing."
-    return f"{place} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}."

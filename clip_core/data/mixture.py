@@ -1,0 +1,68 @@
+"""Several sources as one, each with its share of every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from math import floor
+from typing import Any
+
+import numpy as np
+
+from clip_core.data.order import shuffled
+from clip_core.data.source import Example, Source
+from clip_core.errors import ClipError
+
+
+class Mixture:
+    """The examples of ``parts`` one after the other, with a rule which of them an epoch has.
+
+    An epoch has as many places as the parts have examples together. Without weights each example has one place. With
+    weights each part has its share of the places, and fills them by going through its own shuffled examples again and
+    again, going on in the next epoch where it stopped in the last: none is left out for ever. A part with more places
+    than examples has some of them more than once in an epoch, and only these can meet themselves in a batch.
+
+    Args:
+        seed: of the order in which parts with weights are gone through.
+
+    Raises:
+        ClipError: a weight is so small that its part has no place.
+    """
+
+    def __init__(self, parts: Sequence[Source], weights: Sequence[float] | None, seed: int):
+        self._parts, self._seed = parts, seed
+        sizes = [len(part) for part in parts]
+        self._starts = np.cumsum([0, *sizes])
+        self.places = sizes if weights is None else _quotas(len(self), weights)
+        self._first_places = np.cumsum([0, *self.places])
+        if 0 in self.places:
+            raise ClipError(
+                f"Part {self.places.index(0)} of the mixture has no place among {len(self)} examples; raise its weight."
+            )
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Example:
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._parts[part][index - int(self._starts[part])]
+
+    def index(self, epoch: int, place: int) -> int:
+        """Which example is at a place of an epoch, before the places themselves are shuffled."""
+        part = int(np.searchsorted(self._first_places, place, side="right")) - 1
+        position = epoch * self.places[part] + place - int(self._first_places[part])
+        return int(self._starts[part]) + self._orders[part][position]
+
+    @cached_property
+    def _orders(self) -> list[Any]:
+        return [shuffled(len(part), self._seed + 1 + number) for number, part in enumerate(self._parts)]
+
+
+def _quotas(places: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers in proportion to ``weights`` with the sum ``places``; the largest remainders are rounded up."""
+    exact = [places * weight / sum(weights) for weight in weights]
+    quotas = [floor(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda part: quotas[part] - exact[part])
+    for part in by_remainder[: places - sum(quotas)]:
+        quotas[part] += 1
+    return quotas

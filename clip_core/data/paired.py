@@ -1,0 +1,81 @@
+"""A tree of pictures, each with a text file of the same name beside it, as PASSL reads it.
+
+::
+
+    food/0001.jpg   food/0001.txt
+    sub/0001.PNG    sub/0001.TXT
+
+Folders may be nested. Picture and text belong together when their paths are equal but for the suffix, so the same name
+in two folders is two examples. Each line of a text that is not blank is a caption, in UTF-8. A picture without a text,
+and a text without a picture, are counted as faults.
+"""
+
+from __future__ import annotations
+
+import os
+
+from clip_core.data.source import Photograph, SourceSettings, Texts, captions
+from clip_core.errors import ClipError, TextError
+from clip_core.files import read_regular
+from clip_core.image import open_image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+MAXIMUM_TEXT_BYTES = 1 << 20
+
+
+class Paired(SourceSettings):
+    """A folder of such pictures and texts."""
+
+    folder: str
+
+    def open(self, seed: int) -> PairedFiles:
+        return PairedFiles(self.folder)
+
+
+class PairedFiles:
+    """The examples of a folder, ordered by path; texts are read when they are asked for.
+
+    Raises:
+        ClipError: there are none, or a folder cannot be read.
+    """
+
+    def __init__(self, folder: str):
+        pictures: list[str] = []
+        texts: dict[str, str] = {}  # path without suffix -> path
+        for parent, _, names in os.walk(folder, onerror=_refuse):
+            for name in names:
+                path = os.path.join(parent, name)
+                stem, suffix = os.path.splitext(path)
+                if suffix.lower() in SUFFIXES:
+                    pictures.append(path)
+                elif suffix.lower() == ".txt":
+                    texts[stem] = path
+        stems = {os.path.splitext(path)[0] for path in pictures}
+        lone = [text for stem, text in texts.items() if stem not in stems]
+        pairs = sorted(
+            [(path, texts.get(os.path.splitext(path)[0], "")) for path in pictures] + [("", x) for x in lone]
+        )
+        if not pictures:
+            raise ClipError(f"{folder} has no pictures ({', '.join(SUFFIXES)}), in no folder below it; check the path.")
+        self._pictures = Texts(picture for picture, _ in pairs)
+        self._texts = Texts(text for _, text in pairs)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Photograph:
+        picture, text = self._pictures[index], self._texts[index]
+        if not picture:
+            raise ClipError(f"{text} has no picture of the same name beside it.")
+        if not text:
+            raise ClipError(f"{picture} has no .txt file of the same name beside it.")
+        try:
+            lines = read_regular(text, MAXIMUM_TEXT_BYTES).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise TextError(f"{text} is not UTF-8: {error}; save it in UTF-8.") from error
+        return Photograph(open_image(picture), captions([line.strip() for line in lines], text))
+
+
+def _refuse(error: OSError) -> None:
+    reason = (error.strerror or str(error)).lower()
+    raise ClipError(f"{error.filename} cannot be read: {reason}; give a folder that may be read whole.") from error

@@ -1,0 +1,186 @@
+"""Data saved to disk by Hugging Face's ``datasets`` (``save_to_disk``), read with pyarrow alone.
+
+::
+
+    dataset_dict.json                {"splits": ["train"]}; then each split is a folder of its own
+    train/state.json                 {"_data_files": [{"filename": "data-00000-of-00002.arrow"}, ...], ...}
+    train/data-00000-of-00002.arrow  Arrow streams
+
+The column of pictures holds what ``datasets`` makes of its ``Image`` feature (a record of ``bytes`` and ``path``), or
+encoded pictures as bytes, or in base64 as a text or a list that begins with one. The column of captions holds a text or
+a list of texts. Rows without a picture, as SBU's are whose address was dead, are left out.
+
+M3IT (`M3it`) has its pictures in ``image_base64_str`` and its captions in ``outputs``. A picture has a row for each of
+its captions there, so rows with the same picture are made one example.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from clip_core.data.listing import read_json, records
+from clip_core.data.source import Photograph, SourceSettings, captions
+from clip_core.errors import ClipError, ImageError
+from clip_core.image import open_image
+
+
+class Saved(SourceSettings):
+    """A folder that ``save_to_disk`` wrote."""
+
+    folder: str
+    split: str | None = None  # needed when the folder holds several
+    image_column: str = "image"
+    caption_column: str = "caption"
+
+    def rows(self) -> Rows:
+        """The rows of all files, in their order."""
+        if find_spec("pyarrow") is None:
+            raise ClipError(
+                f"{self.folder} is read with pyarrow, which is not installed; run: pip install 'triclip[data]'."
+            )
+        folder = self.folder
+        listing = os.path.join(folder, "dataset_dict.json")
+        if os.path.exists(listing):
+            found = read_json(listing)
+            splits = found.get("splits") if isinstance(found, dict) else None
+            if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+                raise ClipError(f"{listing} has no list 'splits'; give a folder that save_to_disk wrote.")
+            wanted = splits[0] if self.split is None and len(splits) == 1 else self.split
+            if wanted not in splits:
+                raise ClipError(f"{folder} has the splits {', '.join(splits)}; set data.split to one of them.")
+            folder = os.path.join(folder, str(wanted))
+        state = os.path.join(folder, "state.json")
+        files = records(state, read_json(state), "_data_files", filename=str)
+        paths = [os.path.join(folder, file["filename"]) for file in files]
+        return Rows(folder, paths, self.image_column, self.caption_column)
+
+    def open(self, seed: int) -> SavedRows:
+        rows = self.rows()
+        return SavedRows(rows, [[number] for number in rows.with_picture()])
+
+
+class M3it(Saved):
+    """The same with the columns of M3IT; rows with the same picture are one example."""
+
+    image_column: str = "image_base64_str"
+    caption_column: str = "outputs"
+
+    def open(self, seed: int) -> SavedRows:
+        rows = self.rows()
+        by_picture: dict[bytes, list[int]] = {}
+        for number in rows.with_picture():
+            stored = rows.picture(number)
+            digest = hashlib.sha256(stored if isinstance(stored, bytes) else str(stored).encode()).digest()
+            by_picture.setdefault(digest, []).append(number)
+        return SavedRows(rows, list(by_picture.values()))
+
+
+class Rows:
+    """The rows of Arrow files, which each process maps into memory for itself.
+
+    Raises:
+        ClipError: a file is missing or damaged, or lacks a column.
+    """
+
+    def __init__(self, folder: str, files: list[str], image_column: str, caption_column: str):
+        self.folder = folder
+        self._files = files
+        self.image_column, self.caption_column = image_column, caption_column
+        self._opened: Any = None
+        self._checked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_opened": None}
+
+    def with_picture(self) -> list[int]:
+        """The numbers of the rows whose picture is not null."""
+        return np.flatnonzero(self._table["image"].is_valid()).tolist()
+
+    def picture(self, number: int) -> object:
+        """What stands for the picture in a row: its encoded bytes, the path of a file, or a text in base64."""
+        stored = self._table["image"][number].as_py()
+        if isinstance(stored, dict):
+            return stored.get("bytes") or _Path(stored.get("path") or "")
+        return stored[0] if isinstance(stored, list) and stored else stored
+
+    def captions(self, number: int) -> list[object]:
+        """The captions of a row."""
+        stored = self._table["caption"][number].as_py()
+        return stored if isinstance(stored, list) else [stored]
+
+    @property
+    def _table(self) -> Any:
+        if self._opened is None:
+            import pyarrow
+
+            tables = [_read(pyarrow, file, (self.image_column, self.caption_column)) for file in self._files]
+            try:
+                self._opened = pyarrow.concat_tables(tables)
+                if not self._checked:  # lengths and offsets in a damaged file must not lead outside of it
+                    self._opened.validate(full=True)
+                    self._checked = True
+            except pyarrow.ArrowException as error:
+                raise ClipError(
+                    f"The files of {self.folder} are damaged or do not fit together: {error}; save it again."
+                ) from error
+        return self._opened
+
+
+class _Path(str):
+    """The path of a picture, told from a text in base64."""
+
+
+def _read(pyarrow: Any, file: str, columns: tuple[str, str]) -> Any:
+    try:
+        with pyarrow.memory_map(file) as mapped, pyarrow.ipc.open_stream(mapped) as stream:
+            table = stream.read_all()
+        for column in columns:
+            if table.column_names.count(column) != 1:
+                raise ClipError(
+                    f"{file} has the columns {', '.join(table.column_names)}, not {column}; "
+                    "set data.image_column and data.caption_column."
+                )
+        return table.select(columns).rename_columns(["image", "caption"])
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ClipError(f"{file} cannot be read as an Arrow stream: {error}; save the data again.") from error
+
+
+class SavedRows:
+    """Examples made of one row, or of several rows with the same picture.
+
+    Raises:
+        ClipError: there are none.
+    """
+
+    def __init__(self, rows: Rows, examples: list[list[int]]):
+        if not examples:
+            raise ClipError(f"{rows.folder} has no row with a picture; give data with at least one batch of them.")
+        self._rows = rows
+        self._numbers = np.array([number for example in examples for number in example])
+        self._ends = np.cumsum([0] + [len(example) for example in examples])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Photograph:
+        numbers = self._numbers[self._ends[index] : self._ends[index + 1]].tolist()
+        name = f"Row {numbers[0]} of {self._rows.folder}"
+        texts = captions([text for number in numbers for text in self._rows.captions(number)], name)
+        stored = self._rows.picture(numbers[0])
+        if isinstance(stored, str) and not isinstance(stored, _Path):
+            try:
+                stored = base64.b64decode(stored, validate=True)
+            except ValueError as error:
+                raise ImageError(f"{name}: the picture is not in base64: {error}.") from error
+        if not isinstance(stored, (bytes, str)) or not stored:
+            raise ImageError(f"{name} holds no picture in column {self._rows.image_column}.")
+        try:
+            return Photograph(open_image(stored), texts)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from error

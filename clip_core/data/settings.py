@@ -1,0 +1,45 @@
+"""Settings that users write in a recipe: checked values, unknown keys refused, and every fault as one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Section(BaseModel):
+    """A part of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def sentence(
+    error: ValidationError, model: type[BaseModel], place: Iterable[str] = (), also: Iterable[str] = ()
+) -> str:
+    """One fault of ``error`` in words: first an unknown key, with the nearest valid one.
+
+    Args:
+        model: what was validated.
+        place: the keys that lead to it in the recipe.
+        also: keys that are valid beside those of ``model``.
+    """
+    # A key that is missing is most often one that was misspelt.
+    fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    *section, key = [str(part) for part in fault["loc"]] or ["recipe"]
+    where = ".".join([*place, *section, key])
+    if fault["type"] == "extra_forbidden":
+        valid = _keys(model, section) + ([] if section else list(also))
+        near = get_close_matches(key, valid, n=1, cutoff=0.0)[0]
+        return f"there is no key {where}; did you mean {near}? Valid keys are {', '.join(valid)}."
+    if fault["type"] == "missing":
+        return f"the key {where} is missing."
+    return f"{where} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}."
+
+
+def _keys(model: Any, section: Iterable[str]) -> list[str]:
+    for part in section:
+        annotation = model.model_fields[part].annotation
+        model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
+    return list(model.model_fields)

@@ -1,0 +1,137 @@
+"""What a loader asks for: pictures with captions, by number, from whatever family of files they come."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from clip_core.data.settings import Section
+from clip_core.errors import ClipError, TextError
+from clip_core.image import open_image
+
+
+class Example(Protocol):
+    """A picture with a caption, or with several, of which each epoch takes one."""
+
+    @property
+    def picture(self) -> Image.Image: ...
+
+    @property
+    def caption(self) -> str | tuple[str, ...]: ...
+
+
+class Source(Protocol):
+    """Examples that can be asked for in any order and in any process.
+
+    One picture is one example, however many captions it has, so it cannot meet itself in a batch. An example that
+    cannot be used raises `ClipError`, which names the file; the loader counts it and goes on.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+
+class SourceSettings(Section):
+    """The keys of the recipe's data section that belong to one family of sources."""
+
+    @abstractmethod
+    def open(self, seed: int) -> Source:
+        """The examples, in an order that depends on the files alone.
+
+        Args:
+            seed: of the run; only sources that make their pictures up use it.
+
+        Raises:
+            ClipError: files are missing or not in the family's layout, or there is no example in them.
+        """
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A decoded picture and all its captions."""
+
+    picture: Image.Image
+    caption: tuple[str, ...]
+
+
+def captions(texts: Iterable[object], name: str) -> tuple[str, ...]:
+    """The captions of the picture ``name`` that say something.
+
+    Raises:
+        TextError: there are none.
+    """
+    usable = tuple(text for text in texts if isinstance(text, str) and text.strip())
+    if not usable:
+        raise TextError(f"{name} has no caption.")
+    return usable
+
+
+class Texts(Sequence[str]):
+    """Many texts as one block of bytes: millions of ``str`` take gigabytes, in every process that makes batches."""
+
+    def __init__(self, texts: Iterable[str]):
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        self._ends = np.cumsum([0] + [len(text) for text in encoded])
+        self._bytes = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index):
+        start, end = self._ends[index], self._ends[index + 1]
+        return self._bytes[start:end].decode("utf-8", "surrogatepass")
+
+
+class PictureFiles:
+    """Picture files with captions that were read from a listing.
+
+    Args:
+        listing: the file that names them, for error messages.
+        folder: where relative paths start.
+        examples: path and captions of each picture; an empty path is a fault of its example.
+
+    Raises:
+        ClipError: there are no examples.
+    """
+
+    def __init__(self, listing: str, folder: str, examples: Iterable[tuple[str, Sequence[str]]]):
+        examples = list(examples)
+        if not examples:
+            raise ClipError(f"{listing} names no pictures; give data with at least one batch of them.")
+        self._listing, self._folder = listing, folder
+        self._paths = Texts(path for path, _ in examples)
+        self._captions = Texts(text for _, texts in examples for text in texts)
+        self._ends = np.cumsum([0] + [len(texts) for _, texts in examples])
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Photograph:
+        path = self._paths[index]
+        if not path:
+            raise ClipError(f"A row of {self._listing} names no picture; its number among the examples is {index}.")
+        path = os.path.join(self._folder, path)
+        texts = captions([self._captions[i] for i in range(*self._ends[index : index + 2])], path)
+        return Photograph(open_image(path), texts)
+
+
+def grouped(rows: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Rows of a path and a caption -> each path once, with all its captions, in the order of first occurrence.
+
+    A row without a path stays a row of its own.
+    """
+    by_path: dict[str, list[str]] = {}
+    examples = []
+    for path, caption in rows:
+        if path not in by_path or not path:
+            by_path[path] = []
+            examples.append((path, by_path[path]))
+        by_path[path].append(caption)
+    return examples

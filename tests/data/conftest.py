@@ -1,0 +1,88 @@
+"""Pictures that tell their number by their colour, and batches that tell which pictures and captions they hold."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.bpe_training import HEADER
+from clip_core.data.loader import Batch, Loader
+from clip_core.data.source import Photograph
+from clip_core.errors import ClipError
+from clip_core.preprocess import DEVIATION, MEAN
+from clip_core.tokenizer import Tokenizer
+
+SMALL = Architecture(
+    embed_dim=32,
+    image=VisionTransformer(resolution=16, patch=16, width=64, layers=1, heads=1),
+    text=TextTransformer(context_length=48, vocabulary_size=514, width=64, layers=1, heads=1),
+)
+TOKENIZER = Tokenizer(HEADER)  # letter by letter
+STEP = 5  # of the red value from one number to the next, more than JPEG changes it
+
+
+def picture(number: int, side: int = 8) -> Image.Image:
+    return Image.new("RGB", (side, side), (STEP * number, 128, 255 - STEP * number))
+
+
+def encoded(number: int, kind: str = "PNG") -> bytes:
+    data = io.BytesIO()
+    picture(number).save(data, kind)
+    return data.getvalue()
+
+
+def write_picture(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(number, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"))
+
+
+def number_in(shown: Image.Image) -> int:
+    return round(shown.convert("RGB").getpixel((4, 4))[0] / STEP)
+
+
+def numbers(batch: Batch) -> list[int]:
+    """Which pictures a batch holds."""
+    red = (batch.pixels[:, 0, 8, 8] * DEVIATION[0] + MEAN[0]) * 255
+    return np.rint(red / STEP).astype(int).tolist()
+
+
+def texts(batch: Batch) -> list[str]:
+    """The captions of a batch, without blanks."""
+    return [TOKENIZER.decode(row[1 : row.tolist().index(TOKENIZER.end)]).replace(" ", "") for row in batch.tokens]
+
+
+def contents(source) -> list[tuple[int, tuple[str, ...]]]:
+    """The number and the captions of each example."""
+    return [(number_in(source[index].picture), source[index].caption) for index in range(len(source))]
+
+
+def fault(source, index: int) -> str:
+    try:
+        source[index]
+    except ClipError as error:
+        return str(error)
+    raise AssertionError(f"example {index} can be used")
+
+
+class Numbered:
+    """Pictures 0, 1, 2, ... with several captions each; the ones named in ``broken`` cannot be used."""
+
+    def __init__(self, examples: int, captions: int = 1, broken: Sequence[int] = ()):
+        self.examples, self.captions, self.broken = examples, captions, tuple(broken)
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def __getitem__(self, index: int) -> Photograph:
+        if index in self.broken:
+            raise ClipError(f"picture-{index}.png is damaged.")
+        return Photograph(picture(index), tuple(f"{index}-{choice}" for choice in range(self.captions)))
+
+
+def loader(source, batch_size: int, seed: int = 1, workers: int = 0, **options) -> Loader:
+    return Loader(source, TOKENIZER, SMALL, batch_size, seed, workers, **options)

@@ -1,0 +1,425 @@
+"""Every family of data, read from files in its layout that the test makes: which pictures, which captions."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import pickle
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cloudpickle
+import pyarrow
+import pytest
+
+from clip_core.data.sources import open_source
+from clip_core.data.webdataset import expand
+from clip_core.errors import ClipError
+from tests.data.conftest import contents, encoded, fault, loader, number_in, numbers, texts, write_picture
+
+
+def opened(source: str, **settings):
+    """The source as another process sees it."""
+    return pickle.loads(cloudpickle.dumps(open_source(source, settings, seed=0)))  # noqa: S301
+
+
+def refused(source: str, **settings) -> str:
+    with pytest.raises(ClipError) as caught:
+        open_source(source, settings, seed=0)
+    return str(caught.value)
+
+
+# Tables
+
+
+def test_conceptual_captions(tmp_path):
+    for number in range(3):
+        write_picture(tmp_path / "train" / f"{number}.jpg", number)
+    (tmp_path / "cc.csv").write_text('filepath\ttitle\ntrain/0.jpg\ta "red" café\ntrain/2.jpg\t"two\tparts"\n')
+    source = opened("table", file=str(tmp_path / "cc.csv"))
+    assert contents(source) == [(0, ('a "red" café',)), (2, ("two\tparts",))]
+
+
+def test_wkit(tmp_path):
+    write_picture(tmp_path / "pairs" / "images" / "7.jpg", 7)
+    (tmp_path / "WKIT_local.csv").write_bytes('\ufeffQ,IMG\r\n"a dog, asleep",images/7.jpg\r\n'.encode())
+    columns = {"image_column": "IMG", "caption_column": "Q", "separator": ","}
+    source = opened("table", file=str(tmp_path / "WKIT_local.csv"), images=str(tmp_path / "pairs"), **columns)
+    assert contents(source) == [(7, ("a dog, asleep",))]
+
+
+def test_rows_of_one_picture_are_one_example(tmp_path):
+    for number in (1, 2):
+        write_picture(tmp_path / f"{number}.png", number)
+    rows = "2.png\tb\n1.png\ta\n2.png\tc\n2.png\t \n"
+    (tmp_path / "t.tsv").write_text("filepath\ttitle\n" + rows)
+    assert contents(opened("table", file=str(tmp_path / "t.tsv"))) == [(2, ("b", "c")), (1, ("a",))]
+
+
+def test_rows_without_caption_or_picture_are_faults(tmp_path):
+    for number in range(3):
+        write_picture(tmp_path / f"{number}.png", number)
+    (tmp_path / "2.png").write_bytes(encoded(2)[:50])
+    rows = ["0.png\tzero", "1.png", "1.png\t  ", "\tno picture", "\t", "2.png\ttwo", "gone.png\tgone"]
+    (tmp_path / "t.tsv").write_text("filepath\ttitle\n" + "\n".join(rows) + "\n")
+    source = opened("table", file=str(tmp_path / "t.tsv"))
+    assert len(source) == 6
+    assert source[0].caption == ("zero",)
+    assert fault(source, 1) == f"{tmp_path / '1.png'} has no caption."
+    assert fault(source, 2).startswith(f"A row of {tmp_path / 't.tsv'} names no picture")
+    assert fault(source, 3).startswith(f"A row of {tmp_path / 't.tsv'} names no picture")
+    assert fault(source, 4).startswith(f"{tmp_path / '2.png'} cannot be decoded whole")
+    assert str(tmp_path / "gone.png") in fault(source, 5)
+
+
+def test_a_table_that_cannot_be_read_is_refused(tmp_path):
+    table = tmp_path / "t.tsv"
+    table.write_text("filepath\ttitle\n")
+    assert "names no pictures" in refused("table", file=str(table))
+    table.write_text("")
+    assert "has no column 'filepath', only nothing" in refused("table", file=str(table))
+    table.write_text("filepath,title\na.jpg,b\n")
+    assert "no column 'filepath', only 'filepath,title'; set" in refused("table", file=str(table))
+    table.write_bytes(b"filepath\ttitle\na.jpg\tcaf\xe9\n")
+    assert "cannot be read after line" in refused("table", file=str(table))
+    table.write_text('filepath\ttitle\na.jpg\t"never closed\n' + "b.jpg\tb\n" * 30_000)
+    assert "cannot be read after line 1: field larger" in refused("table", file=str(table))
+    assert "gone.tsv" in refused("table", file=str(tmp_path / "gone.tsv"))
+    assert "there is no key data.fil; did you mean file?" in refused("table", fil="x")
+
+
+# PASSL's tree
+
+
+def test_pictures_are_paired_with_texts_by_their_whole_path(tmp_path):
+    for number, path in enumerate(["b/1.jpg", "a/1.PNG", "a/deep/1.jpeg", "a/2.bmp"]):
+        write_picture(tmp_path / path, number)
+    (tmp_path / "b/1.txt").write_text("jambon\n\n  fromage \n", encoding="utf-8")
+    (tmp_path / "a/1.TXT").write_text("crème brûlée", encoding="utf-8-sig")
+    (tmp_path / "a/deep/1.txt").write_text("x\r\ny\r\n")
+    (tmp_path / "a/2.txt").write_text("z")
+    source = opened("paired", folder=str(tmp_path))
+    expected = [(1, ("crème brûlée",)), (3, ("z",)), (2, ("x", "y")), (0, ("jambon", "fromage"))]
+    assert contents(source) == expected  # by path: a/1, a/2, a/deep/1, b/1
+
+
+def test_unpaired_files_and_bad_texts_are_faults(tmp_path):
+    for number in range(4):
+        write_picture(tmp_path / f"{number}.png", number)
+    (tmp_path / "0.txt").write_text("zero")
+    (tmp_path / "1.txt").write_text("\n \n")
+    (tmp_path / "2.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "9.txt").write_text("nine")
+    source = opened("paired", folder=str(tmp_path))
+    assert len(source) == 5
+    assert fault(source, 0) == f"{tmp_path / '9.txt'} has no picture of the same name beside it."
+    assert source[1].caption == ("zero",)
+    assert fault(source, 2) == f"{tmp_path / '1.txt'} has no caption."
+    assert fault(source, 3).startswith(f"{tmp_path / '2.txt'} is not UTF-8")
+    assert fault(source, 4) == f"{tmp_path / '3.png'} has no .txt file of the same name beside it."
+    (tmp_path / "empty").mkdir()
+    assert "has no pictures" in refused("paired", folder=str(tmp_path / "empty"))
+    assert "gone cannot be read: no such file" in refused("paired", folder=str(tmp_path / "gone"))
+
+
+# Food-101
+
+
+def food(root: Path, listing: str = "txt") -> None:
+    keys = ["apple_pie/10", "apple_pie/11", "ice_cream/12"]
+    for number, key in enumerate(keys):
+        write_picture(root / "images" / f"{key}.jpg", number)
+    (root / "meta").mkdir()
+    (root / "meta" / "classes.txt").write_text("apple_pie\nice_cream\n")
+    if listing == "txt":
+        (root / "meta" / "train.txt").write_text("\n".join(keys[1:]))
+        (root / "meta" / "test.txt").write_text(keys[0] + "\n")
+    else:
+        (root / "meta" / "train.json").write_text(json.dumps({"apple_pie": keys[1:2], "ice_cream": keys[2:]}))
+        (root / "meta" / "test.json").write_text(json.dumps({"apple_pie": keys[:1], "ice_cream": []}))
+
+
+@pytest.mark.parametrize("listing", ["txt", "json"])
+def test_food101(listing, tmp_path):
+    food(tmp_path, listing)
+    train, test = (opened("food101", folder=str(tmp_path), split=split) for split in ("train", "test"))
+    assert contents(train) == [
+        (1, ("a photo of apple pie, a type of food.",)),
+        (2, ("a photo of ice cream, a type of food.",)),
+    ]
+    assert contents(test) == [(0, ("a photo of apple pie, a type of food.",))]
+    templates = ["{}", "some {} on a plate"]
+    assert contents(opened("food101", folder=str(tmp_path), split="test", templates=templates)) == [
+        (0, ("apple pie", "some apple pie on a plate"))
+    ]
+
+
+def test_a_food101_that_does_not_fit_together_is_refused(tmp_path):
+    food(tmp_path)
+    assert "templates.0 is 'no place': value error, write {} once" in refused(
+        "food101", folder=str(tmp_path), templates=["no place"]
+    )
+    assert "split is 'val'" in refused("food101", folder=str(tmp_path), split="val")
+    (tmp_path / "meta" / "train.txt").write_text("soup/1\n")
+    assert "names 'soup/1', and 'soup' is not in meta/classes.txt" in refused("food101", folder=str(tmp_path))
+    (tmp_path / "meta" / "train.txt").unlink()
+    assert "train.json" in refused("food101", folder=str(tmp_path))
+
+
+# COCO, TextCaps, SBU
+
+
+def test_coco(tmp_path):
+    for number in range(3):
+        write_picture(tmp_path / "train2017" / f"{number:012}.jpg", number)
+    file = tmp_path / "captions_train2017.json"
+    content = {
+        "info": {},
+        "images": [{"id": 90 - number, "file_name": f"{number:012}.jpg"} for number in range(3)],
+        "annotations": [
+            {"image_id": 90, "id": 1, "caption": "A man"},
+            {"image_id": 89, "id": 2, "caption": "Two\n"},
+            {"image_id": 90, "id": 3, "caption": "A boy"},
+        ],
+    }
+    file.write_text(json.dumps(content))
+    settings = {"annotations": str(file), "images": str(tmp_path / "train2017")}
+    source = opened("coco", **settings)
+    assert len(source) == 3
+    assert source[0].caption == ("A man", "A boy")
+    assert source[1].caption == ("Two\n",)
+    assert fault(source, 2) == f"{tmp_path / 'train2017' / '000000000002.jpg'} has no caption."
+    file.write_text(json.dumps(content | {"annotations": [{"image_id": 5, "caption": "x"}]}))
+    assert "has a caption for picture 5, which" in refused("coco", **settings)
+    file.write_text(json.dumps(content | {"annotations": [{"image_id": 90, "caption": None}]}))
+    assert "entry 0 of 'annotations' has no 'caption' of type str" in refused("coco", **settings)
+    file.write_text("[]")
+    assert "has no list 'images'" in refused("coco", **settings)
+    file.write_text("{")
+    assert "is not JSON" in refused("coco", **settings)
+
+
+def test_textcaps(tmp_path):
+    for number in range(2):
+        write_picture(tmp_path / "train_images" / f"00{number}e7.jpg", number)
+    entries = [("001e7", "A sign"), ("000e7", "A box"), ("001e7", "A red sign")]
+    data = [{"image_id": key, "caption_str": text, "image_name": key} for key, text in entries]
+    (tmp_path / "t.json").write_text(json.dumps({"dataset_name": "textcaps", "data": data}))
+    source = opened("textcaps", annotations=str(tmp_path / "t.json"), images=str(tmp_path / "train_images"))
+    assert contents(source) == [(1, ("A sign", "A red sign")), (0, ("A box",))]
+
+
+def test_sbu(tmp_path):
+    for number in range(2):
+        write_picture(tmp_path / "images" / f"{number}_ab.jpg", number)
+    urls = tmp_path / "SBU_captioned_photo_dataset_urls.txt"
+    urls.write_text("".join(f"http://static.example/27/{name}_ab.jpg\n" for name in (1, 9, 0, 1, 0)))
+    (tmp_path / "SBU_captioned_photo_dataset_captions.txt").write_text("one\nnine\nzero\nanother one\n\n")
+    source = opened("sbu", folder=str(tmp_path), images=str(tmp_path / "images"))
+    assert contents(source) == [(1, ("one", "another one")), (0, ("zero",))]  # the address of 9 was dead
+    assert "gone cannot be read" in refused("sbu", folder=str(tmp_path), images=str(tmp_path / "gone"))
+    urls.write_text("http://static.example/27/1_ab.jpg\n")
+    assert "urls.txt has 1 lines and" in refused("sbu", folder=str(tmp_path), images=str(tmp_path / "images"))
+
+
+# Saved by datasets
+
+
+def save(folder: Path, tables: list[pyarrow.Table]) -> None:
+    folder.mkdir(parents=True)
+    names = [f"data-{number:05}-of-{len(tables):05}.arrow" for number in range(len(tables))]
+    for name, table in zip(names, tables):
+        with pyarrow.OSFile(str(folder / name), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table, max_chunksize=2)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+def image_rows(numbers: list[int | None]) -> list[dict | None]:
+    return [None if number is None else {"bytes": encoded(number), "path": None} for number in numbers]
+
+
+def test_saved_data(tmp_path):
+    tables = [
+        pyarrow.table({"image": image_rows([0, None, 2]), "caption": ["zero", "nothing", "two"]}),
+        pyarrow.table({"image": image_rows([3, 4]), "caption": ["three", ""]}),
+    ]
+    save(tmp_path / "sbu", tables)
+    source = opened("saved", folder=str(tmp_path / "sbu"))
+    assert len(source) == 4
+    assert [(number_in(source[n].picture), source[n].caption) for n in range(3)] == [
+        (0, ("zero",)),
+        (2, ("two",)),
+        (3, ("three",)),
+    ]
+    assert fault(source, 3) == f"Row 4 of {tmp_path / 'sbu'} has no caption."
+
+
+def test_saved_data_with_splits_lists_of_captions_and_paths(tmp_path):
+    write_picture(tmp_path / "5.png", 5)
+    rows = [{"bytes": None, "path": str(tmp_path / "5.png")}, {"bytes": encoded(6), "path": "gone.png"}]
+    table = pyarrow.table({"picture": rows, "text": [["a", "b"], ["c"]]})
+    save(tmp_path / "set" / "train", [table])
+    save(tmp_path / "set" / "test", [table.slice(1)])
+    (tmp_path / "set" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    settings = {"folder": str(tmp_path / "set"), "image_column": "picture", "caption_column": "text"}
+    assert contents(opened("saved", split="train", **settings)) == [(5, ("a", "b")), (6, ("c",))]
+    assert contents(opened("saved", split="test", **settings)) == [(6, ("c",))]
+    assert "has the splits train, test; set data.split" in refused("saved", **settings)
+    assert "has the columns picture, text, not image; set" in refused("saved", folder=settings["folder"], split="test")
+
+
+def test_m3it_rows_of_one_picture_are_one_example(tmp_path):
+    pictures = [[base64.b64encode(encoded(number)).decode()] for number in (1, 2, 1)] + [["§§"], []]
+    captions = ["one", "two", "eins", "broken", "none"]
+    columns = {"instruction": ["Describe it."] * 5, "image_base64_str": pictures, "outputs": captions}
+    save(tmp_path / "m3it", [pyarrow.table(columns)])
+    source = opened("m3it", folder=str(tmp_path / "m3it"))
+    assert len(source) == 4
+    assert [(number_in(source[n].picture), source[n].caption) for n in (0, 1)] == [(1, ("one", "eins")), (2, ("two",))]
+    assert fault(source, 2).startswith(f"Row 3 of {tmp_path / 'm3it'}: the picture is not in base64")
+    assert fault(source, 3) == f"Row 4 of {tmp_path / 'm3it'} holds no picture in column image_base64_str."
+
+
+def test_damaged_saved_data_is_refused(tmp_path):
+    save(tmp_path / "set", [pyarrow.table({"image": image_rows([0, 1]), "caption": ["zero", "one"]})])
+    file = tmp_path / "set" / "data-00000-of-00001.arrow"
+    whole = file.read_bytes()
+    for data in (b"", b"text", whole[: len(whole) // 2]):
+        file.write_bytes(data)
+        assert "cannot be read as an Arrow stream" in refused("saved", folder=str(tmp_path / "set"))
+    other = pyarrow.table({"image": ["text"], "caption": ["two"]})
+    with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, other.schema) as stream:
+        stream.write_table(other)
+    state = {"_data_files": [{"filename": file.name}, {"filename": "second.arrow"}]}
+    (tmp_path / "set" / "state.json").write_text(json.dumps(state))
+    (tmp_path / "set" / "second.arrow").write_bytes(whole)
+    assert "are damaged or do not fit together" in refused("saved", folder=str(tmp_path / "set"))
+    file.unlink()
+    assert "cannot be read as an Arrow stream" in refused("saved", folder=str(tmp_path / "set"))
+    save(tmp_path / "none", [pyarrow.table({"image": image_rows([None]), "caption": ["zero"]})])
+    assert "has no row with a picture" in refused("saved", folder=str(tmp_path / "none"))
+    assert "state.json" in refused("saved", folder=str(tmp_path / "gone"))
+
+
+# WebDataset
+
+
+def shard(path: Path, members: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def sample(number: int, suffix: str = "jpg") -> list[tuple[str, bytes]]:
+    metadata = {"caption": f"caption {number}", "top_caption": f"top {number}", "status": "success"}
+    kind = "JPEG" if suffix == "jpg" else "PNG"
+    return [
+        (f"{number:09}.{suffix}", encoded(number, kind)),
+        (f"{number:09}.txt", f"caption {number}".encode()),
+        (f"{number:09}.json", json.dumps(metadata).encode()),
+    ]
+
+
+def test_webdataset_shards(tmp_path):
+    shard(tmp_path / "08.tar", sample(0) + sample(1))
+    shard(tmp_path / "09.tar", sample(2, "png"))
+    shard(tmp_path / "10.tar", [("folder/" + name, data) for name, data in sample(3)])
+    shards = str(tmp_path / "{08..10}.tar")
+    assert contents(opened("webdataset", shards=shards)) == [(n, (f"caption {n}",)) for n in range(4)]
+    assert contents(opened("webdataset", shards=[shards], json_key="top_caption")) == [
+        (n, (f"top {n}",)) for n in range(4)
+    ]
+
+
+def test_shard_ranges():
+    assert expand("a/{00009..00011}.tar") == ["a/00009.tar", "a/00010.tar", "a/00011.tar"]
+    assert expand("{0..1}/{8..9}") == ["0/8", "0/9", "1/8", "1/9"]
+    assert expand("plain.tar") == ["plain.tar"]
+    with pytest.raises(ClipError, match="count down from 3 to 1"):
+        expand("{3..1}.tar")
+
+
+def test_samples_of_shards_are_shuffled_together_and_resume_exactly(tmp_path):
+    for place in range(3):
+        shard(tmp_path / f"{place}.tar", [part for n in range(4) for part in sample(4 * place + n, "png")])
+    source = opened("webdataset", shards=str(tmp_path / "{0..2}.tar"))
+    whole = loader(source, 5)
+    batches = [(numbers(batch), texts(batch)) for batch in (next(whole) for _ in range(6))]
+    assert all(said == [f"caption{n}" for n in shown] for shown, said in batches)
+    assert {n // 4 for n in batches[0][0]} == {0, 1, 2}
+    resumed = loader(source, 5, workers=1)
+    resumed.restore({"position": 4})
+    found = [(numbers(batch), texts(batch)) for batch in (next(resumed), next(resumed))]
+    resumed.close()
+    assert found == batches[4:]
+
+
+def test_faulty_samples_are_named(tmp_path):
+    path = tmp_path / "0.tar"
+    broken = [("3.jpg", encoded(3)[:50]), ("3.txt", b"three"), ("4.txt", b"four"), ("5.jpg", encoded(5))]
+    undecodable = [("6.jpg", encoded(6)), ("6.txt", b"\xff"), ("7.jpg", encoded(7)), ("7.txt", b" ")]
+    shard(path, broken + undecodable)
+    source = opened("webdataset", shards=str(path))
+    assert [fault(source, index).partition(f" in {path}")[0] for index in range(5)] == [
+        "3",
+        "4",
+        "5",
+        "The caption of 6",
+        "7",
+    ]
+    assert "has no member with its picture" in fault(source, 1)
+    assert "has no member with its caption" in fault(source, 2)
+    shard(path, [("3.jpg", encoded(3)), ("3.json", b"[]")])
+    assert "has no caption" in fault(opened("webdataset", shards=str(path), json_key="caption"), 0)
+
+
+def test_damaged_shards_are_refused(tmp_path):
+    path = tmp_path / "0.tar"
+    shard(path, sample(0) + sample(1))
+    with tarfile.open(path) as tar:
+        end = tar.getmembers()[-1].offset_data + tarfile.BLOCKSIZE
+    whole = path.read_bytes()
+    for length in range(0, end, tarfile.BLOCKSIZE // 2):
+        path.write_bytes(whole[:length])
+        sentence = refused("webdataset", shards=str(path))
+        assert any(text in sentence for text in ("is not an uncompressed tar file", "no end mark", "is cut short"))
+    path.write_bytes(b"<html>" + whole[6:])
+    assert "is not an uncompressed tar file" in refused("webdataset", shards=str(path))
+    shard(path, sample(0) + sample(0))
+    assert "has 000000000.jpg or another jpg of its stem twice" in refused("webdataset", shards=str(path))
+    shard(path, [])
+    assert "has no samples" in refused("webdataset", shards=str(path))
+    assert "gone.tar" in refused("webdataset", shards=str(tmp_path / "gone.tar"))
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    asked: list[str]
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        super().do_GET()
+
+
+def test_remote_shards_are_fetched_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "served").mkdir()
+    for number in range(2):
+        shard(tmp_path / "served" / f"0{number}.tar", sample(number))
+    asked: list[str] = []
+    handler = partial(type("Handler", (Quiet,), {"asked": asked}), directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        shards = f"http://127.0.0.1:{server.server_port}/{{00..01}}.tar"
+        for _ in range(2):
+            assert contents(opened("webdataset", shards=shards)) == [(n, (f"caption {n}",)) for n in range(2)]
+        server.shutdown()
+    assert asked == ["/00.tar", "/01.tar"]
