@@ -1,7 +1,10 @@
 """Seeded initial values in NumPy, so that every framework can start from exactly the same numbers.
 
 The scheme is that of OpenAI's package (github.com/openai/CLIP, ``CLIP.initialize_parameters``), with PyTorch's defaults
-written out where that code leaves a layer at its default.
+written out for convolutions and for the biases of the attention pool. Where that code leaves the image transformer and
+the biases of both transformers at PyTorch's defaults, this one treats both transformers alike and starts their biases
+at zero. The positions of an image transformer start as sines and cosines (arXiv 2205.01580), from which a small model
+learns shapes many times sooner than from small random numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from math import log, prod, sqrt
 
 import numpy as np
 
-from clip_core.architecture import Architecture, ModifiedResNet
+from clip_core.architecture import Architecture, ModifiedResNet, VisionTransformer
 from clip_core.naming import Parameter, Weights, parameters
 
 INITIAL_LOGIT_SCALE = log(1 / 0.07)  # section 2.5 of the paper
@@ -60,8 +63,8 @@ def _initial(parameter: Parameter, architecture: Architecture, generator: np.ran
     if name.startswith("visual.attnpool."):
         return _attention_pool(parameter, architecture, normal, uniform)
     if parameter.kind == "embedding":
-        if name.startswith("visual."):
-            return normal(shape[1] ** -0.5)
+        if isinstance(architecture.image, VisionTransformer) and name.startswith("visual."):
+            return _waves(architecture.image)
         return normal(0.02 if name == "token_embedding.weight" else 0.01)
     if parameter.kind == "vector":
         return np.zeros(shape, np.float32)
@@ -72,6 +75,19 @@ def _initial(parameter: Parameter, architecture: Architecture, generator: np.ran
     if name.endswith(".attn.in_proj_weight"):
         return normal(width**-0.5)
     return normal(width**-0.5 * (2 * layers) ** -0.5)  # the two layers that write to the residual stream
+
+
+def _waves(image: VisionTransformer) -> np.ndarray:
+    """Sines and cosines of a patch's column and row, [grid * grid + 1, width]; zeros for the class token.
+
+    The amplitude makes positions about half as strong as the patches beside them.
+    """
+    frequencies = 100.0 ** -np.linspace(0, 1, image.width // 4, endpoint=False)  # radians per patch
+    rows, columns = np.mgrid[: image.grid, : image.grid].reshape(2, -1, 1) * frequencies
+    positions = np.zeros((image.grid**2 + 1, image.width), np.float32)
+    waves = np.concatenate([np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)], axis=1)
+    positions[1:, : waves.shape[1]] = 0.7 * waves
+    return positions
 
 
 def _attention_pool(parameter: Parameter, architecture: Architecture, normal, uniform) -> np.ndarray:

@@ -55,7 +55,7 @@ class Food101(SourceSettings):
     def _split(self) -> tuple[str, list[str]]:
         listing = os.path.join(self.folder, "meta", f"{self.split}.txt")
         if os.path.exists(listing):
-            return listing, lines_of(listing)
+            return listing, [key for key in lines_of(listing) if key]
         listing = os.path.join(self.folder, "meta", f"{self.split}.json")
         by_class = read_json(listing)
         if not isinstance(by_class, dict) or not all(isinstance(keys, list) for keys in by_class.values()):

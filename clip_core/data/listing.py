@@ -10,15 +10,16 @@ from clip_core.files import read_regular
 
 
 def lines_of(path: str) -> list[str]:
-    """The lines of a text file in UTF-8, without blanks around them; blank lines at its end do not count.
+    """The lines of a text file in UTF-8, without blanks around them.
 
     Raises:
         ClipError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return [line.strip() for line in read_regular(path).decode("utf-8-sig").rstrip().split("\n")]
+        lines = read_regular(path).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ClipError(f"{path} is not UTF-8: {error}; save it in UTF-8.") from error
+    return [line.strip() for line in (lines if lines[-1] else lines[:-1])]
 
 
 def read_json(path: str) -> Any:

@@ -61,11 +61,12 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_the_source(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("source", "shapes") not in sources.SOURCES:
-            return data
+        name = data.get("source", "shapes") if isinstance(data, dict) else None
+        if not isinstance(name, str) or name not in sources.SOURCES:
+            return data  # for the checks below to refuse
         own = {key: value for key, value in data.items() if key in cls.model_fields}
         rest = {key: value for key, value in data.items() if key not in own}
-        settings = sources.settings_of(data.get("source", "shapes"), rest, also=cls.model_fields)
+        settings = sources.settings_of(name, rest, also=cls.model_fields)
         return own | settings.model_dump(mode="json")
 
     def open(self, seed: int) -> Source:

@@ -123,7 +123,7 @@ def test_unpaired_files_and_bad_texts_are_faults(tmp_path):
     assert fault(source, 4) == f"{tmp_path / '3.png'} has no .txt file of the same name beside it."
     (tmp_path / "empty").mkdir()
     assert "has no pictures" in refused("paired", folder=str(tmp_path / "empty"))
-    assert "has no pictures" in refused("paired", folder=str(tmp_path / "gone"))
+    assert "gone cannot be read: no such file" in refused("paired", folder=str(tmp_path / "gone"))
 
 
 # Food-101
@@ -217,8 +217,8 @@ def test_sbu(tmp_path):
     for number in range(2):
         write_picture(tmp_path / "images" / f"{number}_ab.jpg", number)
     urls = tmp_path / "SBU_captioned_photo_dataset_urls.txt"
-    urls.write_text("".join(f"http://static.example/27/{name}_ab.jpg\n" for name in (1, 9, 0, 1)))
-    (tmp_path / "SBU_captioned_photo_dataset_captions.txt").write_text("one\nnine\nzero\nanother one\n")
+    urls.write_text("".join(f"http://static.example/27/{name}_ab.jpg\n" for name in (1, 9, 0, 1, 0)))
+    (tmp_path / "SBU_captioned_photo_dataset_captions.txt").write_text("one\nnine\nzero\nanother one\n\n")
     source = opened("sbu", folder=str(tmp_path), images=str(tmp_path / "images"))
     assert contents(source) == [(1, ("one", "another one")), (0, ("zero",))]  # the address of 9 was dead
     assert "gone cannot be read" in refused("sbu", folder=str(tmp_path), images=str(tmp_path / "gone"))
@@ -292,6 +292,13 @@ def test_damaged_saved_data_is_refused(tmp_path):
     for data in (b"", b"text", whole[: len(whole) // 2]):
         file.write_bytes(data)
         assert "cannot be read as an Arrow stream" in refused("saved", folder=str(tmp_path / "set"))
+    other = pyarrow.table({"image": ["text"], "caption": ["two"]})
+    with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, other.schema) as stream:
+        stream.write_table(other)
+    state = {"_data_files": [{"filename": file.name}, {"filename": "second.arrow"}]}
+    (tmp_path / "set" / "state.json").write_text(json.dumps(state))
+    (tmp_path / "set" / "second.arrow").write_bytes(whole)
+    assert "are damaged or do not fit together" in refused("saved", folder=str(tmp_path / "set"))
     file.unlink()
     assert "cannot be read as an Arrow stream" in refused("saved", folder=str(tmp_path / "set"))
     save(tmp_path / "none", [pyarrow.table({"image": image_rows([None]), "caption": ["zero"]})])
