@@ -71,9 +71,9 @@ def test_the_run_folder_has_one_object_per_step(uninterrupted):
 
 
 def test_training_lowers_the_loss(tokenizer, tmp_path):
-    run(tiny_recipe(80, checkpoint={"every_steps": 100}), tokenizer, tmp_path / "run")
+    run(tiny_recipe(250, checkpoint={"every_steps": 250}), tokenizer, tmp_path / "run")
     values = [loss for _, loss in losses(tmp_path / "run")]
-    assert np.mean(values[-10:]) < np.mean(values[:10]) - 0.4
+    assert np.mean(values[-10:]) < np.log(8) - 0.4  # the loss of a model that cannot tell its 8 pairs apart
 
 
 def test_the_loss_curve_shows_falling_ink(uninterrupted):
