@@ -292,3 +292,20 @@ def test_twin_files_define_the_same_classes_in_the_same_order(framework):
 
     assert without(outline(framework)) == without(outline("torch"))
     assert len(outline("torch")) > 40
+
+
+@pytest.mark.parametrize("framework", ["paddle", "nnabla"])
+@pytest.mark.parametrize(("file", "own"), [("training.py", {"gradient_of", "_reordered"}), ("ranks.py", set())])
+def test_twin_files_of_training_define_the_same_functions_in_the_same_order(framework, file, own):
+    def names(folder: str) -> list[str]:
+        tree = tree_of(f"backends/{folder}/{file}")
+        methods = [
+            node.name
+            for part in tree.body
+            for node in ([part, *part.body] if isinstance(part, ast.ClassDef) else [part])
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        ]
+        return [name for name in methods if name not in own]
+
+    assert names(framework) == names("torch")
+    assert len(names("torch")) > 5
