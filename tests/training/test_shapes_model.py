@@ -1,0 +1,27 @@
+"""The packaged model keeps what is claimed of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import converters
+from backends.torch.model import CLIP
+from clip_core import tokenizer
+from clip_core.architecture import SHAPES
+from clip_core.evaluation.shapes import evaluate
+from clip_core.tokenizer import Tokenizer
+
+PACKAGED = Path(tokenizer.__file__).parent / "resources" / "shapes.safetensors"
+
+
+def test_the_packaged_model_names_what_it_never_saw():
+    checkpoint = converters.read(PACKAGED)
+    assert checkpoint.architecture == SHAPES
+    assert checkpoint.size < 5_000_000
+    assert checkpoint.vocabulary is not None
+    model = CLIP(checkpoint.architecture, checkpoint.weights, device="cpu")
+    scores = evaluate(model, Tokenizer(checkpoint.vocabulary), pictures_per_class=20, seed=7)
+    assert scores["held_out_classes"] == 81
+    assert scores["held_out_top1"] > 0.96
+    assert scores["trained_top1"] > 0.98
+    assert scores["image_to_text_recall_at_1"] > 0.94
