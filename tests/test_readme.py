@@ -39,6 +39,13 @@ PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 # What a command gets besides, so that it ends in seconds, and the test that runs it in full.
 SHORTENED = {
     "clip train -c configs/shapes.yaml": ["--steps", "1"],  # tests/clip/test_torch_train.py trains, stops and resumes
+    # tests/clip/test_train_anywhere.py trains in one framework and resumes in another.
+    "clip train -c configs/shapes.yaml -o training.precision=fp32 --backend paddle --steps 20 --output runs/paddle": [
+        *("--steps", "1")
+    ],
+    "clip train -c configs/shapes.yaml -o training.precision=fp32 --backend nnabla --steps 40 --resume runs/paddle": [
+        *("--steps", "2")
+    ],
 }
 
 

@@ -99,6 +99,7 @@ def test_a_description_in_full():
         "image": {"kind": "vit", "resolution": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12},
         "text": {"context_length": 77, "vocabulary_size": 49408, "width": 512, "layers": 12, "heads": 8},
         "activation": "quick_gelu",
+        "logit_bias": False,
     }
     assert MODELS["RN50"].architecture.to_dict()["image"] == {
         "kind": "resnet",
@@ -119,12 +120,12 @@ VIT, RESNET = MODELS["ViT-B/32"].architecture.to_dict(), MODELS["RN50"].architec
         (
             [],
             "The description of the architecture cannot be read: its fields are [], expected ['activation', "
-            "'embed_dim', 'image', 'text'].",
+            "'embed_dim', 'image', 'logit_bias', 'text'].",
         ),
         (
             VIT | {"bias": 1},
             "The description of the architecture cannot be read: its fields are ['activation', 'bias', 'embed_dim', "
-            "'image', 'text'], expected ",
+            "'image', 'logit_bias', 'text'], expected ",
         ),
         (VIT | {"image": 5}, "The description of the architecture cannot be read: 'int' object is not iterable."),
         (
@@ -156,6 +157,7 @@ VIT, RESNET = MODELS["ViT-B/32"].architecture.to_dict(), MODELS["RN50"].architec
             VIT | {"image": VIT["image"] | {"width": 64 * 10**9}},
             "The architecture's image.width is 64000000000, more than any model that can be built.",
         ),
+        (VIT | {"logit_bias": 1}, "The architecture's logit_bias is 1; it must be true or false."),
         (VIT | {"activation": "relu"}, "The architecture's activation is 'relu'; it must be quick_gelu or gelu."),
         (
             VIT | {"image": VIT["image"] | {"resolution": 225}},

@@ -81,7 +81,7 @@ def test_every_framework_takes_the_same_steps(changes):
         trainer = trainer_for(framework, what)
         found[framework] = run(trainer), without_key_biases(trainer.state())
     expected, expected_state = found["torch"]
-    assert expected[-1].loss < expected[0].loss
+    assert expected[3].loss < expected[0].loss  # the same batch again
     for framework in FRAMEWORKS[1:]:
         results, state = found[framework]
         for name in ("loss", "logit_scale", "gradient_norm"):
