@@ -157,7 +157,7 @@ def faults(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> lis
                 found.append(f"{name} has dtype {array.dtype}, expected int64")
         elif array.dtype not in (np.float32, np.float16, np.float64):
             found.append(f"{name} has dtype {array.dtype}, expected float32, float16 or float64")
-        elif not (-largest <= array.min() and array.max() <= largest):  # false for NaN, too
+        elif not (-largest <= float(array.min()) and float(array.max()) <= largest):  # false for NaN, too
             found.append(f"{name} holds NaN or infinity in float32")
     return found
 
