@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 
 import numpy as np
 import pytest
 
+import backends
 from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer, VisionTransformer
 from clip_core.naming import Weights, parameters
 from converters import Checkpoint, dialects
@@ -15,9 +17,8 @@ from converters.buffers import Tensor
 with warnings.catch_warnings():
     # What the frameworks say of the machine while they are imported is not about this project.
     warnings.simplefilter("ignore")
-    import nnabla  # noqa: F401
-    import paddle  # noqa: F401
-    import torch  # noqa: F401
+    for name in set(backends.available()) - {"numpy"}:
+        importlib.import_module(name)
 
 TEXT = TextTransformer(context_length=16, vocabulary_size=50, width=128, layers=3, heads=2)
 ARCHITECTURES = {
