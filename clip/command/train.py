@@ -6,7 +6,6 @@ import importlib
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +19,7 @@ from clip.command.output import errors
 from clip_core import tokenizer
 from clip_core.architecture import OPENAI_VOCABULARY_SIZE, Architecture
 from clip_core.bpe_training import HEADER
-from clip_core.errors import BackendMissing, CheckpointError, ClipError
+from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 
 if TYPE_CHECKING:
@@ -62,9 +61,6 @@ def run(
     if backend not in LAUNCHERS:
         raise ClipError(f"There is no training in {backend!r}; use --backend {', '.join(LAUNCHERS)}.")
     backends.get(backend)
-    for package in ("grain", "matplotlib"):  # now, rather than at the first batch or after the last step
-        if find_spec(package) is None:
-            raise BackendMissing(f"Training needs {package}; install it with: pip install 'triclip[train]'.")
     if num_gpus > 1:
         _launch(backend, num_gpus)
     from clip_core.training import loop
