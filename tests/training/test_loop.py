@@ -215,6 +215,13 @@ def test_the_folder_of_a_running_run_is_refused(tokenizer, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_what_training_needs_is_asked_for_before_it_starts(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("clip_core.training.loop.find_spec", lambda name: None if name == "matplotlib" else name)
+    with pytest.raises(ClipError, match=r"Training needs matplotlib.*pip install 'triclip\[train\]'"):
+        run(tiny_recipe(), tokenizer, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_length_in_epochs_counts_every_example(tokenizer, tmp_path):
     recipe = tiny_recipe(training={"steps": None, "epochs": 2})
     outcome = run(recipe, tokenizer, tmp_path / "run")
