@@ -253,6 +253,17 @@ class _Partial:
         self.digest.update(piece)
 
 
+def sync_folder(folder: Path) -> None:
+    """Put the names in ``folder`` on the disk, so that a rename in it outlives a power cut."""
+    if os.name == "posix":  # Windows cannot open a folder
+        with suppress(OSError):  # nor can some file systems sync one; the files themselves are in place and safe
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
 @contextmanager
 def exclusive(folder: Path, what: str) -> Iterator[None]:
     """Hold ``folder``, made if absent, for this process until the block ends or the process does.
@@ -432,13 +443,7 @@ def _publish(temporary: Path, target: Path, mode: int) -> None:
         os.chmod(temporary, mode)
         os.fsync(file.fileno())
     os.replace(temporary, target)
-    if os.name == "posix":  # Windows cannot open a folder
-        with suppress(OSError):  # nor can some file systems sync one; the file itself is in place and safe
-            handle = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+    sync_folder(target.parent)
 
 
 @contextmanager

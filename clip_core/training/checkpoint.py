@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from clip_core.errors import CheckpointError, ClipError
-from clip_core.files import read_regular, sha256, write_bytes, write_text
+from clip_core.files import read_regular, sha256, sync_folder, write_bytes, write_text
 
 FOLDER = "checkpoints"
 FORMAT_VERSION = 1
@@ -57,6 +57,7 @@ def write(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
         if folder.exists():  # a resumed run comes by the same step again, with the same numbers
             shutil.rmtree(folder)
         os.rename(partial, folder)
+        sync_folder(folder.parent)
     except OSError as error:
         raise ClipError(f"{folder} cannot be written: {(error.strerror or str(error)).lower()}; make room.") from error
     for old in _folders(run)[:-keep]:
