@@ -11,6 +11,7 @@ import struct
 import tarfile
 import zipfile
 from contextlib import contextmanager
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +72,8 @@ def test_a_tar_archive(tmp_path):
     refused(tmp_path / "a.pt", "a tar archive, as PyTorch before 0.2 wrote it")
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("real", SUFFIXES)
+@pytest.mark.parametrize(("suffix", "real"), list(permutations(SUFFIXES, 2)))
 def test_the_wrong_suffix_is_named_with_the_real_kind(suffix, real, sound, tmp_path):
-    if suffix == real:
-        return
     kinds = {
         ".pt": "a PyTorch zip archive",
         ".h5": "an HDF5 file",
