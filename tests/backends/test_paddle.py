@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import paddle
 import pytest
 
-from backends.paddle import CLIP
+from backends.paddle import CLIP, model
 from backends.paddle.model import use_device
 from clip_core.errors import ClipError
 from tests.models import RESNET, VIT, sample_pixels, sample_weights
@@ -37,6 +39,28 @@ def test_threads(monkeypatch, asked, threads):
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
     use_device(None)
     assert given == [threads]
+
+
+@pytest.mark.parametrize(
+    ("processor", "given", "expected"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : fpu avx avx2", None, "5"),
+        ("vendor_id : AuthenticAMD\nflags : fpu avx", None, None),
+        ("vendor_id : GenuineIntel\nflags : fpu avx avx2", None, None),
+        ("vendor_id : AuthenticAMD\nflags : fpu avx avx2", "4", "4"),
+        (None, None, None),
+    ],
+)
+def test_mkl_is_told_of_amds_instructions(monkeypatch, tmp_path, processor, given, expected):
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "to be put back")
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
+    if given is not None:
+        monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", given)
+    monkeypatch.setattr(model, "PROCESSOR", tmp_path / "cpuinfo")
+    if processor is not None:
+        (tmp_path / "cpuinfo").write_text(processor)
+    use_device(None)
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
 
 
 def test_the_users_initial_values_come_back():
