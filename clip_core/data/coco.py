@@ -24,13 +24,13 @@ class Coco(SourceSettings):
     def open(self, seed: int) -> PictureFiles:
         content = read_json(self.annotations)
         pictures = records(self.annotations, content, "images", id=int, file_name=str)
-        texts: dict[int, list[str]] = {picture["id"]: [] for picture in pictures}
+        files = {picture["id"]: picture["file_name"] for picture in pictures}
+        texts: dict[str, list[str]] = {name: [] for name in files.values()}
         for annotation in records(self.annotations, content, "annotations", image_id=int, caption=str):
-            if annotation["image_id"] not in texts:
+            if annotation["image_id"] not in files:
                 raise ClipError(
                     f"{self.annotations} has a caption for picture {annotation['image_id']}, which its list of images "
                     "lacks; get the file again."
                 )
-            texts[annotation["image_id"]].append(annotation["caption"])
-        examples = [(picture["file_name"], texts[picture["id"]]) for picture in pictures]
-        return PictureFiles(self.annotations, self.images, examples)
+            texts[files[annotation["image_id"]]].append(annotation["caption"])
+        return PictureFiles(self.annotations, self.images, list(texts.items()))

@@ -8,7 +8,7 @@
     meta/train.json, meta/test.json        {"apple_pie": ["apple_pie/1005649", ...], ...}
 
 The text list of a split is read when it is there, else the JSON one. A picture's captions are the templates with its
-class's name, underscores as blanks.
+class's name, underscores as blanks. A picture that is listed twice counts once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Food101(SourceSettings):
         classes = lines_of(os.path.join(self.folder, "meta", "classes.txt"))
         prompts = {name: [text.replace("{}", name.replace("_", " ")) for text in self.templates] for name in classes}
         examples = []
-        for key in keys:
+        for key in dict.fromkeys(keys):
             name = key.partition("/")[0]
             if name not in prompts:
                 raise ClipError(

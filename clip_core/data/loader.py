@@ -5,9 +5,13 @@ random, follow from seed, epoch and example. Nothing depends on the number of wo
 
 Rules:
 
+- A source that is quick in one order only (`clip_core.data.source.OrderedSource`) is taken in its own order, which is
+  shuffled as well.
 - An epoch has whole batches only; the examples of a last part batch come up in other epochs.
 - An example that cannot be used (a damaged picture, no caption) is skipped, reported and counted; the next one of the
   order takes its place, so that every batch is full.
+- A picture that a listing names twice is one example with the captions of both; two files with equal pictures, and the
+  same picture in two parts of a mixture, are two examples.
 - Captions may be equal within a batch, as in any data with classes; the loss takes them for each other's negatives.
 - With several ranks, the batch of a step is cut into equal parts in the order of the ranks. Each rank skips faulty
   examples by itself, so each has a state of its own.
@@ -33,7 +37,7 @@ from clip_core.data.augmentation import Augmentation
 from clip_core.data.faults import Fault, FaultReport
 from clip_core.data.mixture import Mixture
 from clip_core.data.order import shuffled
-from clip_core.data.source import Source
+from clip_core.data.source import OrderedSource, Source
 from clip_core.errors import ClipError
 from clip_core.tokenizer import Tokenizer
 
@@ -235,6 +239,10 @@ class _Examples:
     def _order(self) -> Any:
         return shuffled(len(self.source), self.seed)
 
+    @cached_property
+    def _ordered(self) -> OrderedSource | None:
+        return self.source if isinstance(self.source, OrderedSource) else None
+
     def block(self, first: int, size: int) -> _Block:
         resolution, context = self.architecture.image.resolution, self.architecture.text.context_length
         pixels = np.empty((size, 3, resolution, resolution), np.float32)
@@ -259,6 +267,8 @@ class _Examples:
         batch, place_in_part = divmod(row, self.rows)
         epoch, batch = divmod(batch, batches)
         position = batch * self.batch_size + self.rank * self.rows + place_in_part
+        if self._ordered is not None:
+            return epoch, position, self._ordered.example(epoch, position, self.batch_size)
         place = self._order[epoch * len(self.source) + position]
         return epoch, place, self.source.index(epoch, place) if isinstance(self.source, Mixture) else place
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clip_core.data.order import shuffled
-from clip_core.data.source import Example, Source
+from clip_core.data.source import Example, OrderedSource, Source
 from clip_core.errors import ClipError
 
 
@@ -56,6 +56,35 @@ class Mixture:
     @cached_property
     def _orders(self) -> list[Any]:
         return [shuffled(len(part), self._seed + 1 + number) for number, part in enumerate(self._parts)]
+
+
+class OrderedMixture(Mixture):
+    """A mixture with parts that have an order of their own, which come one by one in even steps, each in its order.
+
+    So every batch has nearly the same number of examples of each part.
+    """
+
+    def example(self, epoch: int, position: int, batch_size: int) -> int:
+        """Which example is at a position of an epoch."""
+        part, before = self._turn(position)
+        source, size = self._parts[part], len(self._parts[part])
+        place = epoch * self.places[part] + before
+        if isinstance(source, OrderedSource):
+            share = max(1, round(batch_size * self.places[part] / len(self)))  # of a batch
+            found = source.example(*divmod(place, size), share)
+        else:
+            found = self._orders[part][place]
+        return int(self._starts[part]) + found
+
+    def _turn(self, position: int) -> tuple[int, int]:
+        """The part whose turn it is at a position, and how many turns it has had before in the epoch."""
+        rest = len(self)
+        for part, places in enumerate(self.places):
+            before = position * places // rest
+            if (position + 1) * places // rest > before:
+                return part, before
+            position, rest = position - before, rest - places  # among the parts that follow
+        raise IndexError(position)
 
 
 def _quotas(places: int, weights: Sequence[float]) -> list[int]:

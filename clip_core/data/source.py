@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -38,6 +38,14 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Example: ...
 
 
+@runtime_checkable
+class OrderedSource(Source, Protocol):
+    """A source that is quick in an order of its own only, in which each epoch takes its examples."""
+
+    def example(self, epoch: int, position: int, batch_size: int) -> int:
+        """The example at a position of an epoch that is cut into batches; each example is at one position."""
+
+
 class SourceSettings(Section):
     """The keys of the recipe's data section that belong to one family of sources."""
 
@@ -46,7 +54,7 @@ class SourceSettings(Section):
         """The examples, in an order that depends on the files alone.
 
         Args:
-            seed: of the run; only sources that make their pictures up use it.
+            seed: of the run, for sources that make their pictures up or have an order of their own.
 
         Raises:
             ClipError: files are missing or not in the family's layout, or there is no example in them.
@@ -125,11 +133,12 @@ class PictureFiles:
 def grouped(rows: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     """Rows of a path and a caption -> each path once, with all its captions, in the order of first occurrence.
 
-    A row without a path stays a row of its own.
+    Paths that differ in spelling alone (``a/./b.jpg``) are the same. A row without a path stays a row of its own.
     """
     by_path: dict[str, list[str]] = {}
     examples = []
-    for path, caption in rows:
+    for name, caption in rows:
+        path = os.path.normpath(name) if name else name
         if path not in by_path or not path:
             by_path[path] = []
             examples.append((path, by_path[path]))

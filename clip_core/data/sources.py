@@ -9,13 +9,13 @@ from pydantic import Field, ValidationError, field_validator
 
 from clip_core.data.coco import Coco
 from clip_core.data.food101 import Food101
-from clip_core.data.mixture import Mixture
+from clip_core.data.mixture import Mixture, OrderedMixture
 from clip_core.data.paired import Paired
 from clip_core.data.saved import M3it, Saved
 from clip_core.data.sbu import Sbu
 from clip_core.data.settings import sentence
 from clip_core.data.shapes import TrainingSet
-from clip_core.data.source import Source, SourceSettings
+from clip_core.data.source import OrderedSource, Source, SourceSettings
 from clip_core.data.table import Table
 from clip_core.data.textcaps import TextCaps
 from clip_core.data.webdataset import WebDataset
@@ -66,7 +66,8 @@ class Combined(SourceSettings):
         for part in self.parts:
             settings = {key: value for key, value in part.items() if key not in ("source", "weight")}
             sources.append(settings_of(part["source"], settings).open(seed))
-        return Mixture(sources, weights, seed)
+        ordered = any(isinstance(source, OrderedSource) for source in sources)
+        return (OrderedMixture if ordered else Mixture)(sources, weights, seed)
 
 
 SOURCES: dict[str, type[SourceSettings]] = {

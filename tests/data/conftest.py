@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +41,26 @@ def encoded(number: int, kind: str = "PNG") -> bytes:
 def write_picture(path: Path, number: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(number, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"))
+
+
+def shard(path: Path, members: list[tuple[str, bytes]]) -> None:
+    """A tar file."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def sample(number: int, suffix: str = "jpg") -> list[tuple[str, bytes]]:
+    """The members that img2dataset writes of a picture."""
+    metadata = {"caption": f"caption {number}", "top_caption": f"top {number}", "status": "success"}
+    kind = "JPEG" if suffix == "jpg" else "PNG"
+    return [
+        (f"{number:09}.{suffix}", encoded(number, kind)),
+        (f"{number:09}.txt", f"caption {number}".encode()),
+        (f"{number:09}.json", json.dumps(metadata).encode()),
+    ]
 
 
 def number_in(shown: Image.Image) -> int:

@@ -19,9 +19,10 @@ from clip_core.data.augmentation import Augmentation
 from clip_core.data.loader import Batch
 from clip_core.data.order import shuffled
 from clip_core.data.shapes import TrainingSet
+from clip_core.data.sources import open_source
 from clip_core.errors import ClipError
 from clip_core.preprocess import pixels, preprocess
-from tests.data.conftest import SMALL, TOKENIZER, Numbered, loader, numbers, picture, texts
+from tests.data.conftest import SMALL, TOKENIZER, Numbered, loader, numbers, picture, texts, write_picture
 
 
 def fingerprint(batch: Batch) -> str:
@@ -111,6 +112,16 @@ def test_the_choice_of_captions_follows_the_seed_alone():
 
     assert choices(1) == choices(1) == choices(1, workers=2)
     assert choices(1) != choices(2)
+
+
+def test_captions_may_be_equal_within_a_batch():
+    class Alike(Numbered):
+        def __getitem__(self, index: int):
+            return type(found := super().__getitem__(index))(found.picture, ("a plate",))
+
+    batch = next(loader(Alike(6), 6))
+    assert texts(batch) == ["aplate"] * 6
+    assert sorted(numbers(batch)) == list(range(6))
 
 
 # Augmentation
@@ -236,16 +247,37 @@ def test_a_caption_that_is_no_text_is_a_fault_of_its_example_alone():
     assert sorted(numbers(next(batches)) + numbers(next(batches))[:4]) == [0, 1, 3, 4, 5, 6, 7, 8, 9]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_vanishes_during_an_epoch_is_a_fault_with_its_name(workers, tmp_path):
+    for number in range(40):
+        write_picture(tmp_path / f"{number:02}.png", number)
+    (tmp_path / "t.tsv").write_text("filepath\ttitle\n" + "".join(f"{n:02}.png\t{n}\n" for n in range(40)))
+    source = open_source("table", {"file": str(tmp_path / "t.tsv")}, 0)
+    report = tmp_path / "faults.jsonl"
+    batches = loader(source, 4, workers=workers, fault_share=0.05, fault_report=report)
+    next(batches)
+    order = [shuffled(40, 1)[place] for place in range(40)]
+    gone = order[37]  # later than any worker has read ahead
+    (tmp_path / f"{gone:02}.png").unlink()
+    found = [number for _ in range(9) for number in numbers(next(batches))]
+    batches.close()
+    assert found[:35] == order[4:37] + order[38:40]
+    line = json.loads(report.read_text().splitlines()[0])
+    assert (line["row"], line["example"]) == (37, gone)
+    assert line["fault"].startswith(f"{tmp_path}/{gone:02}.png cannot be read: No such file or directory")
+
+
 # Workers
 
 
-def test_a_worker_that_is_killed_ends_the_run_with_a_sentence():
+@pytest.mark.parametrize("victims", [1, 2])
+def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(victims):
     before = set(multiprocessing.active_children())
     batches = loader(Numbered(40), 4, workers=2)
     next(batches)
     workers = set(multiprocessing.active_children()) - before
     assert len(workers) == 2
-    for worker in workers:
+    for worker in list(workers)[:victims]:
         worker.kill()
     with pytest.raises(ClipError, match=r"process that makes batches has died.*exit code -9.*data\.workers"):
         taken(batches, 20)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import pickle
 import tarfile
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cloudpickle
@@ -19,7 +15,18 @@ import pytest
 from clip_core.data.sources import open_source
 from clip_core.data.webdataset import expand
 from clip_core.errors import ClipError
-from tests.data.conftest import contents, encoded, fault, loader, number_in, numbers, texts, write_picture
+from tests.data.conftest import (
+    contents,
+    encoded,
+    fault,
+    loader,
+    number_in,
+    numbers,
+    sample,
+    shard,
+    texts,
+    write_picture,
+)
 
 
 def opened(source: str, **settings):
@@ -92,6 +99,13 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path):
     assert "there is no key data.fil; did you mean file?" in refused("table", fil="x")
 
 
+def test_paths_that_differ_in_spelling_alone_are_one_picture(tmp_path):
+    for number in (1, 2):
+        write_picture(tmp_path / "sub" / f"{number}.png", number)
+    (tmp_path / "t.tsv").write_text("filepath\ttitle\nsub/1.png\ta\n./sub//2.png\tb\nsub/../sub/1.png\tc\n")
+    assert contents(opened("table", file=str(tmp_path / "t.tsv"))) == [(1, ("a", "c")), (2, ("b",))]
+
+
 # PASSL's tree
 
 
@@ -158,12 +172,23 @@ def test_food101(listing, tmp_path):
     ]
 
 
+def test_a_food101_picture_that_is_listed_twice_counts_once(tmp_path):
+    food(tmp_path)
+    (tmp_path / "meta" / "train.txt").write_text("ice_cream/12\napple_pie/11\nice_cream/12\n")
+    assert [number for number, _ in contents(opened("food101", folder=str(tmp_path)))] == [2, 1]
+
+
 def test_a_food101_that_does_not_fit_together_is_refused(tmp_path):
     food(tmp_path)
     assert "templates.0 is 'no place': value error, write {} once" in refused(
         "food101", folder=str(tmp_path), templates=["no place"]
     )
     assert "split is 'val'" in refused("food101", folder=str(tmp_path), split="val")
+    for empty in ("", "\n\n"):
+        (tmp_path / "meta" / "train.txt").write_text(empty)
+        assert f"{tmp_path / 'meta' / 'train.txt'} names no pictures; give data" in refused(
+            "food101", folder=str(tmp_path)
+        )
     (tmp_path / "meta" / "train.txt").write_text("soup/1\n")
     assert "names 'soup/1', and 'soup' is not in meta/classes.txt" in refused("food101", folder=str(tmp_path))
     (tmp_path / "meta" / "train.txt").unlink()
@@ -193,6 +218,12 @@ def test_coco(tmp_path):
     assert source[0].caption == ("A man", "A boy")
     assert source[1].caption == ("Two\n",)
     assert fault(source, 2) == f"{tmp_path / 'train2017' / '000000000002.jpg'} has no caption."
+    twice = [{"id": 7, "file_name": "000000000001.jpg"}, {"id": 8, "file_name": "000000000001.jpg"}]
+    named = [{"image_id": 8, "caption": "x"}, {"image_id": 7, "caption": "y"}]
+    file.write_text(json.dumps({"images": twice, "annotations": named}))
+    assert [example[1] for example in contents(opened("coco", **settings))] == [("x", "y")]
+    file.write_text(json.dumps({"images": [], "annotations": []}))
+    assert f"{file} names no pictures" in refused("coco", **settings)
     file.write_text(json.dumps(content | {"annotations": [{"image_id": 5, "caption": "x"}]}))
     assert "has a caption for picture 5, which" in refused("coco", **settings)
     file.write_text(json.dumps(content | {"annotations": [{"image_id": 90, "caption": None}]}))
@@ -211,6 +242,10 @@ def test_textcaps(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps({"dataset_name": "textcaps", "data": data}))
     source = opened("textcaps", annotations=str(tmp_path / "t.json"), images=str(tmp_path / "train_images"))
     assert contents(source) == [(1, ("A sign", "A red sign")), (0, ("A box",))]
+    (tmp_path / "t.json").write_text(json.dumps({"data": []}))
+    assert "t.json names no pictures" in refused(
+        "textcaps", annotations=str(tmp_path / "t.json"), images=str(tmp_path / "train_images")
+    )
 
 
 def test_sbu(tmp_path):
@@ -309,24 +344,6 @@ def test_damaged_saved_data_is_refused(tmp_path):
 # WebDataset
 
 
-def shard(path: Path, members: list[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-
-
-def sample(number: int, suffix: str = "jpg") -> list[tuple[str, bytes]]:
-    metadata = {"caption": f"caption {number}", "top_caption": f"top {number}", "status": "success"}
-    kind = "JPEG" if suffix == "jpg" else "PNG"
-    return [
-        (f"{number:09}.{suffix}", encoded(number, kind)),
-        (f"{number:09}.txt", f"caption {number}".encode()),
-        (f"{number:09}.json", json.dumps(metadata).encode()),
-    ]
-
-
 def test_webdataset_shards(tmp_path):
     shard(tmp_path / "08.tar", sample(0) + sample(1))
     shard(tmp_path / "09.tar", sample(2, "png"))
@@ -396,30 +413,7 @@ def test_damaged_shards_are_refused(tmp_path):
     assert "has 000000000.jpg or another jpg of its stem twice" in refused("webdataset", shards=str(path))
     shard(path, [])
     assert "has no samples" in refused("webdataset", shards=str(path))
+    assert refused("webdataset", shards=[str(path), str(path)]) == (
+        f"data.shards names {path} 2 times; name each shard once."
+    )
     assert "gone.tar" in refused("webdataset", shards=str(tmp_path / "gone.tar"))
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    asked: list[str]
-
-    def log_message(self, *_: object) -> None: ...
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        super().do_GET()
-
-
-def test_remote_shards_are_fetched_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "served").mkdir()
-    for number in range(2):
-        shard(tmp_path / "served" / f"0{number}.tar", sample(number))
-    asked: list[str] = []
-    handler = partial(type("Handler", (Quiet,), {"asked": asked}), directory=str(tmp_path / "served"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        shards = f"http://127.0.0.1:{server.server_port}/{{00..01}}.tar"
-        for _ in range(2):
-            assert contents(opened("webdataset", shards=shards)) == [(n, (f"caption {n}",)) for n in range(2)]
-        server.shutdown()
-    assert asked == ["/00.tar", "/01.tar"]
