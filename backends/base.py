@@ -67,14 +67,24 @@ class Ranks(Protocol):
     def numbers(self, value: float) -> list[float]:
         """The value of every process, in the order of their ranks."""
 
+    def peak_memory(self) -> int | None:
+        """Bytes of the device's own memory that were in use at most; None on a CPU, or where nobody counts."""
+
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one training step reports of the whole batch; the loss is that of the weights before the update."""
+    """What one training step reports of the whole batch; the loss is that of the weights before the update.
+
+    A loss or norm that is not finite has updated nothing: either the step was skipped, or training cannot go on.
+    """
 
     loss: float
     logit_scale: float  # exp of the parameter, before the update
-    gradient_norm: float  # over all trained parameters, before clipping
+    gradient_norm: float  # over all trained parameters, before clipping; not finite when the step was skipped
+    top1: float = 0.0  # share of the pictures whose own text is the nearest of the batch; a tie counts against it
+    top5: float = 0.0  # share of the pictures whose own text is among the five nearest
+    loss_scale: float = 1.0  # that the gradients of the towers were computed with; above 1 in fp16 alone
+    skipped: bool = False  # the gradients overflowed in fp16: nothing was updated, and the loss scale was lowered
 
 
 class Trainer(Protocol):
@@ -93,8 +103,18 @@ class Trainer(Protocol):
         """
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the next step depends on: ``weights/NAME``, ``first_moment/NAME``, ``second_moment/NAME`` under the
-        canonical names, shapes and axis order, and the int64 scalar ``updates``."""
+        """All that the next step depends on; every process calls it, since the weights may be spread over them.
+
+        ``weights/NAME``, ``first_moment/NAME`` and ``second_moment/NAME`` under the canonical names, shapes and axis
+        order, and the int64 scalar ``updates``; with a moving average ``average/NAME`` of the trained parameters; with
+        fp16 the scalars ``loss_scale`` (float32) and ``steps_since_overflow`` (int64).
+        """
+
+    def average(self) -> Weights | None:
+        """The exponential moving average of the weights, complete as `Model.export` gives them; None without one.
+
+        Every process calls it.
+        """
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take over what `state` gave, from this framework or another: all of it, or on any fault nothing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import os
 import re
 import secrets
@@ -93,18 +94,37 @@ def write_text(target: str | os.PathLike[str], text: str) -> None:
     write_bytes(target, text.encode("utf-8"))
 
 
+class Appender:
+    """A log that records are added to, each of them whole or not at all."""
+
+    def __init__(self, file: io.FileIO):
+        self._file = file
+
+    def write(self, record: bytes) -> None:
+        """Add ``record``; on an ``OSError``, as when the disk is full, what was written of it is taken back."""
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(record)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(end)
+            raise
+
+
 @contextmanager
-def appending(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A log to add whole lines to; after a crash its last line may be cut off, and its readers leave that out.
+def appending(path: str | os.PathLike[str]) -> Iterator[Appender]:
+    """A log to add whole records to; after a crash its last one may be cut off, and its readers leave that out.
 
     Raises:
         ClipError: the file cannot be opened.
     """
     with _errors_about(path, "written"):
-        file = open(path, "ab")  # noqa: SIM115
+        file = open(path, "ab", buffering=0)  # noqa: SIM115
     # Outside the block above: a log stays open for hours, and not every error of that time is about it.
     with file:
-        yield file
+        yield Appender(file)
 
 
 def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:

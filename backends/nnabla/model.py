@@ -21,9 +21,11 @@ from nnabla.ext_utils import get_extension_context
 from backends.base import Observe, ignore
 from backends.nnabla.functions import (
     EPSILON,
+    Recomputed,
     attend,
     check_ids,
     embed_patches,
+    end_of_text,
     gelu,
     layer_norm,
     linear,
@@ -141,6 +143,25 @@ def context_of(device: str) -> nn.Context:
         ) from error
 
 
+def run(block: ResidualAttentionBlock | Bottleneck, recomputed: bool, *inputs: nn.Variable | None) -> nn.Variable:
+    """``block(*inputs)``; if ``recomputed``, it keeps its inputs only, and the backward pass computes it again."""
+    if not recomputed or not nn.get_auto_forward():
+        return block(*inputs)
+    statistics = [variable for _, variable in block.named_parameters() if not variable.need_grad]
+
+    def compute(*inputs: nn.Variable | None) -> nn.Variable:
+        # The first pass alone moves running statistics.
+        before = [np.array(variable.data.get_data("r")) for variable in statistics]
+        result = block(*inputs)
+        for variable, value in zip(statistics, before):
+            variable.data.get_data("w", value.dtype)[...] = value
+        return result
+
+    with nn.no_grad():
+        result = block(*inputs)
+    return Recomputed(compute, inputs[1:], result)(inputs[0])
+
+
 class Attention(Module):
     """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
 
@@ -184,17 +205,19 @@ class ResidualAttentionBlock(Module):
         self.mlp = MLP(width, activation)
         self.ln_2 = LayerNorm(width)
 
-    def __call__(self, x: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
-        x = x + self.attn(self.ln_1(x), mask)
-        return x + self.mlp(self.ln_2(x))
-
-    def forward_pooled(self, x: nn.Variable, pooled: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
-        x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
+    def __call__(self, x: nn.Variable, mask: nn.Variable | None, pooled: nn.Variable | None = None) -> nn.Variable:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+        if pooled is None:
+            x = x + self.attn(self.ln_1(x), mask)
+        else:
+            x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
         return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(Module):
     """A stack of blocks that ends in the feature of one token of each row."""
+
+    recomputed = False  # whether backward passes compute each block again
 
     def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
         self.resblocks = [ResidualAttentionBlock(width, heads, activation) for _ in range(layers)]
@@ -211,9 +234,9 @@ class Transformer(Module):
             last_mask = F.less_equal(row, end)  # [n, 1, 1, l]
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
-            x = block(x, mask)
+            x = run(block, self.recomputed, x, mask)
             observe(f"{name}.resblocks.{index}", x)
-        x = last.forward_pooled(x, pooled, last_mask)
+        x = run(last, self.recomputed, x, last_mask, pooled)
         observe(f"{name}.resblocks.{len(blocks)}", x)
         return x
 
@@ -288,11 +311,13 @@ class AttentionPool2d(Module):
         x = F.concatenate(F.mean(x, axis=1, keepdims=True), x, axis=1)
         x = x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape))
         x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
-        return reshape(self.c_proj(x), (x.shape[0], -1))
+        return self.c_proj(reshape(x, (x.shape[0], -1)))
 
 
 class ModifiedResNet(Module):
     """The ResNet image tower of section 2.4 of the paper: three-convolution stem, average-pooled strides."""
+
+    recomputed = False  # whether backward passes compute each block again
 
     def __init__(self, tower: ResNetTower, embed_dim: int) -> None:
         half = tower.width // 2
@@ -320,7 +345,7 @@ class ModifiedResNet(Module):
         observe("visual.stem", x)
         for stage in (1, 2, 3, 4):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
-                x = block(x)
+                x = run(block, self.recomputed, x)
                 observe(f"visual.layer{stage}.{index}", x)
         return self.attnpool(x)
 
@@ -400,6 +425,12 @@ class CLIP(Module):
         variables = dict(self.named_parameters())
         return {parameter.name: to_array(variables[parameter.name]) for parameter in parameters(self.architecture)}
 
+    def recompute_blocks(self, wanted: bool = True) -> None:
+        """Let backward passes under ``nn.auto_forward()`` compute each block again, and keep nothing of it."""
+        for module in self.modules():
+            if isinstance(module, Transformer | ModifiedResNet):
+                module.recomputed = wanted
+
     def publish(self) -> None:
         """Make the parameters visible in NNabla's current parameter scope, under NNabla's names.
 
@@ -448,7 +479,7 @@ class CLIP(Module):
         else:
             text = check_ids(text, vocabulary_size)
         with self._in_context():
-            end = F.max(text, axis=1, only_index=True)  # end-of-text has the highest id
+            end = end_of_text(text)  # it has the highest id
             length = text.shape[1]
             x = self.token_embedding(text) + F.reshape(self.positional_embedding[:length], (1, length, -1))  # [n, l, d]
             observe("token_embedding", x)

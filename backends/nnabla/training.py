@@ -5,29 +5,35 @@ batch, gather the features of all processes, compute the loss and its gradient o
 through the towers chunk by chunk, update. The gradient is that of the whole batch, however the batch is cut into chunks
 or spread over processes.
 
-The update is written out: NNabla's own AdamW puts epsilon beside the uncorrected second moment and scales the decay by
-the initial learning rate.
+NNabla's own AdamW puts epsilon beside the uncorrected second moment and scales the decay by the initial learning rate.
+On the CPU the update is written out; on a GPU, NNabla's solvers are given what makes them compute the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from math import isfinite, sqrt
 
 import nnabla as nn
 import nnabla.functions as F
+import nnabla.solvers as S
 import numpy as np
+from nnabla.ext_utils import get_extension_context
+from nnabla.solver import SolverState
 
 from backends.base import StepResult
-from backends.nnabla.functions import linear
-from backends.nnabla.model import CLIP, normalize
+from backends.nnabla.functions import linear, on_cpu
+from backends.nnabla.model import CLIP, normalize, to_array, to_tensor
 from backends.nnabla.ranks import Ranks
 from clip_core.errors import ClipError
+from clip_core.naming import Weights
 from clip_core.training.recipe import Loss, Recipe
-from clip_core.training.rules import check_trainable, chunks, clip_factor, log_scale_bounds, rules
+from clip_core.training.rules import SCALARS, check_trainable, chunks, clip_factor, log_scale_bounds, rules
+from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
 
-BLOCK = 1 << 16  # elements; a block of weights, gradient and moments stays in a core's cache
+BLOCK = 1 << 15  # elements; a block of weights, gradient and moments stays in a core's cache
 
 
 class Trainer:
@@ -43,36 +49,54 @@ class Trainer:
     """
 
     def __init__(self, model: CLIP, recipe: Recipe, ranks: Ranks | None = None) -> None:
-        if recipe.training.precision != "fp32":
-            raise ClipError(f"NNabla trains with precision fp32, not {recipe.training.precision}; change the recipe.")
-        check_trainable(model.architecture, recipe)
+        self.scaling = LossScaling() if recipe.training.precision == "fp16" else None
+        self.context = model.context or nn.get_current_context()  # of all but the towers in fp16
+        self.tower_context = tower_context(self.context, recipe.training.precision)
+        check_trainable(model.architecture, recipe, model.backend)
         self.model, self.ranks = model, ranks or Ranks()
         self.recipe = recipe
+        model.recompute_blocks(recipe.training.gradient_checkpointing)
         self.rules = rules(model.architecture, recipe)
         variables = dict(model.named_parameters())
         self.trained = {name: variables[name] for name in self.rules}
-        self.updates = 0
-        self._set_moments({})
+        self._begin({})
 
+    @np.errstate(over="ignore", invalid="ignore")  # the norm of the gradients tells
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
         """Forward, loss, backward, clip, update (`backends.base.Trainer.step`)."""
-        self.model.train()
-        for variable in self.trained.values():
-            variable.grad.zero()
-        parts = chunks(len(pixels), self.recipe.training.micro_batch_size)
-        whole = len(parts) == 1
-        with nullcontext() if whole else nn.no_grad():
-            pairs = [self._encode(pixels[part], tokens[part]) for part in parts]
-        loss, gradients = self._loss(*(np.concatenate([x.d for x in side]) for side in zip(*pairs)))
-        towers = ("image", "text")
-        for part, pair in zip(parts, pairs):
-            pair = pair if whole else self._encode(pixels[part], tokens[part])
-            for tower, features, gradient in zip(towers, pair, gradients):
-                if tower not in self.recipe.optimizer.frozen:
-                    features.backward(gradient[part], clear_buffer=True)
-        result = self._update(loss, learning_rate)
-        self.model.eval()
-        return result
+        with self._on_device():
+            self.model.train()
+            for variable in self.trained.values():
+                variable.grad.zero()
+            parts = chunks(len(pixels), self.recipe.training.micro_batch_size)
+            whole = len(parts) == 1
+            with nullcontext() if whole else nn.no_grad():
+                pairs = [self._encode(pixels[part], tokens[part]) for part in parts]
+            sums, gradients = self._loss(*(np.concatenate([to_array(x) for x in side]) for side in zip(*pairs)))
+            towers = ("image", "text")
+            for part, pair in zip(parts, pairs):
+                pair = pair if whole else self._encode(pixels[part], tokens[part])
+                for tower, features, gradient in zip(towers, pair, gradients):
+                    if tower not in self.recipe.optimizer.frozen:
+                        features.backward(self.loss_scale * gradient[part], clear_buffer=True)
+            result = self._update(sums, len(pixels) * self.ranks.size, learning_rate)
+            self.model.eval()
+            return result
+
+    @property
+    def loss_scale(self) -> float:
+        """What the gradients of the towers are multiplied by in the backward pass."""
+        return 1.0 if self.scaling is None else self.scaling.scale
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """The towers in their context, and everything else in float32."""
+        before, self.model.context = self.model.context, self.tower_context
+        try:
+            with nn.context_scope(self.context):
+                yield
+        finally:
+            self.model.context = before
 
     def _encode(self, pixels: np.ndarray, tokens: np.ndarray) -> tuple[nn.Variable, nn.Variable]:
         """Features [n, d] of both towers; a frozen tower keeps nothing for a gradient."""
@@ -84,48 +108,69 @@ class Trainer:
                 text = self.model.encode_text(tokens)
         return image, text
 
-    def _loss(self, image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """This process's share of the loss, and the gradient of the whole loss on its features [n, d] of both towers.
+    def _loss(self, image: np.ndarray, text: np.ndarray) -> tuple[nn.NdArray, list[np.ndarray]]:
+        """This process's share of what is summed over all, and the gradient of the whole loss on its features [n, d].
 
-        The scale and the bias get their share of the gradient.
+        Summed are the loss and the pictures whose own text is the nearest, and is among the five nearest. The scale and
+        the bias get their share of the gradient.
         """
         own = [nn.Variable.from_numpy_array(x, need_grad=True) for x in (image, text)]
         first = self.ranks.rank * len(image)
         everyone = own
         if self.ranks.size > 1:
-            everyone = [nn.Variable.from_numpy_array(self.ranks.gather(x), need_grad=True) for x in (image, text)]
+            gathered = [self.ranks.gather(x.data) for x in own]
+            everyone = [nn.Variable.from_numpy_array(x.data, need_grad=True) for x in gathered]
         for x in {*own, *everyone}:
             x.grad.zero()
         with nn.auto_forward():
             scale, bias = F.exp(self.model.logit_scale), self.model.logit_bias
-            loss = contrastive_loss(self.recipe.loss, own, everyone, first, scale, bias)
-        share = np.array(loss.d)  # the backward pass frees it
+            loss, logits = contrastive_loss(self.recipe.loss, own, everyone, first, scale, bias)
+        # The backward pass frees both.
+        sums = nn.NdArray.from_numpy_array(np.array([loss.d, *own_text_among_nearest(logits.d, first)], np.float32))
         loss.backward(clear_buffer=True)
         gradients = [x.g for x in own]
         if everyone is not own:
             # As keys, these features also stand in the losses of the other processes.
-            keys = [x.g for x in everyone]
-            self.ranks.sum(keys)
-            gradients = [gradient + key[first : first + len(image)] for gradient, key in zip(gradients, keys)]
-        return share, gradients
+            self.ranks.sum([x.grad for x in everyone])
+            gradients = [gradient + x.g[first : first + len(image)] for gradient, x in zip(gradients, everyone)]
+        return sums, gradients
 
-    def _update(self, loss: np.ndarray, learning_rate: float) -> StepResult:
-        gradients = {name: variable.grad.get_data("rw") for name, variable in self.trained.items()}
-        self.ranks.sum([loss, *gradients.values()])
-        norm = float(np.sqrt(sum(np.vdot(gradient, gradient) for gradient in gradients.values())))
-        log_scale = self.model.logit_scale.data.get_data("rw")
-        result = StepResult(float(loss), float(np.exp(log_scale)), norm)
-        optimizer = self.recipe.optimizer
-        factor = clip_factor(norm, optimizer.gradient_clip)
+    def _update(self, sums: nn.NdArray, pairs: int, learning_rate: float) -> StepResult:
+        """Sum over all processes, then clip and update; a loss or gradients that are not finite update nothing."""
+        gradients = {name: variable.grad for name, variable in self.trained.items()}
+        self.ranks.sum([sums, *gradients.values()])
+        loss_scale = self.loss_scale
+        if self.scaling is not None:
+            for name in gradients.keys() - set(SCALARS):
+                gradients[name] /= loss_scale
+        norm = sqrt(sum(squared_norm(gradient) for gradient in gradients.values()))
+        loss, top1, top5 = sums.data.tolist()
+        # A loss that is not finite overflowed in the forward pass, which no loss scale changes.
+        skipped = self.scaling is not None and isfinite(loss) and self.scaling.adapt(overflowed=not isfinite(norm))
+        logit_scale = float(np.exp(self.model.logit_scale.d))
+        result = StepResult(loss, logit_scale, norm, top1 / pairs, top5 / pairs, loss_scale, skipped)
+        if not (isfinite(loss) and isfinite(norm)):
+            return result
         self.updates += 1
+        update = self._update_on_cpu if on_cpu() else self._update_on_gpu
+        update(clip_factor(norm, self.recipe.optimizer.gradient_clip), learning_rate)
+        return result
+
+    def _update_on_cpu(self, factor: float, learning_rate: float) -> None:
+        """Adam or AdamW as PyTorch defines them, of the gradients times ``factor``."""
+        optimizer = self.recipe.optimizer
         beta1, beta2 = optimizer.betas
         correction1, correction2 = 1 - beta1**self.updates, 1 - beta2**self.updates
+        newest = 1 - (optimizer.ema_decay or 0.0)  # the share of these weights in their average
         for name, rule in self.rules.items():
             rate = learning_rate * rule.rate
-            arrays = (self.trained[name].data.get_data("rw"), gradients[name], self.first[name], self.second[name])
-            flat = [array.reshape(-1) for array in arrays]
+            variable = self.trained[name]
+            tensors = [variable.data, variable.grad, self.first[name].data, self.second[name].data]
+            if self.averages:
+                tensors.append(self.averages[name].data)
+            flat = [tensor.get_data("rw").reshape(-1) for tensor in tensors]
             for start in range(0, flat[0].size, BLOCK):
-                weights, gradient, first, second = (array[start : start + BLOCK] for array in flat)
+                weights, gradient, first, second, *averages = (array[start : start + BLOCK] for array in flat)
                 gradient *= factor
                 if optimizer.name == "adam":
                     gradient += rule.decay * weights
@@ -136,16 +181,58 @@ class Trainer:
                 second *= beta2
                 second += (1 - beta2) * gradient * gradient
                 weights -= rate / correction1 * first / (np.sqrt(second / correction2) + optimizer.epsilon)
+                if name == "logit_scale":
+                    np.clip(weights, *log_scale_bounds(optimizer), out=weights)
+                for average in averages:
+                    average += newest * (weights - average)
+
+    def _update_on_gpu(self, factor: float, learning_rate: float) -> None:
+        """The same by NNabla's solvers, a kernel for each parameter; weights and moments stay on the device.
+
+        A solver lives for one step, with its epsilon corrected, and with a rate that is its initial one.
+        """
+        optimizer = self.recipe.optimizer
+        epsilon = optimizer.epsilon * sqrt(1 - optimizer.betas[1] ** self.updates)
+        for rule in set(self.rules.values()):
+            names = [name for name, own in self.rules.items() if own == rule]
+            rate = learning_rate * rule.rate
+            if optimizer.name == "adam":
+                solver = S.Adam(rate, *optimizer.betas, epsilon)
+            else:
+                solver = S.AdamW(rate, *optimizer.betas, epsilon, wd=rate * rule.decay)
+            solver.set_parameters({name: self.trained[name] for name in names})
+            solver.set_states({name: self._solver_state(name) for name in names})
+            solver.scale_grad(factor)
+            if optimizer.name == "adam":
+                solver.weight_decay(rule.decay)
+            solver.update()
+        log_scale = self.model.logit_scale.data.get_data("rw")
         np.clip(log_scale, *log_scale_bounds(optimizer), out=log_scale)
-        return result
+        newest = 1 - (optimizer.ema_decay or 0.0)
+        for name, average in self.averages.items():
+            average.data += newest * (self.trained[name].data - average.data)
+
+    def _solver_state(self, name: str) -> SolverState:
+        """The moments, which a solver moves in place, and the number of updates before this one."""
+        state = SolverState()
+        state.pstate = {"mean": self.first[name], "var": self.second[name]}
+        state.t = self.updates - 1
+        return state
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on (`backends.base.Trainer.state`)."""
         state = {f"weights/{name}": array for name, array in self.model.export().items()}
-        for name in self.trained:
-            state[f"first_moment/{name}"] = self.first[name].copy()
-            state[f"second_moment/{name}"] = self.second[name].copy()
-        return state | {"updates": np.array(self.updates, np.int64)}
+        kinds = {"first_moment": self.first, "second_moment": self.second, "average": self.averages}
+        for kind, tensors in kinds.items():
+            for name, tensor in tensors.items():
+                state[f"{kind}/{name}"] = to_array(tensor)
+        scaling = {} if self.scaling is None else self.scaling.state()
+        return state | scaling | {"updates": np.array(self.updates, np.int64)}
+
+    def average(self) -> Weights | None:
+        """The moving average of the weights, complete (`backends.base.Trainer.average`)."""
+        averages = {name: to_array(tensor) for name, tensor in self.averages.items()}
+        return self.model.export() | averages if averages else None
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take over what `state` gave: all of it, or on any fault nothing.
@@ -153,19 +240,47 @@ class Trainer:
         Raises:
             CheckpointError: listing every fault.
         """
-        check_state(self.model.architecture, self.rules, state)
+        check_state(self.model.architecture, self.rules, state, bool(self.averages), self.scaling is not None)
         self.model.load({name: state[f"weights/{name}"] for name in self.model.export()})
-        self.updates = int(state["updates"])
-        self._set_moments(state)
+        self._begin(state)
 
-    def _set_moments(self, state: Mapping[str, np.ndarray]) -> None:
-        def moments(kind: str) -> dict[str, np.ndarray]:
-            return {
-                name: np.array(state.get(f"{kind}/{name}", np.zeros(variable.shape, np.float32)))
-                for name, variable in self.trained.items()
-            }
+    def _begin(self, state: Mapping[str, np.ndarray]) -> None:
+        """Set all but the weights to ``state``, or without one to where a run begins."""
+        self.updates = int(state.get("updates", 0))
+        if self.scaling is not None and state:
+            self.scaling = LossScaling.from_state(state)
 
-        self.first, self.second = moments("first_moment"), moments("second_moment")
+        def tensor(name: str, otherwise: np.ndarray) -> nn.Variable:
+            return to_tensor(state.get(name, otherwise))
+
+        trained = {name: variable.d for name, variable in self.trained.items()}.items()
+        self.first = {name: tensor(f"first_moment/{name}", np.zeros_like(weights)) for name, weights in trained}
+        self.second = {name: tensor(f"second_moment/{name}", np.zeros_like(weights)) for name, weights in trained}
+        averaged = [] if self.recipe.optimizer.ema_decay is None else trained
+        self.averages = {name: tensor(f"average/{name}", weights) for name, weights in averaged}
+
+
+def tower_context(context: nn.Context, precision: str) -> nn.Context:
+    """The context of the towers: ``context`` itself for fp32, and its GPU in NNabla's half precision for fp16.
+
+    Raises:
+        ClipError: there is no such precision there.
+    """
+    with nn.context_scope(context):
+        allowed = ("fp32",) if on_cpu() else ("fp32", "fp16")
+    if precision not in allowed:
+        raise ClipError(f"NNabla trains with precision {' or '.join(allowed)}, not {precision}; change the recipe.")
+    if precision == "fp32":
+        return context
+    return get_extension_context("cudnn", device_id=context.device_id, type_config="half")
+
+
+def squared_norm(x: nn.NdArray) -> float:
+    """The sum of the squares of all elements."""
+    if on_cpu():
+        flat = x.get_data("r").reshape(-1)
+        return float(np.vdot(flat, flat))
+    return float(F.sum(x * x).data)
 
 
 def contrastive_loss(
@@ -175,8 +290,10 @@ def contrastive_loss(
     first: int,
     scale: nn.Variable,
     bias: nn.Variable | None,
-) -> nn.Variable:
-    """This process's share of the loss over all N pairs; the shares of all processes add up to it.
+) -> tuple[nn.Variable, nn.Variable]:
+    """This process's share of the loss over all N pairs, and the logits [n, N] of its pictures, without bias.
+
+    The shares of all processes add up to the loss.
 
     Args:
         own: image and text features [n, d] of this process.
@@ -193,8 +310,18 @@ def contrastive_loss(
     by_image = scale * linear(image, texts)  # [n, N]
     if loss.kind == "sigmoid":
         signs = nn.Variable.from_numpy_array(np.where(labels == np.arange(count), 1.0, -1.0).astype(np.float32))
-        return F.sum(F.log_sigmoid(signs * (by_image + F.reshape(bias, (1, 1))))) * (-1 / count)
+        return F.sum(F.log_sigmoid(signs * (by_image + F.reshape(bias, (1, 1))))) * (-1 / count), by_image
     by_text = scale * linear(text, images)
     targets = nn.Variable.from_numpy_array(labels)
     total = F.sum(F.softmax_cross_entropy(by_image, targets)) + F.sum(F.softmax_cross_entropy(by_text, targets))
-    return total * (1 / count / (2 if loss.reduction == "mean" else 1))
+    return total * (1 / count / (2 if loss.reduction == "mean" else 1)), by_image
+
+
+def own_text_among_nearest(logits: np.ndarray, first: int) -> list[np.ndarray]:
+    """How many pictures have their own text as the nearest, and among the five nearest; a tie counts against it.
+
+    Args:
+        logits: [n, N] of this process's pictures; the own text of the first is at ``first``, and so on.
+    """
+    farther = (logits < logits.diagonal(first)[:, None]).sum(axis=1)
+    return [(farther >= logits.shape[1] - k).sum() for k in (1, 5)]

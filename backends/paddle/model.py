@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 from paddle.base import initializer
+from paddle.distributed.fleet.utils import recompute
 
 from backends.base import Observe, ignore
 from clip_core.architecture import Activation, Architecture
@@ -137,6 +139,23 @@ def pick(x: paddle.Tensor, positions: paddle.Tensor) -> paddle.Tensor:
     return x[paddle.arange(len(x)), positions]
 
 
+def run(block: nn.Layer, recomputed: bool, *inputs: paddle.Tensor | None) -> paddle.Tensor:
+    """``block(*inputs)``; if ``recomputed``, it keeps its inputs only, and the backward pass computes it again."""
+    if not recomputed:
+        return block(*inputs)
+    passes = count()
+
+    def compute(*inputs: paddle.Tensor | None) -> paddle.Tensor:
+        # The first pass alone moves running statistics.
+        statistics = [buffer.clone() for buffer in block.buffers()] if next(passes) else []
+        result = block(*inputs)
+        for buffer, value in zip(block.buffers(), statistics):
+            buffer.set_value(value)
+        return result
+
+    return recompute(compute, *inputs, preserve_rng_state=False)
+
+
 class Attention(nn.Layer):
     """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
 
@@ -182,17 +201,21 @@ class ResidualAttentionBlock(nn.Layer):
         self.mlp = MLP(width, activation)
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, x: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
-        x = x + self.attn(self.ln_1(x), mask)
-        return x + self.mlp(self.ln_2(x))
-
-    def forward_pooled(self, x: paddle.Tensor, pooled: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
-        x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
+    def forward(
+        self, x: paddle.Tensor, mask: paddle.Tensor | None, pooled: paddle.Tensor | None = None
+    ) -> paddle.Tensor:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+        if pooled is None:
+            x = x + self.attn(self.ln_1(x), mask)
+        else:
+            x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
         return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(nn.Layer):
     """A stack of blocks that ends in the feature of one token of each row."""
+
+    recomputed = False  # whether backward passes compute each block again
 
     def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
         super().__init__()
@@ -209,9 +232,9 @@ class Transformer(nn.Layer):
             last_mask = (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
-            x = block(x, mask)
+            x = run(block, self.recomputed, x, mask)
             observe(f"{name}.resblocks.{index}", x)
-        x = last.forward_pooled(x, pooled, last_mask)
+        x = run(last, self.recomputed, x, last_mask, pooled)
         observe(f"{name}.resblocks.{len(blocks)}", x)
         return x
 
@@ -286,11 +309,13 @@ class AttentionPool2d(nn.Layer):
         x = paddle.concat([x.mean(axis=1, keepdim=True), x], axis=1)
         x = x + self.positional_embedding.astype(x.dtype)
         x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
-        return self.c_proj(x).squeeze(1)
+        return self.c_proj(x.squeeze(1))
 
 
 class ModifiedResNet(nn.Layer):
     """The ResNet image tower of section 2.4 of the paper: three-convolution stem, average-pooled strides."""
+
+    recomputed = False  # whether backward passes compute each block again
 
     def __init__(self, tower: ResNetTower, embed_dim: int) -> None:
         super().__init__()
@@ -319,7 +344,7 @@ class ModifiedResNet(nn.Layer):
         observe("visual.stem", x)
         for stage in (1, 2, 3, 4):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
-                x = block(x)
+                x = run(block, self.recomputed, x)
                 observe(f"visual.layer{stage}.{index}", x)
         return self.attnpool(x)
 
@@ -407,6 +432,12 @@ class CLIP(nn.Layer):
             array = to_array(state[parameter.name])
             weights[parameter.name] = np.ascontiguousarray(array.T) if parameter.kind == "linear" else array
         return weights
+
+    def recompute_blocks(self, wanted: bool = True) -> None:
+        """Let backward passes compute each block again, in place of keeping what it computed."""
+        for module in self.sublayers():
+            if isinstance(module, Transformer | ModifiedResNet):
+                module.recomputed = wanted
 
     def encode_image(self, image: paddle.Tensor | np.ndarray, observe: Observe = ignore) -> paddle.Tensor:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.

@@ -40,6 +40,10 @@ class Ranks:
             return [value]
         return self.gather(paddle.to_tensor([value], "float64")).tolist()
 
+    def peak_memory(self) -> int | None:
+        """Bytes of the device's own memory that were in use at most; None on a CPU."""
+        return None if paddle.get_device() == "cpu" else paddle.device.cuda.max_memory_allocated()
+
     def close(self) -> None:
         """Leave the group."""
         if self.size > 1:

@@ -12,6 +12,7 @@ the next.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 import numpy as np
 import paddle
@@ -21,12 +22,13 @@ from backends.base import StepResult
 from backends.paddle.model import CLIP, to_array
 from backends.paddle.ranks import Ranks
 from clip_core.errors import ClipError
-from clip_core.naming import parameters
+from clip_core.naming import Weights, parameters
 from clip_core.training.recipe import Loss, Recipe
-from clip_core.training.rules import check_trainable, chunks, clip_factor, log_scale_bounds, rules
+from clip_core.training.rules import SCALARS, check_trainable, chunks, clip_factor, log_scale_bounds, rules
+from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
 
-AUTOCAST = {"fp32": None, "bf16": "bfloat16"}
+AUTOCAST = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 
 
 class Trainer:
@@ -44,19 +46,22 @@ class Trainer:
     def __init__(self, model: CLIP, recipe: Recipe, ranks: Ranks | None = None) -> None:
         if model.dtype != "float32":
             raise ClipError("The model to train holds half-precision weights; load it with precision='fp32'.")
-        check_trainable(model.architecture, recipe)
+        check_trainable(model.architecture, recipe, model.backend)
         self.model, self.ranks = model, ranks or Ranks()
         self.recipe = recipe
+        model.recompute_blocks(recipe.training.gradient_checkpointing)
         self.autocast = AUTOCAST[recipe.training.precision]
         if self.autocast is not None and paddle.get_device() == "cpu":
-            raise ClipError("Paddle has no bfloat16 kernels for the CPU; train with precision fp32, or on a GPU.")
+            raise ClipError(
+                f"Paddle has no {self.autocast} kernels for the CPU; train with precision fp32, or on a GPU."
+            )
+        self.scaling = LossScaling() if recipe.training.precision == "fp16" else None
         self.rules = rules(model.architecture, recipe)
         tensors = dict(model.named_parameters())
         self.trained = {name: tensors[name] for name in self.rules}
         # Paddle stores linear weights [in, out].
         self.transposed = {parameter.name for parameter in parameters(model.architecture) if parameter.kind == "linear"}
-        self.updates = 0
-        self._set_moments({})
+        self._begin({})
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
         """Forward, loss, backward, clip, update (`backends.base.Trainer.step`)."""
@@ -66,15 +71,20 @@ class Trainer:
         whole = len(parts) == 1
         with paddle.set_grad_enabled(whole):
             pairs = [self._encode(pixels[part], tokens[part]) for part in parts]
-        loss, gradients = self._loss(*(paddle.concat(side).detach() for side in zip(*pairs)))
+        sums, gradients = self._loss(*(paddle.concat(side).detach() for side in zip(*pairs)))
         for part, pair in zip(parts, pairs):
             for features, gradient in zip(pair if whole else self._encode(pixels[part], tokens[part]), gradients):
                 if not features.stop_gradient:  # not of a frozen tower
-                    features.backward(gradient[part])
+                    features.backward(self.loss_scale * gradient[part])
         with paddle.no_grad():
-            result = self._update(loss, learning_rate)
+            result = self._update(sums, len(pixels) * self.ranks.size, learning_rate)
         self.model.eval()
         return result
+
+    @property
+    def loss_scale(self) -> float:
+        """What the gradients of the towers are multiplied by in the backward pass."""
+        return 1.0 if self.scaling is None else self.scaling.scale
 
     def _encode(self, pixels: np.ndarray, tokens: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Float32 features [n, d] of both towers; a frozen tower keeps nothing for a gradient."""
@@ -87,9 +97,10 @@ class Trainer:
         return image.astype("float32"), text.astype("float32")
 
     def _loss(self, image: paddle.Tensor, text: paddle.Tensor) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
-        """This process's share of the loss, and the gradient of the whole loss on its features [n, d] of both towers.
+        """This process's share of what is summed over all, and the gradient of the whole loss on its features [n, d].
 
-        The scale and the bias get their share of the gradient.
+        Summed are the loss and the pictures whose own text is the nearest, and is among the five nearest. The scale and
+        the bias get their share of the gradient.
         """
         own = [image, text]
         first = self.ranks.rank * len(image)
@@ -97,7 +108,7 @@ class Trainer:
         for x in (*own, *everyone):
             x.stop_gradient = False
         scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
-        loss = contrastive_loss(self.recipe.loss, own, everyone, first, scale, bias)
+        loss, logits = contrastive_loss(self.recipe.loss, own, everyone, first, scale, bias)
         loss.backward()
         gradients = [gradient_of(x) for x in own]
         if everyone is not own:
@@ -105,37 +116,60 @@ class Trainer:
             keys = [gradient_of(x) for x in everyone]
             self.ranks.sum(keys)
             gradients = [gradient + key[first : first + len(image)] for gradient, key in zip(gradients, keys)]
-        return loss.detach(), gradients
+        return paddle.stack([loss.detach(), *own_text_among_nearest(logits.detach(), first)]), gradients
 
-    def _update(self, loss: paddle.Tensor, learning_rate: float) -> StepResult:
+    def _update(self, sums: paddle.Tensor, pairs: int, learning_rate: float) -> StepResult:
+        """Sum over all processes, then clip and update; a loss or gradients that are not finite update nothing."""
         gradients = {name: tensor.grad for name, tensor in self.trained.items()}
-        self.ranks.sum([loss, *gradients.values()])
+        self.ranks.sum([sums, *gradients.values()])
+        loss_scale = self.loss_scale
+        if self.scaling is not None:
+            gradients |= {name: gradients[name] / loss_scale for name in gradients if name not in SCALARS}
         norm = float(paddle.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt())
-        result = StepResult(float(loss), float(self.model.logit_scale.exp()), norm)
+        loss, top1, top5 = sums.tolist()
+        # A loss that is not finite overflowed in the forward pass, which no loss scale changes.
+        skipped = self.scaling is not None and isfinite(loss) and self.scaling.adapt(overflowed=not isfinite(norm))
+        logit_scale = float(self.model.logit_scale.exp())
+        result = StepResult(loss, logit_scale, norm, top1 / pairs, top5 / pairs, loss_scale, skipped)
+        if not (isfinite(loss) and isfinite(norm)):
+            return result
         optimizer = self.recipe.optimizer
         factor = clip_factor(norm, optimizer.gradient_clip)
         self.updates += 1
         beta1, beta2 = optimizer.betas
         correction1, correction2 = 1 - beta1**self.updates, 1 - beta2**self.updates
+        epsilon = paddle.full([], optimizer.epsilon)
         for name, rule in self.rules.items():
-            weights, gradient, rate = self.trained[name], gradients[name] * factor, learning_rate * rule.rate
+            # In place, since every fresh tensor of this size costs as much as the arithmetic.
+            weights, gradient, rate = self.trained[name], gradients[name].scale_(factor), learning_rate * rule.rate
             if optimizer.name == "adam":
-                gradient = gradient + rule.decay * weights
-            first = self.first[name] = beta1 * self.first[name] + (1 - beta1) * gradient
-            second = self.second[name] = beta2 * self.second[name] + (1 - beta2) * gradient.square()
-            kept = 1 - rate * rule.decay if optimizer.name == "adamw" else 1.0
-            change = first / ((second / correction2).sqrt() + optimizer.epsilon)
-            weights.set_value(kept * weights - (rate / correction1) * change)
+                gradient.add_(rule.decay * weights)
+            else:
+                weights.scale_(1 - rate * rule.decay)
+            first = self.first[name].scale_(beta1).add_((1 - beta1) * gradient)
+            second = self.second[name].scale_(beta2).add_(gradient.square_().scale_(1 - beta2))
+            change = first / (second / correction2).sqrt_().add_(epsilon)
+            weights.subtract_(change.scale_(rate / correction1))
         self.model.logit_scale.set_value(self.model.logit_scale.clip(*log_scale_bounds(optimizer)))
+        if optimizer.ema_decay is not None:
+            for name, average in self.averages.items():
+                average.add_((self.trained[name] - average).scale_(1 - optimizer.ema_decay))
         return result
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on (`backends.base.Trainer.state`)."""
         state = {f"weights/{name}": array for name, array in self.model.export().items()}
-        for name in self.trained:
-            for kind, moments in (("first", self.first), ("second", self.second)):
-                state[f"{kind}_moment/{name}"] = self._reordered(name, to_array(moments[name]))
-        return state | {"updates": np.array(self.updates, np.int64)}
+        kinds = {"first_moment": self.first, "second_moment": self.second, "average": self.averages}
+        for kind, tensors in kinds.items():
+            for name, tensor in tensors.items():
+                state[f"{kind}/{name}"] = self._reordered(name, to_array(tensor))
+        scaling = {} if self.scaling is None else self.scaling.state()
+        return state | scaling | {"updates": np.array(self.updates, np.int64)}
+
+    def average(self) -> Weights | None:
+        """The moving average of the weights, complete (`backends.base.Trainer.average`)."""
+        averages = {name: self._reordered(name, to_array(tensor)) for name, tensor in self.averages.items()}
+        return self.model.export() | averages if averages else None
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take over what `state` gave: all of it, or on any fault nothing.
@@ -143,21 +177,25 @@ class Trainer:
         Raises:
             CheckpointError: listing every fault.
         """
-        check_state(self.model.architecture, self.rules, state)
+        check_state(self.model.architecture, self.rules, state, bool(self.averages), self.scaling is not None)
         self.model.load({name: state[f"weights/{name}"] for name in self.model.export()})
-        self.updates = int(state["updates"])
-        self._set_moments(state)
+        self._begin(state)
 
-    def _set_moments(self, state: Mapping[str, np.ndarray]) -> None:
-        def moments(kind: str) -> dict[str, paddle.Tensor]:
-            found = {}
-            for name, tensor in self.trained.items():
-                array = state.get(f"{kind}/{name}")
-                value = None if array is None else paddle.to_tensor(self._reordered(name, array))
-                found[name] = paddle.zeros_like(tensor) if value is None else value
-            return found
+    def _begin(self, state: Mapping[str, np.ndarray]) -> None:
+        """Set all but the weights to ``state``, or without one to where a run begins."""
+        self.updates = int(state.get("updates", 0))
+        if self.scaling is not None and state:
+            self.scaling = LossScaling.from_state(state)
 
-        self.first, self.second = moments("first_moment"), moments("second_moment")
+        def tensor(kind: str, name: str, otherwise: paddle.Tensor) -> paddle.Tensor:
+            array = state.get(f"{kind}/{name}")
+            return otherwise if array is None else paddle.to_tensor(self._reordered(name, array))
+
+        trained = self.trained.items()
+        self.first = {name: tensor("first_moment", name, paddle.zeros_like(weights)) for name, weights in trained}
+        self.second = {name: tensor("second_moment", name, paddle.zeros_like(weights)) for name, weights in trained}
+        averaged = [] if self.recipe.optimizer.ema_decay is None else trained
+        self.averages = {name: tensor("average", name, weights.detach().clone()) for name, weights in averaged}
 
     def _reordered(self, name: str, array: np.ndarray) -> np.ndarray:
         """A copy in the other axis order: canonical from Paddle's, or Paddle's from canonical."""
@@ -176,8 +214,10 @@ def contrastive_loss(
     first: int,
     scale: paddle.Tensor,
     bias: paddle.Tensor | None,
-) -> paddle.Tensor:
-    """This process's share of the loss over all N pairs; the shares of all processes add up to it.
+) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """This process's share of the loss over all N pairs, and the logits [n, N] of its pictures, without bias.
+
+    The shares of all processes add up to the loss.
 
     Args:
         own: image and text features [n, d] of this process.
@@ -193,7 +233,18 @@ def contrastive_loss(
     by_image = scale * paddle.matmul(image, texts, transpose_y=True)  # [n, N]
     if loss.kind == "sigmoid":
         signs = 2 * F.one_hot(labels, len(texts)) - 1
-        return -F.log_sigmoid(signs * (by_image + bias)).sum() / len(texts)
+        return -F.log_sigmoid(signs * (by_image + bias)).sum() / len(texts), by_image
     by_text = scale * paddle.matmul(text, images, transpose_y=True)
-    total = F.cross_entropy(by_image, labels, reduction="sum") + F.cross_entropy(by_text, labels, reduction="sum")
-    return total / len(texts) / (2 if loss.reduction == "mean" else 1)
+    # Paddle's own cross entropy is never above 64 on a CPU, and finite even for NaN.
+    total = sum((x.logsumexp(axis=1) - x.diagonal(first)).sum() for x in (by_image, by_text))
+    return total / len(texts) / (2 if loss.reduction == "mean" else 1), by_image
+
+
+def own_text_among_nearest(logits: paddle.Tensor, first: int) -> list[paddle.Tensor]:
+    """How many pictures have their own text as the nearest, and among the five nearest; a tie counts against it.
+
+    Args:
+        logits: [n, N] of this process's pictures; the own text of the first is at ``first``, and so on.
+    """
+    farther = (logits < logits.diagonal(first).unsqueeze(1)).sum(axis=1)
+    return [(farther >= logits.shape[1] - k).sum().astype(logits.dtype) for k in (1, 5)]

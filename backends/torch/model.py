@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from backends.base import Observe, ignore
+from backends.torch.sharding import part_of, whole_of
 from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
 from clip_core.architecture import VisionTransformer as ViTTower
@@ -84,6 +88,20 @@ def pick(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return x[torch.arange(len(x), device=x.device), positions]
 
 
+def run(block: nn.Module, recomputed: bool, *inputs: torch.Tensor | None) -> torch.Tensor:
+    """``block(*inputs)``; if ``recomputed``, it keeps its inputs only, and the backward pass computes it again."""
+    if not recomputed:
+        return block(*inputs)
+    passes = count()
+
+    def compute(*inputs: torch.Tensor | None) -> torch.Tensor:
+        # The first pass alone moves running statistics.
+        statistics = {name: buffer.clone() for name, buffer in block.named_buffers()} if next(passes) else {}
+        return functional_call(block, statistics, inputs)
+
+    return checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
 class Attention(nn.Module):
     """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
 
@@ -129,17 +147,19 @@ class ResidualAttentionBlock(nn.Module):
         self.mlp = MLP(width, activation)
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        x = x + self.attn(self.ln_1(x), mask)
-        return x + self.mlp(self.ln_2(x))
-
-    def forward_pooled(self, x: torch.Tensor, pooled: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None, pooled: torch.Tensor | None = None) -> torch.Tensor:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+        if pooled is None:
+            x = x + self.attn(self.ln_1(x), mask)
+        else:
+            x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
         return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(nn.Module):
     """A stack of blocks that ends in the feature of one token of each row."""
+
+    recomputed = False  # whether backward passes compute each block again
 
     def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
         super().__init__()
@@ -154,9 +174,9 @@ class Transformer(nn.Module):
             last_mask = (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
-            x = block(x, mask)
+            x = run(block, self.recomputed, x, mask)
             observe(f"{name}.resblocks.{index}", x)
-        x = last.forward_pooled(x, pooled, last_mask)
+        x = run(last, self.recomputed, x, last_mask, pooled)
         observe(f"{name}.resblocks.{len(blocks)}", x)
         return x
 
@@ -231,11 +251,13 @@ class AttentionPool2d(nn.Module):
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + self.positional_embedding.to(x.dtype)
         x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
-        return self.c_proj(x).squeeze(1)
+        return self.c_proj(x.squeeze(1))
 
 
 class ModifiedResNet(nn.Module):
     """The ResNet image tower of section 2.4 of the paper: three-convolution stem, average-pooled strides."""
+
+    recomputed = False  # whether backward passes compute each block again
 
     def __init__(self, tower: ResNetTower, embed_dim: int) -> None:
         super().__init__()
@@ -264,9 +286,12 @@ class ModifiedResNet(nn.Module):
         observe("visual.stem", x)
         for stage in (1, 2, 3, 4):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
-                x = block(x)
+                x = run(block, self.recomputed, x)
                 observe(f"visual.layer{stage}.{index}", x)
         return self.attnpool(x)
+
+
+BLOCKS = ResidualAttentionBlock | Bottleneck  # what is recomputed, compiled and sharded in one piece
 
 
 class CLIP(nn.Module):
@@ -339,12 +364,22 @@ class CLIP(nn.Module):
         with torch.no_grad():
             for name, tensor in self.state_dict().items():
                 # PyTorch takes no array that is read backwards.
-                tensor.copy_(torch.from_numpy(np.array(weights[name], order="C")))
+                array = torch.from_numpy(np.array(weights[name], order="C"))
+                part_of(tensor).copy_(part_of(tensor, array))
 
     def export(self) -> Weights:
         """The weights under their canonical names, shapes and axis order; float32, counters int64."""
         state = self.state_dict()
-        return {parameter.name: to_array(state[parameter.name]).copy() for parameter in parameters(self.architecture)}
+        return {
+            parameter.name: to_array(whole_of(state[parameter.name])).copy()
+            for parameter in parameters(self.architecture)
+        }
+
+    def recompute_blocks(self, wanted: bool = True) -> None:
+        """Let backward passes compute each block again, in place of keeping what it computed."""
+        for module in self.modules():
+            if isinstance(module, Transformer | ModifiedResNet):
+                module.recomputed = wanted
 
     def encode_image(self, image: torch.Tensor | np.ndarray, observe: Observe = ignore) -> torch.Tensor:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.

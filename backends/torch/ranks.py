@@ -39,6 +39,10 @@ class Ranks:
             return [value]
         return self.gather(torch.tensor([value], dtype=torch.float64, device=self.device)).tolist()
 
+    def peak_memory(self) -> int | None:
+        """Bytes of the device's own memory that were in use at most; None on a CPU."""
+        return None if self.device == "cpu" else torch.cuda.max_memory_allocated(self.device)
+
     def close(self) -> None:
         """Leave the group."""
         if self.size > 1:

@@ -10,20 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from math import hypot, isfinite
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import get_total_norm
 
 from backends.base import StepResult
-from backends.torch.model import CLIP, to_array
+from backends.torch.compilation import compile_blocks
+from backends.torch.model import BLOCKS, CLIP, to_array
 from backends.torch.ranks import Ranks
+from backends.torch.sharding import is_sharded, part_of, shard, whole_of
 from clip_core.errors import ClipError
+from clip_core.naming import Weights
 from clip_core.training.recipe import Loss, Recipe
-from clip_core.training.rules import check_trainable, chunks, clip_factor, log_scale_bounds, rules
+from clip_core.training.rules import SCALARS, check_trainable, chunks, clip_factor, log_scale_bounds, rules
+from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAM = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -42,13 +48,20 @@ class Trainer:
     def __init__(self, model: CLIP, recipe: Recipe, ranks: Ranks | None = None) -> None:
         if model.dtype != torch.float32:
             raise ClipError("The model to train holds half-precision weights; load it with precision='fp32'.")
-        check_trainable(model.architecture, recipe)
+        check_trainable(model.architecture, recipe, model.backend)
         self.model, self.ranks = model, ranks or Ranks()
         self.recipe = recipe
+        model.recompute_blocks(recipe.training.gradient_checkpointing)
+        if recipe.training.compile:
+            compile_blocks(model)
+        if recipe.training.fully_sharded and self.ranks.size > 1:
+            blocks = [module for module in model.modules() if isinstance(module, BLOCKS)]
+            shard([*blocks, model.visual, model.transformer, model.token_embedding], model.device, self.ranks.size)
         self.autocast = AUTOCAST[recipe.training.precision]
+        self.scaling = LossScaling() if recipe.training.precision == "fp16" else None
         self.rules = rules(model.architecture, recipe)
-        self.trained = {name: model.get_parameter(name) for name in self.rules}
-        self.updates = 0
+        self.parameters = {name: model.get_parameter(name) for name in self.rules}
+        self.trained = {name: part_of(parameter) for name, parameter in self.parameters.items()}
         self.adam = ADAM[recipe.optimizer.name](
             [
                 {
@@ -61,24 +74,30 @@ class Trainer:
             betas=recipe.optimizer.betas,
             eps=recipe.optimizer.epsilon,
         )
-        self._set_moments({})
+        self._begin({})
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
         """Forward, loss, backward, clip, update (`backends.base.Trainer.step`)."""
         self.model.train()
-        self.model.zero_grad(set_to_none=True)
+        self.model.zero_grad()
+        self.adam.zero_grad()  # of sharded weights it holds the gradients, too
         parts = chunks(len(pixels), self.recipe.training.micro_batch_size)
         whole = len(parts) == 1
         with nullcontext() if whole else torch.no_grad():
             pairs = [self._encode(pixels[part], tokens[part]) for part in parts]
-        loss, gradients = self._loss(*(torch.cat(side).detach() for side in zip(*pairs)))
+        sums, gradients = self._loss(*(torch.cat(side).detach() for side in zip(*pairs)))
         for part, pair in zip(parts, pairs):
             for features, gradient in zip(pair if whole else self._encode(pixels[part], tokens[part]), gradients):
                 if features.requires_grad:  # not of a frozen tower
-                    features.backward(gradient[part])
-        result = self._update(loss, learning_rate)
+                    features.backward(self.loss_scale * gradient[part])
+        result = self._update(sums, len(pixels) * self.ranks.size, learning_rate)
         self.model.eval()
         return result
+
+    @property
+    def loss_scale(self) -> float:
+        """What the gradients of the towers are multiplied by in the backward pass."""
+        return 1.0 if self.scaling is None else self.scaling.scale
 
     def _encode(self, pixels: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Float32 features [n, d] of both towers; a frozen tower keeps nothing for a gradient."""
@@ -91,15 +110,16 @@ class Trainer:
         return image.float(), text.float()
 
     def _loss(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """This process's share of the loss, and the gradient of the whole loss on its features [n, d] of both towers.
+        """This process's share of what is summed over all, and the gradient of the whole loss on its features [n, d].
 
-        The scale and the bias get their share of the gradient.
+        Summed are the loss and the pictures whose own text is the nearest, and is among the five nearest. The scale and
+        the bias get their share of the gradient.
         """
         own = [image.requires_grad_(), text.requires_grad_()]
         first = self.ranks.rank * len(image)
         everyone = own if self.ranks.size == 1 else [self.ranks.gather(x.detach()).requires_grad_() for x in own]
         scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
-        loss = contrastive_loss(self.recipe.loss, own, everyone, first, scale, bias)
+        loss, logits = contrastive_loss(self.recipe.loss, own, everyone, first, scale, bias)
         loss.backward()
         gradients = [gradient_of(x) for x in own]
         if everyone is not own:
@@ -107,19 +127,37 @@ class Trainer:
             keys = [gradient_of(x) for x in everyone]
             self.ranks.sum(keys)
             gradients = [gradient + key[first : first + len(image)] for gradient, key in zip(gradients, keys)]
-        return loss.detach(), gradients
+        return torch.stack([loss.detach(), *own_text_among_nearest(logits.detach(), first)]), gradients
 
     @torch.no_grad()
-    def _update(self, loss: torch.Tensor, learning_rate: float) -> StepResult:
-        gradients = [tensor.grad for tensor in self.trained.values()]
-        self.ranks.sum([loss, *gradients])
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        result = StepResult(loss.item(), self.model.logit_scale.exp().item(), norm)
-        torch._foreach_mul_(gradients, clip_factor(norm, self.recipe.optimizer.gradient_clip))
+    def _update(self, sums: torch.Tensor, pairs: int, learning_rate: float) -> StepResult:
+        """Sum over all processes, then clip and update; a loss or gradients that are not finite update nothing."""
+        for name, tensor in self.trained.items():
+            tensor.grad = part_of(self.parameters[name].grad)
+        gradients = {name: tensor.grad for name, tensor in self.trained.items()}
+        loss_scale = self.loss_scale
+        if self.scaling is not None:
+            torch._foreach_div_([gradient for name, gradient in gradients.items() if name not in SCALARS], loss_scale)
+        own = [gradient for name, gradient in gradients.items() if is_sharded(self.parameters[name])]
+        common = [gradient for name, gradient in gradients.items() if not is_sharded(self.parameters[name])]
+        square = get_total_norm(own).to(sums) ** 2  # these are sums already, of rows that no other process has
+        self.ranks.sum([sums, square, *common])
+        norm = hypot(square.sqrt(), get_total_norm(common))
+        loss, top1, top5 = sums.tolist()
+        # A loss that is not finite overflowed in the forward pass, which no loss scale changes.
+        skipped = self.scaling is not None and isfinite(loss) and self.scaling.adapt(overflowed=not isfinite(norm))
+        logit_scale = self.model.logit_scale.exp().item()
+        result = StepResult(loss, logit_scale, norm, top1 / pairs, top5 / pairs, loss_scale, skipped)
+        if not (isfinite(loss) and isfinite(norm)):
+            return result
+        optimizer = self.recipe.optimizer
+        torch._foreach_mul_(list(gradients.values()), clip_factor(norm, optimizer.gradient_clip))
         for group in self.adam.param_groups:
             group["lr"] = learning_rate * group["rate"]
         self.adam.step()
-        self.model.logit_scale.clamp_(*log_scale_bounds(self.recipe.optimizer))
+        self.model.logit_scale.clamp_(*log_scale_bounds(optimizer))
+        if optimizer.ema_decay is not None:
+            torch._foreach_lerp_(list(self.averages.values()), list(self.trained.values()), 1 - optimizer.ema_decay)
         self.updates += 1
         return result
 
@@ -128,9 +166,17 @@ class Trainer:
         state = {f"weights/{name}": array for name, array in self.model.export().items()}
         for name, tensor in self.trained.items():
             moments = self.adam.state[tensor]
-            state[f"first_moment/{name}"] = to_array(moments["exp_avg"]).copy()
-            state[f"second_moment/{name}"] = to_array(moments["exp_avg_sq"]).copy()
-        return state | {"updates": np.array(self.updates, np.int64)}
+            state[f"first_moment/{name}"] = self._whole(name, moments["exp_avg"])
+            state[f"second_moment/{name}"] = self._whole(name, moments["exp_avg_sq"])
+        for name, tensor in self.averages.items():
+            state[f"average/{name}"] = self._whole(name, tensor)
+        scaling = {} if self.scaling is None else self.scaling.state()
+        return state | scaling | {"updates": np.array(self.updates, np.int64)}
+
+    def average(self) -> Weights | None:
+        """The moving average of the weights, complete (`backends.base.Trainer.average`)."""
+        averages = {name: self._whole(name, tensor) for name, tensor in self.averages.items()}
+        return self.model.export() | averages if averages else None
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take over what `state` gave: all of it, or on any fault nothing.
@@ -138,23 +184,32 @@ class Trainer:
         Raises:
             CheckpointError: listing every fault.
         """
-        check_state(self.model.architecture, self.rules, state)
+        check_state(self.model.architecture, self.rules, state, bool(self.averages), self.scaling is not None)
         self.model.load({name: state[f"weights/{name}"] for name in self.model.export()})
-        self.updates = int(state["updates"])
-        self._set_moments(state)
+        self._begin(state)
 
-    def _set_moments(self, state: Mapping[str, np.ndarray]) -> None:
-        for name, tensor in self.trained.items():
+    def _begin(self, state: Mapping[str, np.ndarray]) -> None:
+        """Set all but the weights to ``state``, or without one to where a run begins."""
+        self.updates = int(state.get("updates", 0))
+        if self.scaling is not None and state:
+            self.scaling = LossScaling.from_state(state)
 
-            def moment(kind: str, name: str = name, tensor: torch.Tensor = tensor) -> torch.Tensor:
-                array = state.get(f"{kind}/{name}")
-                return torch.zeros_like(tensor) if array is None else torch.tensor(array, device=tensor.device)
+        def tensor(kind: str, name: str, otherwise: torch.Tensor) -> torch.Tensor:
+            array = state.get(f"{kind}/{name}")
+            return otherwise if array is None else otherwise.copy_(part_of(self.parameters[name], torch.tensor(array)))
 
-            self.adam.state[tensor] = {
+        for name, weights in self.trained.items():
+            self.adam.state[weights] = {
                 "step": torch.tensor(float(self.updates)),
-                "exp_avg": moment("first_moment"),
-                "exp_avg_sq": moment("second_moment"),
+                "exp_avg": tensor("first_moment", name, torch.zeros_like(weights)),
+                "exp_avg_sq": tensor("second_moment", name, torch.zeros_like(weights)),
             }
+        averaged = {} if self.recipe.optimizer.ema_decay is None else self.trained
+        self.averages = {name: tensor("average", name, weights.detach().clone()) for name, weights in averaged.items()}
+
+    def _whole(self, name: str, part: torch.Tensor) -> np.ndarray:
+        """A copy of what belongs to the parameter ``name``, put together from all processes."""
+        return to_array(whole_of(self.parameters[name], part)).copy()
 
 
 def gradient_of(x: torch.Tensor) -> torch.Tensor:
@@ -169,8 +224,10 @@ def contrastive_loss(
     first: int,
     scale: torch.Tensor,
     bias: torch.Tensor | None,
-) -> torch.Tensor:
-    """This process's share of the loss over all N pairs; the shares of all processes add up to it.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """This process's share of the loss over all N pairs, and the logits [n, N] of its pictures, without bias.
+
+    The shares of all processes add up to the loss.
 
     Args:
         own: image and text features [n, d] of this process.
@@ -186,7 +243,17 @@ def contrastive_loss(
     by_image = scale * image @ texts.t()  # [n, N]
     if loss.kind == "sigmoid":
         signs = 2 * F.one_hot(labels, len(texts)) - 1
-        return -F.logsigmoid(signs * (by_image + bias)).sum() / len(texts)
+        return -F.logsigmoid(signs * (by_image + bias)).sum() / len(texts), by_image
     by_text = scale * text @ images.t()
     total = F.cross_entropy(by_image, labels, reduction="sum") + F.cross_entropy(by_text, labels, reduction="sum")
-    return total / len(texts) / (2 if loss.reduction == "mean" else 1)
+    return total / len(texts) / (2 if loss.reduction == "mean" else 1), by_image
+
+
+def own_text_among_nearest(logits: torch.Tensor, first: int) -> list[torch.Tensor]:
+    """How many pictures have their own text as the nearest, and among the five nearest; a tie counts against it.
+
+    Args:
+        logits: [n, N] of this process's pictures; the own text of the first is at ``first``, and so on.
+    """
+    farther = (logits < logits.diagonal(first)[:, None]).sum(dim=1)
+    return [(farther >= logits.shape[1] - k).sum().to(logits.dtype) for k in (1, 5)]

@@ -25,6 +25,11 @@ for module in (models, inspect, convert, parity, classify, tokenize, download, t
 
 def main() -> None:
     """Run the command; a fault of the user's is one sentence on standard error and exit code 1."""
+    for number in range(3):  # a stream that is closed from the start must not become a file of ours
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the work
@@ -35,7 +40,8 @@ def main() -> None:
         try:
             app()
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as it is when it was closed from the start
+                sys.stdout.flush()
     except ClipError as error:
         print(f"clip: {error}", file=sys.stderr)
         sys.exit(1)

@@ -16,7 +16,7 @@ Backend = Annotated[
     str | None, typer.Option(help="torch, paddle, nnabla or numpy; by default the first that is installed.")
 ]
 
-WIDTH = None if sys.stdout.isatty() else 200  # a file or pipe has no width of its own
+WIDTH = None if sys.stdout is not None and sys.stdout.isatty() else 200  # a file or pipe has no width of its own
 
 # Labels and file names are shown as they are: brackets and colons in them are neither markup nor emoji.
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=WIDTH)

@@ -6,6 +6,11 @@ import importlib
 import os
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +20,7 @@ import yaml
 import backends
 import converters
 from clip.api import weights_file
-from clip.command.output import errors
+from clip.command.output import Json, print_fields, print_json
 from clip_core import tokenizer
 from clip_core.architecture import OPENAI_VOCABULARY_SIZE, Architecture
 from clip_core.bpe_training import HEADER
@@ -23,6 +28,8 @@ from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 
 if TYPE_CHECKING:
+    from backends.base import Ranks
+    from clip_core.training.plan import Plan
     from clip_core.training.recipe import Recipe
 
 # How each framework starts several processes on one machine; the number takes the place of {}.
@@ -47,7 +54,8 @@ def run(
         Path | None, typer.Option(help="The run's folder; by default runs/ and the recipe's name.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="A run's folder to go on from, also of another framework.")
+        Path | None,
+        typer.Option(help="A run's folder, or a checkpoint in it, to go on from; also of another framework."),
     ] = None,
     load: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Start from these weights rather than from nothing.")
@@ -56,14 +64,23 @@ def run(
     num_gpus: Annotated[
         int, typer.Option(min=1, help="Processes to start with the framework's own launcher, each with one GPU.")
     ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything with two steps, print the plan, and write nothing.")
+    ] = False,
+    json: Json = False,
 ) -> None:
     """Train by a recipe; leaves checkpoints, metrics.jsonl, loss.png and the model in the run's folder."""
     if backend not in LAUNCHERS:
         raise ClipError(f"There is no training in {backend!r}; use --backend {', '.join(LAUNCHERS)}.")
+    if json and not dry_run:
+        raise ClipError("--json is for the plan that --dry-run prints; metrics.jsonl tells of a training in JSON.")
     backends.get(backend)
     if num_gpus > 1:
         _launch(backend, num_gpus)
-    from clip_core.training import loop
+    from clip_core.training.checkpoint import run_of
+    from clip_core.training.log import say
+    from clip_core.training.loop import train
+    from clip_core.training.plan import plan
     from clip_core.training.recipe import Recipe
 
     recipe = Recipe.read(config, dict(_override(text) for text in override or []))
@@ -71,20 +88,72 @@ def run(
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
     architecture, weights, vocabulary = _start(recipe, load)
     source = recipe.data.open(recipe.training.seed)
-    ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
-    model = backends.get(backend).CLIP(architecture, weights, device=ranks.device, source=str(load))
-    trainer = importlib.import_module(f"backends.{backend}.training").Trainer(model, recipe, ranks)
-    folder = output or resume or Path("runs") / config.stem
     encoder = tokenizer.openai() if vocabulary is None else tokenizer.Tokenizer(vocabulary)
-    outcome = loop.train(recipe, trainer, source, encoder, folder, steps, resume)
-
-    if ranks.rank == 0:
-        target = folder / "model.safetensors"
-        converters.write(converters.Checkpoint(model.export(), architecture, vocabulary=vocabulary), target)
-        errors.print(f"step {outcome.step}, loss {outcome.loss}; the model is {target}")
+    folder = output or (run_of(resume) if resume else Path("runs") / config.stem)
+    ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
+    with _ending_together(ranks):
+        model = backends.get(backend).CLIP(architecture, weights, device=ranks.device, source=str(load))
+        trainer = importlib.import_module(f"backends.{backend}.training").Trainer(model, recipe, ranks)
+        if dry_run:
+            found = plan(recipe, trainer, source, encoder, folder, steps, resume)
+            if ranks.rank == 0:
+                _print_plan(found, json)
+            ranks.close()
+            return
+        outcome = train(recipe, trainer, source, encoder, folder, steps, resume)
+        models = {"model.safetensors": model.export(), "model-average.safetensors": trainer.average()}
+        if ranks.rank == 0:
+            for name, trained in models.items():
+                if trained is not None:
+                    checkpoint = converters.Checkpoint(trained, architecture, vocabulary=vocabulary)
+                    converters.write(checkpoint, folder / name)
+            say(f"step {outcome.step}, loss {outcome.loss}; the model is {folder / 'model.safetensors'}")
     ranks.close()
     if outcome.signal is not None:
         sys.exit(128 + outcome.signal)
+
+
+@contextmanager
+def _ending_together(ranks: Ranks) -> Iterator[None]:
+    """End this process at once on an error when it is one of several: the others wait for it, and its launcher ends
+    them when it is gone, but leaving MPI in the usual way would wait for them."""
+    from clip_core.training.log import say
+
+    try:
+        yield
+    except Exception as error:
+        if ranks.size == 1:
+            raise
+        say(f"clip: {error}" if isinstance(error, ClipError) else traceback.format_exc())
+        os._exit(1)
+
+
+def _print_plan(found: Plan, as_json: bool) -> None:
+    """The plan for machines, or for people."""
+    if as_json:
+        print_json(asdict(found))
+        return
+    gigabyte = 1e9
+    device = "" if found.device_memory is None else f", and {found.device_memory / gigabyte:.2f} GB on the accelerator"
+    print_fields(
+        {
+            "model": f"{found.model}: {found.trained_parameters:,} parameters are trained, "
+            f"{found.frozen_parameters:,} frozen",
+            "data": f"{found.data}: {found.examples:,} examples, {found.steps_per_epoch:,} steps per epoch",
+            "steps": f"{found.first_step:,} to {found.last_step:,}, which are {found.epochs:,.2f} epochs",
+            "batch": f"{found.batch_size:,} pairs on {found.processes} "
+            f"{'process' if found.processes == 1 else 'processes'}, {found.pairs_at_once:,} at once in each",
+            "precision": found.precision,
+            "loss": f"{found.loss}, {found.first_loss:.4f} at the first step",
+            "optimizer": f"{found.optimizer}, with a learning rate of up to {found.learning_rate:g}",
+            "time": f"{found.step_seconds:.3g} s a step in {found.backend}, so about "
+            f"{timedelta(seconds=round(found.seconds))} for all of them",
+            "memory": f"{found.memory / gigabyte:.2f} GB at most so far{device}",
+            "checkpoint": f"{found.checkpoint_size / gigabyte:.3f} GB each in {found.checkpoint_folder}, where "
+            f"{found.free_disk / gigabyte:.1f} GB are free",
+            **{f"warning {number}": warning for number, warning in enumerate(found.warnings, 1)},
+        }
+    )
 
 
 def _start(recipe: Recipe, load: str | None) -> tuple[Architecture, dict[str, Any], str | None]:

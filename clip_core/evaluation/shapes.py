@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from clip_core.data.shapes import (
@@ -21,8 +24,8 @@ from clip_core.data.shapes import (
     random_for,
     random_scene,
 )
-from clip_core.evaluation.retrieval import recall_at
-from clip_core.evaluation.zero_shot import class_features, image_features, text_features, top1
+from clip_core.evaluation.retrieval import ranks, recall_at
+from clip_core.evaluation.zero_shot import class_features, hits, image_features, text_features
 from clip_core.preprocess import pixels
 from clip_core.tokenizer import Tokenizer
 
@@ -30,6 +33,32 @@ if TYPE_CHECKING:
     from backends.base import Model
 
 PROMPT = "a photo of {}"
+
+
+@dataclass(frozen=True)
+class SingleThings:
+    """Pictures of one thing each, of all ``kinds`` in turn, with the place of its kind in `KINDS`."""
+
+    kinds: Sequence[Kind]
+    purpose: str  # different purposes never share pictures
+    pictures_per_class: int
+    seed: int = 0
+
+    @property
+    def prompts(self) -> list[list[str]]:
+        """Of each of `KINDS`: a class is known by shape and colour, so its prompts go through all that is left open."""
+        attributes = list(product(RADII, TEXTURES))
+        things = [[Thing(*kind, size, texture) for size, texture in attributes] for kind in KINDS]
+        return [[PROMPT.format(describe(Scene(thing))) for thing in of_kind] for of_kind in things]
+
+    def __len__(self) -> int:
+        return len(self.kinds) * self.pictures_per_class
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        place, kind = divmod(index, len(self.kinds))
+        random = random_for(self.purpose, self.seed, kind * self.pictures_per_class + place)
+        thing = Thing(*self.kinds[kind], random.choice(list(RADII)), random.choice(TEXTURES))
+        return draw(Scene(thing), random), KINDS.index(self.kinds[kind])
 
 
 def evaluate(
@@ -45,16 +74,13 @@ def evaluate(
         combinations both occur. ``held_out_pictures``: number of pictures behind the first score.
     """
     resolution = model.architecture.image.resolution
-    classes = class_features(model, tokenizer, [_prompts(kind) for kind in KINDS])
+    held_out = SingleThings(HELD_OUT, "held out", pictures_per_class, seed)
+    trained = SingleThings(TRAINED, "trained", pictures_per_class, seed)
+    classes = class_features(model, tokenizer, held_out.prompts)
 
-    def accuracy(kinds: tuple[Kind, ...], purpose: str) -> float:
-        pictures, labels = [], []
-        for index, (kind, _) in enumerate(product(kinds, range(pictures_per_class))):
-            random = random_for(purpose, seed, index)
-            thing = Thing(*kind, random.choice(list(RADII)), random.choice(TEXTURES))
-            pictures.append(draw(Scene(thing), random))
-            labels.append(KINDS.index(kind))
-        return top1(image_features(model, pixels(pictures, resolution)), classes, labels)
+    def accuracy(things: SingleThings) -> float:
+        pictures, labels = zip(*(things[index] for index in range(len(things))))
+        return float(np.mean(hits(1, image_features(model, pixels(pictures, resolution)), classes, labels)))
 
     descriptions: dict[str, Image.Image] = {}
     index = 0
@@ -67,17 +93,11 @@ def evaluate(
     texts = text_features(model, tokenizer, list(descriptions))
     images = image_features(model, pixels(list(descriptions.values()), resolution))
     return {
-        "held_out_top1": accuracy(HELD_OUT, "held out"),
+        "held_out_top1": accuracy(held_out),
         "held_out_classes": len(KINDS),
-        "held_out_pictures": len(HELD_OUT) * pictures_per_class,
-        "trained_top1": accuracy(TRAINED, "trained"),
-        "image_to_text_recall_at_1": recall_at(1, images, texts),
-        "text_to_image_recall_at_1": recall_at(1, texts, images),
+        "held_out_pictures": len(held_out),
+        "trained_top1": accuracy(trained),
+        "image_to_text_recall_at_1": recall_at(1, ranks(images, texts)),
+        "text_to_image_recall_at_1": recall_at(1, ranks(texts, images)),
         "captions": captions,
     }
-
-
-def _prompts(kind: Kind) -> list[str]:
-    """A class is known by its shape and colour alone, so its prompts go through all that is left open."""
-    things = [Thing(*kind, size, texture) for size, texture in product(RADII, TEXTURES)]
-    return [PROMPT.format(describe(Scene(thing))) for thing in things]

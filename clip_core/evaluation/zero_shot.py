@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,15 +29,23 @@ def class_features(model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequenc
 
 def text_features(model: Model, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Unit features float32 [n, d] of ``texts``."""
-    tokens = tokenizer.tokenize(texts, model.architecture.text.context_length)
-    return normalize(np.concatenate([model.embed_text(tokens[i : i + BATCH]) for i in range(0, len(tokens), BATCH)]))
+    return unit_features(model.embed_text, tokenizer.tokenize(texts, model.architecture.text.context_length))
 
 
 def image_features(model: Model, pixels: np.ndarray) -> np.ndarray:
     """Unit features float32 [n, d] of pixels [n, 3, r, r]."""
-    return normalize(np.concatenate([model.embed_image(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]))
+    return unit_features(model.embed_image, pixels)
 
 
-def top1(images: np.ndarray, classes: np.ndarray, labels: Sequence[int]) -> float:
-    """The share of images [n, d] that are nearest to their own class's features [classes, d]."""
-    return float(np.mean((images @ classes.T).argmax(axis=1) == np.asarray(labels)))
+def unit_features(embed: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray) -> np.ndarray:
+    """Unit features float32 [n, d] of ``inputs`` [n, ...], which a model's ``embed`` is given part by part."""
+    return normalize(np.concatenate([embed(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)]))
+
+
+def hits(count: int, images: np.ndarray, classes: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """Which images [n, d] have their own class among the ``count`` nearest of the classes [c, d], bool [n].
+
+    Of classes that are equally near, the first ones count as nearer.
+    """
+    nearest = np.argsort(-(images @ classes.T), axis=1, kind="stable")[:, :count]
+    return (nearest == np.asarray(labels)[:, None]).any(axis=1)

@@ -1,8 +1,8 @@
 """Training checkpoints that every framework can resume from, each a folder that is complete or not there.
 
 ``state.safetensors`` holds what `backends.base.Trainer.state` gives, ``run.json`` the step, the loader's state, the
-recipe and the versions, and ``manifest.json`` the SHA-256 of both. The folder is written under a temporary name and
-renamed when all of it is on the disk.
+recipe and the versions, and ``manifest.json`` the SHA-256 of both. The folder is written under a temporary name, read
+back, and renamed when all of it is on the disk; only then are older ones removed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,25 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256 as digest_of
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
 
 from clip_core.errors import CheckpointError, ClipError
-from clip_core.files import read_regular, sha256, sync_folder, write_bytes, write_text
+from clip_core.files import read_regular, sha256, sync_folder, write_bytes
 
 FOLDER = "checkpoints"
 FORMAT_VERSION = 1
 _STATE, _RUN, _MANIFEST = "state.safetensors", "run.json", "manifest.json"
-_NAME = re.compile(r"step-\d{8}")
+_NAME = re.compile(r"step-(\d{8})(\.replaced|\.partial)?")
 
 
 @dataclass(frozen=True)
@@ -38,31 +43,107 @@ class Checkpoint:
     versions: dict[str, str]  # of the packages it was made with
 
 
+class Writer:
+    """Writes the checkpoints of a run one after the other; leaving the ``with`` block waits for the last.
+
+    Args:
+        run: the folder of the run.
+        keep: how many are kept.
+        background: whether `write` returns at once; the arrays of a checkpoint must then be copies.
+        saved: the complete checkpoint that the run goes on from.
+    """
+
+    def __init__(self, run: Path, keep: int, background: bool, saved: Path | None = None) -> None:
+        self._run, self._keep, self._background = run, keep, background
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[Path] | None = None
+        self._saved = saved
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._thread.shutdown()
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write ``checkpoint`` when the one before is complete.
+
+        Raises:
+            ClipError: this one, or in the background the one before, could not be written.
+        """
+        self.wait()
+        self._pending = self._thread.submit(write, self._run, checkpoint, self._keep)
+        if not self._background:
+            self.wait()
+
+    def check(self) -> None:
+        """Raise the error of a checkpoint that could not be written, if its writing has ended."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is complete.
+
+        Raises:
+            ClipError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            try:
+                self._saved = pending.result()
+            except ClipError as error:
+                raise ClipError(f"{error} The last good checkpoint is {self._saved or 'none'}.") from error
+
+    def last_good(self) -> Path | None:
+        """The newest complete checkpoint, once nothing is being written any more."""
+        with suppress(ClipError):
+            self.wait()
+        return self._saved
+
+
 def write(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write ``checkpoint`` into the folder of ``run``, then remove all but the newest ``keep``.
+    """Write ``checkpoint`` into the folder of ``run``, then remove all but it and the ``keep - 1`` before it.
+
+    Those of later steps are removed, too: they are of a run that was taken up again at an earlier step.
 
     Raises:
-        ClipError: the folder cannot be written; older checkpoints are as they were.
+        ClipError: the folder cannot be written, or what is read back differs; older checkpoints are as they were.
     """
     folder = run / FOLDER / name_of(checkpoint.step)
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial, replaced = (folder.with_name(folder.name + ending) for ending in (".partial", ".replaced"))
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        write_bytes(partial / _STATE, save({name: np.asarray(x, order="C") for name, x in checkpoint.trainer.items()}))
-        described = {name: value for name, value in vars(checkpoint).items() if name != "trainer"}
-        write_text(partial / _RUN, json.dumps(described, indent=2))
-        digests = {name: sha256(partial / name) for name in (_STATE, _RUN)}
-        write_text(partial / _MANIFEST, json.dumps({"format": FORMAT_VERSION, "sha256": digests}, indent=2))
-        if folder.exists():  # a resumed run comes by the same step again, with the same numbers
-            shutil.rmtree(folder)
+        _fill(partial, checkpoint)
+        verify(partial)
+        if folder.exists():  # a resumed run comes by the same step again
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.rename(folder, replaced)
         os.rename(partial, folder)
         sync_folder(folder.parent)
-    except OSError as error:
-        raise ClipError(f"{folder} cannot be written: {(error.strerror or str(error)).lower()}; make room.") from error
-    for old in _folders(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    except (ClipError, OSError) as error:
+        shutil.rmtree(partial, ignore_errors=True)  # it may be what has filled the disk
+        if isinstance(error, CheckpointError):
+            raise ClipError(f"The checkpoint that was written is damaged: {error} Check the disk.") from error
+        reason = f"{folder}: {(error.strerror or str(error)).lower()}" if isinstance(error, OSError) else str(error)
+        raise ClipError(f"The checkpoint of step {checkpoint.step} cannot be written: {reason}") from error
+    earlier = [entry for entry in _entries(run) if entry < folder and not entry.suffix]
+    for entry in _entries(run):
+        if entry not in (folder, *earlier[len(earlier) - (keep - 1) :]):
+            shutil.rmtree(entry, ignore_errors=True)
     return folder
+
+
+def _fill(folder: Path, checkpoint: Checkpoint) -> None:
+    described = {name: value for name, value in vars(checkpoint).items() if name != "trainer"}
+    contents = {
+        _STATE: save({name: np.asarray(x, order="C") for name, x in checkpoint.trainer.items()}),
+        _RUN: json.dumps(described, indent=2).encode(),
+    }
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
+    digests = {name: digest_of(content).hexdigest() for name, content in contents.items()}
+    write_bytes(folder / _MANIFEST, json.dumps({"format": FORMAT_VERSION, "sha256": digests}, indent=2).encode())
 
 
 def name_of(step: int) -> str:
@@ -70,8 +151,8 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def read(folder: Path) -> Checkpoint:
-    """Read a checkpoint and check it against its manifest.
+def verify(folder: Path) -> None:
+    """Check the files of a checkpoint against its manifest.
 
     Raises:
         CheckpointError: a file is missing, changed, or not what `write` wrote.
@@ -85,32 +166,54 @@ def read(folder: Path) -> Checkpoint:
         for name in (_STATE, _RUN):
             if sha256(folder / name) != manifest["sha256"][name]:
                 raise CheckpointError(f"{folder / name} has changed since it was written; resume from another one.")
-        run = json.loads(read_regular(folder / _RUN))
-        return Checkpoint(trainer=load(read_regular(folder / _STATE)), **run)
     except CheckpointError:
         raise
     except Exception as error:  # every way in which a damaged file can fail to be read
         raise CheckpointError(f"{folder} is not a complete training checkpoint: {error}") from error
 
 
-def newest(run: Path) -> Path:
+def read(folder: Path) -> Checkpoint:
+    """Read a checkpoint and check it against its manifest.
+
+    Raises:
+        CheckpointError: a file is missing, changed, or not what `write` wrote.
+    """
+    verify(folder)
+    try:
+        run = json.loads(read_regular(folder / _RUN))
+        return Checkpoint(trainer=load(read_regular(folder / _STATE)), **run)
+    except Exception as error:
+        raise CheckpointError(f"{folder} is not a complete training checkpoint: {error}") from error
+
+
+def newest(run: Path, passed_over: Callable[[str], None] = lambda sentence: None) -> Path:
     """The newest complete checkpoint in the folder of ``run``, or ``run`` itself when it is a checkpoint.
 
-    A folder that was cut off while it was written has a temporary name and is not looked at.
+    Args:
+        passed_over: called with what is wrong with each newer one, which was damaged or cut off while it was written.
 
     Raises:
         CheckpointError: there is none.
     """
     if (run / _MANIFEST).is_file():
         return run
-    found = _folders(run)
-    if not found:
-        raise CheckpointError(f"{run} has no complete training checkpoint; give the --output folder of a run.")
-    return found[-1]
+    for folder in reversed(_entries(run)):
+        try:
+            if folder.suffix == ".partial":
+                raise CheckpointError(f"{folder} was cut off while it was written.")
+            verify(folder)
+            return folder
+        except CheckpointError as error:
+            passed_over(str(error))
+    raise CheckpointError(f"{run} has no complete training checkpoint; give the --output folder of a run.")
 
 
-def _folders(run: Path) -> list[Path]:
+def run_of(folder: Path) -> Path:
+    """The folder of the run that ``folder`` is a checkpoint of, or ``folder`` itself when it is not one."""
+    return folder.absolute().parent.parent if (folder / _MANIFEST).is_file() else folder
+
+
+def _entries(run: Path) -> list[Path]:
+    """The folders of checkpoints, complete or not, in the order of their steps."""
     folder = run / FOLDER
-    if not folder.is_dir():
-        return []
-    return sorted(entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name) and (entry / _MANIFEST).is_file())
+    return sorted(entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name)) if folder.is_dir() else []

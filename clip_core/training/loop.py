@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,22 +16,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_core.data.loader import Loader
+from clip_core.data.loader import Batch, Loader
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.files import exclusive
 from clip_core.tokenizer import Tokenizer
 from clip_core.training import checkpoint as checkpoints
-from clip_core.training.checkpoint import Checkpoint
-from clip_core.training.log import Metrics, ProgressBar, metrics_file, plot
+from clip_core.training.checkpoint import Checkpoint, Writer
+from clip_core.training.evaluation import Evaluator
+from clip_core.training.log import Journal, plot, say
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
 
 if TYPE_CHECKING:
-    from backends.base import Trainer
+    from backends.base import StepResult, Trainer
 
 RECIPE = "recipe.yaml"
 FAULTS = "faults.jsonl"  # examples that could not be used
+
+# What changes no number but for rounding, so that a run may go on with another value.
+FREE = {
+    "data": {"workers", "fault_share"},
+    "training": {"micro_batch_size", "gradient_checkpointing", "compile", "fully_sharded"},
+}
 
 
 @dataclass(frozen=True)
@@ -66,127 +73,247 @@ def train(
             are exactly those of a run that was never stopped.
 
     Raises:
-        ClipError: the folder holds another run, the checkpoint is of another recipe, or the loss or a gradient is not
-            finite; the sentence names the step and the last good checkpoint.
+        ClipError: the folder holds another run, the checkpoint is of another recipe or other data or cannot be written,
+            memory does not suffice, or a number of the training is not finite; the sentence names the step and the last
+            good checkpoint.
+    """
+    run = open_run(recipe, trainer, source, tokenizer, output)
+    evaluator = None if recipe.evaluation is None else Evaluator(recipe, tokenizer)
+    total = recipe.training.total_steps(run.loader.steps_per_epoch)
+    last = total if steps is None else min(steps, total)
+    with exclusive(output, "training run") if run.first else nullcontext():
+        step, saved = start(run, output, resume)
+        if run.first:
+            recipe.write(output / RECIPE)
+        kept = saved is not None and saved.parent.parent == output  # whether the state now is in the folder
+        loss, batch, stopping = None, None, False
+        settings = recipe.checkpoint
+        with (
+            _stop_signals() as stopped,
+            Writer(output, settings.keep, settings.background, saved) as writer,
+            Journal(output, recipe.log, step, last) if run.first else nullcontext() as journal,
+        ):
+            while step < last and not stopping:
+                writer.check()
+                began = monotonic()
+                batch = next(run.loader)
+                rate = learning_rate(recipe, step + 1, total)
+                with enough_memory(recipe):
+                    result = trainer.step(batch.pixels, batch.tokens, rate)
+                fault = fault_of(result)
+                if fault is not None:
+                    raise _not_finite(step + 1, batch, fault, writer)
+                step, loss, kept = step + 1, result.loss, False
+                if journal is not None:
+                    journal.step(_metrics(run, step, rate, result, monotonic() - began))
+                stopping = any(trainer.ranks.numbers(len(stopped)))
+                if evaluator is not None and not stopping and (step % evaluator.every_steps == 0 or step == last):
+                    scores = evaluator(trainer)
+                    if journal is not None:
+                        journal.evaluation(step, scores)
+                if step % settings.every_steps == 0:
+                    _save(run, step, batch, writer)
+                    kept = True
+            run.loader.close()
+            if not kept:
+                _save(run, step, batch, writer)
+            writer.wait()
+        if run.first:
+            try:
+                plot(output)
+            except (ClipError, OSError) as error:
+                say(f"Warning: the curves could not be drawn: {error}")
+    return Outcome(step, output / checkpoints.FOLDER / checkpoints.name_of(step), loss, stopped[0] if stopped else None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What takes part in a run, in this process."""
+
+    recipe: Recipe
+    trainer: Trainer
+    loader: Loader
+    examples: int  # of the data
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and tells."""
+        return self.trainer.ranks.rank == 0
+
+
+def open_run(recipe: Recipe, trainer: Trainer, source: Source, tokenizer: Tokenizer, output: Path | None = None) -> Run:
+    """A run before its first step.
+
+    Args:
+        output: the folder in which examples that cannot be used are listed; without, they are only counted.
+
+    Raises:
+        ClipError: a package that training needs is not installed, or the data has too few examples for a batch.
     """
     for package in ("grain", "matplotlib"):  # found out now rather than at the end of a long run
         if find_spec(package) is None:
             raise ClipError(f"Training needs {package}, which is not installed; run: pip install 'triclip[train]'.")
-    ranks, architecture, data = trainer.ranks, trainer.model.architecture, recipe.data
+    ranks, data = trainer.ranks, recipe.data
+    report = FAULTS if ranks.rank == 0 else f"rank-{ranks.rank}-{FAULTS}"
     loader = Loader(
         source,
         tokenizer,
-        architecture,
+        trainer.model.architecture,
         data.batch_size,
         recipe.training.seed,
         data.workers,
         augmentation=data.augmentation,
         fault_share=data.fault_share,
-        fault_report=output / (FAULTS if ranks.rank == 0 else f"rank-{ranks.rank}-{FAULTS}"),
+        fault_report=None if output is None else output / report,
         rank=ranks.rank,
         ranks=ranks.size,
     )
-    total = recipe.training.total_steps(loader.steps_per_epoch)
-    last = total if steps is None else min(steps, total)
-    with exclusive(output, "training run") if ranks.rank == 0 else nullcontext():
-        step, saved, loss = 0, None, None
-        if resume is not None:
-            saved = checkpoints.newest(resume)
-            step = _restore(saved, recipe, trainer, loader)
-        elif ranks.rank == 0 and (output / checkpoints.FOLDER).exists():
+    return Run(recipe, trainer, loader, len(source))
+
+
+def start(run: Run, output: Path, resume: Path | None) -> tuple[int, Path | None]:
+    """Set trainer and loader to where the run begins: the step that is done, and the checkpoint that it goes on from.
+
+    Args:
+        output: the folder of the run.
+        resume: as in `train`.
+
+    Raises:
+        ClipError: the folder holds another run, or the checkpoint is of another recipe or of other data.
+    """
+    if resume is None:
+        if run.first and (output / checkpoints.FOLDER).exists():
             raise ClipError(f"{output} holds a training run already; resume it, or give another folder.")
-        if ranks.rank == 0:
-            recipe.write(output / RECIPE)
+        return 0, None
+    tell = say if run.first else lambda sentence: None
+    folder = checkpoints.newest(resume, lambda fault: tell(f"Passed over: {fault}"))
+    saved = checkpoints.read(folder)
+    _check_same_run(run, folder, saved)
+    skipped = _own_skipped(run, folder, saved)
+    run.trainer.restore(saved.trainer)
+    run.loader.restore({"position": saved.loader["position"], "skipped": skipped})
+    changed = _changed_surroundings(run.trainer, saved)
+    if changed:
+        tell(f"Resumed with {', '.join(changed)}; losses may differ in rounding.")
+    return saved.step, folder
 
-        def save() -> Path:
-            """Every process tells where its loader stands; the first one writes."""
-            skipped = ranks.numbers(loader.state().get("skipped", 0))
-            if ranks.rank == 0:
-                where = {"position": loader.position, "skipped": [int(count) for count in skipped]}
-                described = recipe.model_dump(mode="json")
-                state = Checkpoint(step, trainer.state(), where, described, _versions(trainer))
-                checkpoints.write(output, state, recipe.checkpoint.keep)
-            return output / checkpoints.FOLDER / checkpoints.name_of(step)
 
-        with _stop_signals() as stopped, _telling(output, step, last, ranks.rank) as tell:
-            started = monotonic()
-            while step < last and not any(ranks.numbers(len(stopped))):
-                batch = next(loader)
-                rate = learning_rate(recipe, step + 1, total)
-                result = trainer.step(batch.pixels, batch.tokens, rate)
-                if not (isfinite(result.loss) and isfinite(result.gradient_norm)):
-                    raise ClipError(
-                        f"Training stopped at step {step + 1}: the loss is {result.loss} and the norm of the gradients "
-                        f"{result.gradient_norm}, on a batch with the examples {_some(batch.examples)}; the last good "
-                        f"checkpoint is {saved or 'none'}. Lower the learning rate."
-                    )
-                step, loss = step + 1, result.loss
-                ended = monotonic()
-                tell(
-                    1 + (step - 1) // loader.steps_per_epoch,
-                    {
-                        "step": step,
-                        "loss": result.loss,
-                        "logit_scale": result.logit_scale,
-                        "learning_rate": rate,
-                        "samples_per_second": round(data.batch_size / (ended - started), 1),
-                    },
+def _check_same_run(run: Run, folder: Path, saved: Checkpoint) -> None:
+    """Refuse to go on with what gives other numbers."""
+    then = Recipe.parse(saved.recipe, str(folder))  # keys that it was made without get their defaults
+    for section in ("model", "training", "data", "loss", "optimizer", "schedule"):
+        if section == "model" and then.model.build() == run.recipe.model.build():
+            continue
+        was, wanted = (getattr(which, section).model_dump(mode="json") for which in (then, run.recipe))
+        for key in was | wanted:
+            if was.get(key) != wanted.get(key) and key not in FREE.get(section, ()):
+                raise ClipError(
+                    f"{folder} was made with {section}.{key} = {was.get(key)!r}, and the recipe says "
+                    f"{wanted.get(key)!r}; resume with the recipe in the run's folder, or start a new run."
                 )
-                started = ended
-                if step % recipe.checkpoint.every_steps == 0:
-                    saved = save()
-        loader.close()
-        if saved is None or saved.name != checkpoints.name_of(step) or saved.parent.parent != output:
-            saved = save()
-        if ranks.rank == 0:
-            plot(output)
-    return Outcome(step, saved, loss, stopped[0] if stopped else None)
+    examples = saved.loader.get("examples", run.examples)
+    if examples != run.examples:
+        raise ClipError(
+            f"{folder} was made on {examples} examples, and the data has {run.examples} now; "
+            "resume with the same data, or start a new run."
+        )
 
 
-def _some(examples: np.ndarray) -> str:
-    return ", ".join(map(str, examples[:8])) + (" ..." if len(examples) > 8 else "")
+def _changed_surroundings(trainer: Trainer, saved: Checkpoint) -> list[str]:
+    """What is not as it was, among the things that change no more than rounding, in words."""
+    found = []
+    now, then = _versions(trainer), saved.versions
+    added = [f"{package} {now[package]}" for package in now.keys() - then.keys()]
+    gone = [f"{package} {then[package]}" for package in then.keys() - now.keys()]
+    if added:
+        found.append(f"{added[0]} instead of {gone[0] if gone else 'another framework'}")
+    found += [f"{name} {now[name]} instead of {then[name]}" for name in now if then.get(name, now[name]) != now[name]]
+    before, size = len(saved.loader["skipped"]), trainer.ranks.size
+    if before != size:
+        found.append(f"{size} {'process' if size == 1 else 'processes'} instead of {before}")
+    return found
+
+
+def _own_skipped(run: Run, folder: Path, saved: Checkpoint) -> int:
+    """How many faulty examples this process has skipped before."""
+    skipped, ranks = saved.loader["skipped"], run.trainer.ranks
+    if len(skipped) == ranks.size:
+        return skipped[ranks.rank]
+    if any(skipped):
+        raise ClipError(
+            f"{folder} was made by {len(skipped)} processes, which have each skipped faulty examples, and this run has "
+            f"{ranks.size}; resume with as many processes."
+        )
+    return 0
 
 
 @contextmanager
-def _telling(output: Path, step: int, last: int, rank: int) -> Iterator[Callable[[int, Metrics], None]]:
-    """A function that takes the epoch and the metrics of a step; of several processes the first one tells."""
-    if rank > 0:
-        yield lambda epoch, metrics: None
-        return
-    with metrics_file(output, step) as log, ProgressBar(last, step) as bar:
-
-        def tell(epoch: int, metrics: Metrics) -> None:
-            log(metrics)
-            bar.update(epoch, metrics)
-
-        yield tell
-
-
-def _restore(folder: Path, recipe: Recipe, trainer: Trainer, loader: Loader) -> int:
-    """Set trainer and loader to the checkpoint's state and give its step."""
-    saved = checkpoints.read(folder)
-    now = recipe.model_dump(mode="json")
-    for section in ("model", "training", "data", "loss", "optimizer", "schedule"):
-        for key in now[section].keys() | saved.recipe[section].keys():
-            was, wanted = saved.recipe[section].get(key), now[section].get(key)
-            if was != wanted and (section, key) != ("data", "workers"):
-                raise ClipError(
-                    f"{folder} was made with {section}.{key} = {was!r}, and the recipe says {wanted!r}; "
-                    "resume with the recipe in the run's folder, or start a new run."
-                )
-    skipped = saved.loader["skipped"]
-    if len(skipped) == trainer.ranks.size:
-        own = skipped[trainer.ranks.rank]
-    elif not any(skipped):
-        own = 0
-    else:
+def enough_memory(recipe: Recipe) -> Iterator[None]:
+    """Turn what the frameworks raise when memory runs out into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, MemoryError) and not _speaks_of_memory(error):
+            raise
+        data, training, size = recipe.data, recipe.training, recipe.model.build().image.resolution
         raise ClipError(
-            f"{folder} was made by {len(skipped)} processes, which have each skipped faulty examples, and this run has "
-            f"{trainer.ranks.size}; resume with as many processes."
-        )
-    trainer.restore(saved.trainer)
-    loader.restore({"position": saved.loader["position"], "skipped": own})
-    return saved.step
+            f"Memory ran out in a step of {data.batch_size} pairs with pictures of {size} x {size} pixels in "
+            f"{training.precision}, {training.micro_batch_size or 'all'} of them at once; lower "
+            "training.micro_batch_size or data.batch_size, or set training.gradient_checkpointing."
+        ) from error
+
+
+def _speaks_of_memory(error: Exception) -> bool:
+    """Whether an allocator raised it: a GPU's, PyTorch's on a CPU, the system's, or NNabla's."""
+    phrases = ("out of memory", "can't allocate memory", "cannot allocate memory", "memory error in alloc")
+    return isinstance(error, RuntimeError | OSError) and any(phrase in str(error).lower() for phrase in phrases)
+
+
+def fault_of(result: StepResult) -> str | None:
+    """What is not finite, in words. Gradients that overflowed in fp16 were not used, and are no fault."""
+    if result.skipped or (isfinite(result.loss) and isfinite(result.gradient_norm)):
+        return None
+    return f"the loss is {result.loss} and the norm of the gradients {result.gradient_norm}"
+
+
+def _save(run: Run, step: int, batch: Batch | None, writer: Writer) -> None:
+    """Write a checkpoint. Every process gives its part of the state and tells where its loader stands."""
+    state = run.trainer.state()
+    skipped = run.trainer.ranks.numbers(run.loader.state().get("skipped", 0))
+    for name, array in state.items():
+        if not np.isfinite(array).all():
+            raise _not_finite(step, batch, f"{name} holds NaN or infinity", writer)
+    if run.first:
+        where = {"position": run.loader.position, "skipped": [int(count) for count in skipped]}
+        where["examples"] = run.examples
+        writer.write(Checkpoint(step, state, where, run.recipe.model_dump(mode="json"), _versions(run.trainer)))
+
+
+def _metrics(run: Run, step: int, rate: float, result: StepResult, seconds: float) -> dict[str, float]:
+    metrics = {
+        "step": step,
+        "epoch": 1 + (step - 1) // run.loader.steps_per_epoch,
+        "loss": result.loss,
+        "logit_scale": result.logit_scale,
+        "learning_rate": rate,
+        "gradient_norm": result.gradient_norm,
+        "top1": result.top1,
+        "top5": result.top5,
+        "samples_per_second": round(run.recipe.data.batch_size / seconds, 1),
+    }
+    if run.recipe.training.precision == "fp16":
+        metrics |= {"loss_scale": result.loss_scale, "skipped": result.skipped}
+    return metrics
+
+
+def _not_finite(step: int, batch: Batch | None, fault: str, writer: Writer) -> ClipError:
+    """The error that ends the training, with the examples of the batch after which the fault was found."""
+    examples = [] if batch is None else [str(number) for number in batch.examples]
+    listed = ", ".join(examples[:8]) + (" ..." if len(examples) > 8 else "")
+    return ClipError(
+        f"Training stopped at step {step}: {fault}, on a batch with the examples {listed or 'of no step yet'}; the "
+        f"last good checkpoint is {writer.last_good() or 'none'}. Lower the learning rate."
+    )
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from clip_core.data.augmentation import Augmentation
 from clip_core.data.settings import Section, sentence
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
+from clip_core.evaluation import classes
+from clip_core.evaluation.classes import LabelledSettings
 from clip_core.files import read_regular, write_text
 
 MAXIMUM_BYTES = 1 << 20
@@ -104,6 +106,7 @@ class Optimizer(Section):
     epsilon: Positive = 1e-6
     gradient_clip: Positive | None = None  # the largest norm of all gradients together
     logit_scale_bounds: tuple[Positive, Positive] = (0.01, 100.0)  # of the factor, after each step
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # of an exponential moving average of the weights
 
 
 class Schedule(Section):
@@ -119,8 +122,11 @@ class Training(Section):
     steps: Count | None = None  # of the whole run; or in place of it
     epochs: Count | None = None  # times that every example comes up
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the pictures and their order
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of matrix products; weights and updates are fp32
     micro_batch_size: Count | None = None  # pairs that are in memory at once; the gradient is still the whole batch's
+    gradient_checkpointing: bool = False  # compute each block again in the backward pass instead of keeping it
+    compile: bool = False  # with torch.compile; PyTorch alone
+    fully_sharded: bool = False  # weights and moments spread over the processes (FSDP2); PyTorch alone
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
@@ -138,6 +144,88 @@ class Checkpoint(Section):
 
     every_steps: Count = 1000
     keep: Count = 2  # the newest so many
+    background: bool = False  # write while training goes on
+
+
+class Log(Section):
+    """What a run writes for other programs, beside its own metrics."""
+
+    tensorboard: bool = False  # event files
+    nnabla_monitor: bool = False  # text files as nnabla.monitor writes them
+
+
+class Retrieval(Section):
+    """Pictures with captions that training does not see, for the loss and for retrieval.
+
+    The other keys are those of the source, as in the data section.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    source: sources.Name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_source(cls, data: Any) -> Any:
+        name = data.get("source") if isinstance(data, dict) else None
+        if not isinstance(name, str) or name not in sources.SOURCES:
+            return data  # for the checks below to refuse
+        rest = {key: value for key, value in data.items() if key != "source"}
+        settings = sources.settings_of(name, rest, ("evaluation", "retrieval"), cls.model_fields)
+        return {"source": name} | settings.model_dump(mode="json")
+
+    def open(self, seed: int) -> Source:
+        """The examples; sources that make their pictures up make others than a run trains on.
+
+        Args:
+            seed: of the run.
+
+        Raises:
+            ClipError: as `Data.open`.
+        """
+        beyond_all_runs = seed + 2**32  # the seed of a run is below 2**32
+        return sources.open_source(self.source, self.model_extra or {}, beyond_all_runs)
+
+
+class ZeroShot(Section):
+    """Pictures with classes, which the model is to tell by prompts.
+
+    The other keys are those of the family, `clip_core.evaluation.classes`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    source: classes.Name = "folders"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_family(cls, data: Any) -> Any:
+        name = data.get("source", "folders") if isinstance(data, dict) else None
+        if not isinstance(name, str) or name not in classes.FAMILIES:
+            return data  # for the checks below to refuse
+        rest = {key: value for key, value in data.items() if key != "source"}
+        settings = classes.settings_of(name, rest, ("evaluation", "zero_shot"), cls.model_fields)
+        return {"source": name} | settings.model_dump(mode="json")
+
+    def settings(self) -> LabelledSettings:
+        """The keys of the family, and what it is scored by."""
+        return classes.FAMILIES[self.source].model_validate(self.model_extra or {})
+
+
+class Evaluation(Section):
+    """Scores on data that training does not see, while it goes on and after its last step."""
+
+    every_steps: Count
+    examples: Count = 5000  # at most so many of each data set, the first ones
+    batch_size: Count = 128  # pairs among which the loss is computed, and pictures that are in memory at once
+    retrieval: Retrieval | None = None
+    zero_shot: ZeroShot | None = None
+
+    @model_validator(mode="after")
+    def _of_something(self) -> Evaluation:
+        if self.retrieval is None and self.zero_shot is None:
+            raise ClipError("evaluation needs data: give evaluation.retrieval, evaluation.zero_shot, or both")
+        return self
 
 
 class Recipe(Section):
@@ -150,6 +238,8 @@ class Recipe(Section):
     loss: Loss = Loss()
     schedule: Schedule = Schedule()
     checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    evaluation: Evaluation | None = None
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Recipe:

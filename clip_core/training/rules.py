@@ -12,6 +12,8 @@ from clip_core.training.recipe import Loss, Optimizer, Recipe
 
 # Norms, biases, the class token and the scalars are not drawn towards zero.
 DECAYED_KINDS = ("linear", "conv", "projection", "embedding")
+SCALARS = ("logit_scale", "logit_bias")  # of neither tower; their gradients come from the loss itself
+TORCH_ALONE = ("compile", "fully_sharded")  # keys of the section training
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,15 @@ def rules(architecture: Architecture, recipe: Recipe) -> dict[str, Rule]:
     return found
 
 
-def check_trainable(architecture: Architecture, recipe: Recipe) -> None:
-    """Refuse a recipe that the model cannot follow.
+def check_trainable(architecture: Architecture, recipe: Recipe, backend: str) -> None:
+    """Refuse a recipe that the model cannot follow, or not in this framework.
 
     Raises:
-        ClipError: naming the setting and what the model lacks.
+        ClipError: naming the setting and what the model or the framework lacks.
     """
+    for key in TORCH_ALONE:
+        if getattr(recipe.training, key) and backend != "torch":
+            raise ClipError(f"training.{key} works in PyTorch alone; leave it out, or train with --backend torch.")
     if recipe.loss.kind == "sigmoid" and not architecture.logit_bias:
         raise ClipError("The sigmoid loss needs a model with a logit bias; give its architecture logit_bias: true.")
     if recipe.training.micro_batch_size is not None and isinstance(architecture.image, ModifiedResNet):

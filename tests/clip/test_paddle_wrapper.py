@@ -226,6 +226,14 @@ def test_losses_are_the_oracles(wrapper):
     assert abs(float(found["img_loss"]) - float(found["text_loss"])) > 2 * bound  # they are not the same by chance
 
 
+def test_losses_have_no_upper_end_and_are_nan_for_nan(wrapper):
+    logits = paddle.to_tensor([[0.0, 150.0], [100.0, 0.0]])
+    found = wrapper.head(logits, logits.t())
+    assert {name: float(loss) for name, loss in found.items()} == {"loss": 250, "img_loss": 125, "text_loss": 125}
+    logits[0, 0] = float("nan")
+    assert np.isnan(float(wrapper.head(logits, logits.t())["img_loss"]))
+
+
 def test_training_step_lowers_the_loss(wrapper):
     pixels, tokens = sample_pixels(SHAPE, n=4), sample_tokens(SHAPE, n=4)
     solver = paddle.optimizer.AdamW(1e-3, parameters=wrapper.parameters())

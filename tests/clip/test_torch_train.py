@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 import clip
 import converters
 from tests.clip.running import assert_refused, ended, process
+from tests.training.test_loop import NAMES
 
 RECIPE = """
 model:
@@ -41,9 +43,7 @@ def test_train_and_resume(run, recipe, tmp_path):
     result = run("train", "-c", recipe, "--steps", 4, "--output", whole)
     assert (result.code, result.out) == (0, "")
     assert f"step 4, loss {metrics(whole)[-1]['loss']}; the model is {whole / 'model.safetensors'}" in result.err
-    assert [list(line) for line in metrics(whole)] == [
-        ["step", "loss", "logit_scale", "learning_rate", "samples_per_second"]
-    ] * 4
+    assert [list(line) for line in metrics(whole)] == [NAMES] * 4
     assert {".lock", "checkpoints", "loss.png", "metrics.jsonl", "model.safetensors", "recipe.yaml"} == {
         path.name for path in whole.iterdir()
     }
@@ -59,6 +59,27 @@ def test_train_and_resume(run, recipe, tmp_path):
 
     assert run("train", "-c", recipe, "--steps", 1, "--seed", 2, "--output", tmp_path / "seed").code == 0
     assert metrics(tmp_path / "seed")[0]["loss"] != metrics(whole)[0]["loss"]
+
+
+def test_the_run_of_a_checkpoint_goes_on_in_its_own_folder(run, recipe, tmp_path):
+    folder = tmp_path / "run"
+    assert run("train", "-c", recipe, "--steps", 4, "--output", folder).code == 0
+    result = run("train", "-c", recipe, "--resume", folder / "checkpoints" / "step-00000002")
+    assert result.code == 0
+    assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4, 5, 6]
+    assert (folder / "checkpoints" / "step-00000006").is_dir()
+
+
+def test_a_moving_average_is_written_beside_the_model(run, recipe, tmp_path):
+    folder = tmp_path / "run"
+    assert run("train", "-c", recipe, "--output", folder, "-o", "optimizer.ema_decay=0.5").code == 0
+    trained, averaged = (converters.read(folder / f"{name}.safetensors") for name in ("model", "model-average"))
+    state = load_file(folder / "checkpoints" / "step-00000006" / "state.safetensors")
+    assert averaged.architecture == trained.architecture
+    assert averaged.vocabulary == trained.vocabulary
+    for name, array in averaged.weights.items():
+        assert (array == state[f"average/{name}"]).all()
+    assert not (averaged.weights["visual.proj"] == trained.weights["visual.proj"]).any()
 
 
 def test_train_refuses(run, recipe, tmp_path):

@@ -35,7 +35,7 @@ def tiny_recipe(steps: int = 12, **changes: dict[str, Any]) -> Recipe:
         "schedule": {"warm_up_steps": 3},
         "checkpoint": {"every_steps": 4, "keep": 2},
     }
-    return Recipe.parse({name: section | changes.get(name, {}) for name, section in sections.items()})
+    return Recipe.parse({name: sections.get(name, {}) | changes.get(name, {}) for name in sections | changes})
 
 
 def tiny_trainer(recipe: Recipe) -> Trainer:

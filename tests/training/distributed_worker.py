@@ -1,4 +1,6 @@
-"""One process of a distributed run: three steps on its share of seeded batches; the first writes what came out.
+"""One process of a distributed run: four steps on its share of seeded batches; the first writes what came out.
+
+The second step overflows, in the first process alone.
 
 Usage: distributed_worker.py BACKEND LOSS OUTPUT, under the launcher of the backend's framework or alone.
 """
@@ -6,12 +8,14 @@ Usage: distributed_worker.py BACKEND LOSS OUTPUT, under the launcher of the back
 import importlib
 import sys
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
 from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
 from clip_core.initialize import initialize
 from clip_core.training.recipe import Recipe
+from clip_core.training.scaling import LossScaling
 
 ARCHITECTURE = Architecture(16, VisionTransformer(16, 8, 64, 2, 1), TextTransformer(8, 50, 64, 2, 1))
 BATCH = 8
@@ -33,17 +37,24 @@ def batches() -> list[tuple[np.ndarray, np.ndarray]]:
 
 def main(backend: str, loss: str, output: str) -> None:
     architecture = replace(ARCHITECTURE, logit_bias=loss == "sigmoid")
-    recipe = Recipe.parse({"model": {"architecture": "shapes"}, "training": {"steps": 3}, "loss": {"kind": loss}})
+    sections: dict = {"model": {"architecture": "shapes"}, "training": {"steps": 4}}
+    recipe = Recipe.parse(sections | {"loss": {"kind": loss}, "optimizer": {"ema_decay": 0.5}})
     framework = importlib.import_module(f"backends.{backend}")
     ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
     model = framework.CLIP(architecture, initialize(architecture, 0), device="cpu")
     trainer = importlib.import_module(f"backends.{backend}.training").Trainer(model, recipe, ranks)
     share = BATCH // ranks.size
     own = slice(ranks.rank * share, (ranks.rank + 1) * share)
-    results = [trainer.step(pixels[own], tokens[own], 1e-3) for pixels, tokens in batches()]
+    results = []
+    for index, (pixels, tokens) in enumerate(batches() + batches()[:1]):
+        trainer.scaling = LossScaling(inf if index == 1 and ranks.rank == 0 else 2.0**12)
+        results.append(trainer.step(pixels[own], tokens[own], 1e-3))
+    state = trainer.state()
+    checksum = float(sum(np.abs(array, dtype=np.float64).sum() for array in state.values()))
+    assert set(ranks.numbers(checksum)) == {checksum}, "the processes have come apart"
     if ranks.rank == 0:
-        steps = {name: np.array([getattr(result, name) for result in results]) for name in vars(results[0])}
-        np.savez(output, size=ranks.size, **steps, **trainer.state())
+        steps = {f"steps/{name}": np.array([getattr(result, name) for result in results]) for name in vars(results[0])}
+        np.savez(output, size=ranks.size, **steps, **state)
     ranks.close()
 
 

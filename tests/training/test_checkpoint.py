@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clip_core.errors import CheckpointError, ClipError
-from clip_core.training.checkpoint import Checkpoint, newest, read, write
+from clip_core.files import write_bytes
+from clip_core.training import checkpoint as checkpoints
+from clip_core.training.checkpoint import Checkpoint, Writer, newest, read, run_of, write
 
 STATE = {"weights/a.b": np.arange(6, dtype=np.float32).reshape(2, 3).T, "updates": np.array(7, np.int64)}
 
@@ -29,11 +34,22 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_only_the_newest_are_kept_and_the_newest_is_found(tmp_path):
-    for step in (2, 10, 9, 30):
+    for step in (2, 9, 10, 30):
         write(tmp_path, at(step), keep=2)
     assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == ["step-00000010", "step-00000030"]
     assert read(newest(tmp_path)).step == 30
     assert newest(newest(tmp_path)) == newest(tmp_path)
+
+
+def names(run: Path) -> list[str]:
+    return sorted(entry.name for entry in (run / "checkpoints").iterdir())
+
+
+def test_a_run_that_is_taken_up_earlier_keeps_what_it_writes(tmp_path):
+    for step in (4, 8, 12):
+        write(tmp_path, at(step), keep=3)
+    write(tmp_path, at(5), keep=2)
+    assert names(tmp_path) == ["step-00000004", "step-00000005"]
 
 
 def test_a_checkpoint_cut_off_while_writing_is_not_found(tmp_path):
@@ -43,7 +59,12 @@ def test_a_checkpoint_cut_off_while_writing_is_not_found(tmp_path):
     (cut_off / "state.safetensors").write_bytes(b"half")
     without_manifest = tmp_path / "checkpoints" / "step-00000003"
     without_manifest.mkdir()
-    assert newest(tmp_path) == complete
+    passed_over: list[str] = []
+    assert newest(tmp_path, passed_over.append) == complete
+    assert [sentence.split(":")[0] for sentence in passed_over] == [
+        f"{without_manifest} is not a complete training checkpoint",
+        f"{cut_off} was cut off while it was written.",
+    ]
     write(tmp_path, at(2), keep=5)
     assert read(newest(tmp_path)).step == 2
 
@@ -51,6 +72,98 @@ def test_a_checkpoint_cut_off_while_writing_is_not_found(tmp_path):
 def test_the_same_step_can_be_written_again(tmp_path):
     write(tmp_path, at(4), keep=1)
     assert read(write(tmp_path, at(4), keep=1)).step == 4
+    assert names(tmp_path) == ["step-00000004"]
+
+
+def test_the_same_step_is_there_at_every_moment_of_being_written_again(tmp_path, monkeypatch):
+    write(tmp_path, at(4), keep=1)
+    rename = os.rename
+    found = []
+
+    def watched(source, target):
+        rename(source, target)
+        found.append(read(newest(tmp_path)).step)
+
+    monkeypatch.setattr(os, "rename", watched)
+    write(tmp_path, at(4), keep=1)
+    assert found == [4, 4]
+
+
+def test_the_newest_that_is_not_damaged_is_found(tmp_path):
+    for step in (1, 2, 3):
+        write(tmp_path, at(step), keep=3)
+    (tmp_path / "checkpoints" / "step-00000003" / "run.json").write_text("{}")
+    (tmp_path / "checkpoints" / "step-00000002" / "state.safetensors").unlink()
+    passed_over: list[str] = []
+    assert newest(tmp_path, passed_over.append).name == "step-00000001"
+    assert ["step-00000003" in passed_over[0], "step-00000002" in passed_over[1]] == [True, True]
+    (tmp_path / "checkpoints" / "step-00000001" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="no complete training checkpoint"):
+        newest(tmp_path)
+
+
+def test_a_damaged_write_removes_no_older_checkpoint(tmp_path, monkeypatch):
+    for step in (1, 2):
+        write(tmp_path, at(step), keep=2)
+
+    def failing_disk(path: Path, content: bytes) -> None:
+        write_bytes(path, content[:-1] + bytes([content[-1] ^ 1]) if path.suffix == ".safetensors" else content)
+
+    monkeypatch.setattr(checkpoints, "write_bytes", failing_disk)
+    with pytest.raises(ClipError, match=r"written is damaged: .*state\.safetensors has changed since it was written"):
+        write(tmp_path, at(3), keep=1)
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+    assert read(newest(tmp_path)).step == 2
+
+
+def test_the_folder_of_the_run_of_a_checkpoint(tmp_path):
+    assert run_of(write(tmp_path, at(1), keep=1)) == run_of(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_writer_writes_one_after_the_other(tmp_path, monkeypatch, background):
+    at_work, together = threading.Lock(), []
+
+    def slow(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
+        together.append(not at_work.acquire(blocking=False))
+        time.sleep(0.05)
+        at_work.release()
+        return write(run, checkpoint, keep)
+
+    monkeypatch.setattr(checkpoints, "write", slow)
+    with Writer(tmp_path, keep=3, background=background) as writer:
+        for step in (1, 2, 3):
+            writer.write(at(step))
+            assert ("step-00000003" in names_or_none(tmp_path)) == (step == 3 and not background)
+    assert together == [False] * 3
+    assert names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
+    assert writer.last_good() == tmp_path / "checkpoints" / "step-00000003"
+
+
+def names_or_none(run: Path) -> list[str]:
+    return names(run) if (run / "checkpoints").exists() else []
+
+
+def test_a_writer_tells_of_a_fault_when_it_is_asked(tmp_path, monkeypatch):
+    with Writer(tmp_path, keep=2, background=True) as writer:
+        writer.write(at(1))
+        writer.wait()
+        monkeypatch.setattr(os, "fsync", full)
+        writer.write(at(2))
+        with pytest.raises(ClipError, match=r"step 2 cannot .*No space left.*good checkpoint is .*step-00000001\."):
+            check_for_ten_seconds(writer)
+        writer.check()  # once
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def check_for_ten_seconds(writer: Writer) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        writer.check()
+
+
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_a_folder_without_checkpoint_is_refused(tmp_path):
@@ -89,12 +202,10 @@ def test_a_later_format_is_refused(tmp_path):
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     complete = write(tmp_path, at(1), keep=1)
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ClipError, match="No space left on device"):
         write(tmp_path, at(2), keep=1)
     monkeypatch.undo()
     assert newest(tmp_path) == complete
     assert read(complete).step == 1
+    assert names(tmp_path) == ["step-00000001"]  # what was begun takes no room

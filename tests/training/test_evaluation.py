@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from clip_core.data.shapes import HELD_OUT, KINDS
-from clip_core.evaluation.retrieval import recall_at
-from clip_core.evaluation.shapes import evaluate
-from clip_core.evaluation.zero_shot import class_features, top1
+from clip_core.errors import ClipError
+from clip_core.evaluation import retrieval
+from clip_core.evaluation.classes import Folders, Food101Classes, Shapes
+from clip_core.evaluation.retrieval import ranks, recall_at
+from clip_core.evaluation.shapes import SingleThings, evaluate
+from clip_core.evaluation.zero_shot import class_features, hits
+from clip_core.similarity import normalize
+from tests.data.conftest import number_in, write_picture
 from tests.training.conftest import TINY
 
 
@@ -33,23 +38,44 @@ class Letters:
         return np.stack([np.bincount(row, minlength=TINY.text.vocabulary_size) for row in tokens]).astype(np.float32)
 
 
-def test_recall_counts_the_rows_whose_own_target_is_among_the_nearest():
+def test_a_rank_counts_the_foreign_targets_that_are_nearer():
     targets = np.eye(3, dtype=np.float32)
-    queries = np.array([[1, 0, 0], [0.8, 0.6, 0], [0, 0.8, 0.6]], np.float32)
-    assert recall_at(1, queries, targets) == pytest.approx(1 / 3)
-    assert recall_at(2, queries, targets) == 1
+    queries = np.array([[1, 0, 0], [0.8, 0.6, 0], [0.5, 0.7, 0.1]], np.float32)
+    assert ranks(queries, targets).tolist() == [0, 1, 2]
+    assert [recall_at(count, ranks(queries, targets)) for count in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
 
 
 def test_equal_features_earn_no_recall():
     same = np.full((5, 4), 0.5, np.float32)
-    assert recall_at(1, same, same) == 0
-    assert recall_at(5, same, same) == 1
+    assert ranks(same, same).tolist() == [4] * 5
+    assert [recall_at(count, ranks(same, same)) for count in (1, 4, 5)] == [0, 0, 1]
 
 
-def test_top1_is_the_share_of_right_classes():
+def test_a_picture_is_found_by_any_of_its_captions(monkeypatch):
+    monkeypatch.setattr(retrieval, "BLOCK", 4)  # the last block is smaller
+    generator = np.random.default_rng(0)
+    pictures = normalize(generator.standard_normal((9, 3)))
+    owners = np.repeat(np.arange(9), generator.integers(1, 4, 9))
+    captions = normalize(pictures[owners] + generator.standard_normal((len(owners), 3)))
+    similarities = pictures @ captions.T  # [pictures, captions]
+
+    def place(row: np.ndarray, own: list[int]) -> int:
+        """Where the first of ``own`` stands when all are sorted, the nearest first."""
+        return [index in own for index in np.argsort(-row)].index(True)
+
+    of_pictures = [place(row, np.flatnonzero(owners == number).tolist()) for number, row in enumerate(similarities)]
+    # A caption of the same picture that is further away counts for nothing, one that is nearer is a hit itself.
+    assert ranks(pictures, captions, target_pictures=owners).tolist() == of_pictures
+    of_captions = [place(row, [owner]) for row, owner in zip(similarities.T, owners)]
+    assert ranks(captions, pictures, query_pictures=owners).tolist() == of_captions
+    assert 0 < recall_at(1, np.array(of_pictures)) < recall_at(5, np.array(of_pictures))
+
+
+def test_a_hit_is_a_class_among_the_nearest():
     classes = np.eye(3, dtype=np.float32)
     images = np.array([[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0], [0, 0, 1]], np.float32)
-    assert top1(images, classes, [0, 1, 0, 2]) == 0.75
+    assert hits(1, images, classes, [0, 1, 0, 2]).tolist() == [True, True, False, True]
+    assert hits(2, images, classes, [0, 2, 0, 0]).tolist() == [True, False, True, True]
 
 
 def test_a_class_is_the_unit_mean_of_its_prompts_unit_features(tokenizer):
@@ -68,3 +94,85 @@ def test_a_model_that_sees_nothing_scores_chance_or_less(tokenizer):
     assert scores["captions"] == 20
     assert scores["held_out_top1"] <= 1 / len(HELD_OUT)
     assert scores["image_to_text_recall_at_1"] == scores["text_to_image_recall_at_1"] == 0
+
+
+def test_single_things_come_in_turn_and_each_is_of_its_class():
+    things = SingleThings(HELD_OUT, "held out", 2)
+    assert len(things) == 2 * len(HELD_OUT)
+    labels = [things[index][1] for index in range(len(things))]
+    assert [KINDS[label] for label in labels] == list(HELD_OUT) * 2
+    assert len({things[index][0].tobytes() for index in range(len(things))}) == len(things)
+    shape, colour = KINDS[labels[0]]
+    assert len(things.prompts) == len(KINDS)
+    assert all(shape in prompt and colour in prompt for prompt in things.prompts[labels[0]])
+    assert Shapes(pictures_per_class=2).labelled() == things
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for path, number in (("dog/9.JPEG", 1), ("dog/10.png", 2), ("big_cat/x.jpg", 3), ("ant/deep.png/y.png", 4)):
+        write_picture(tmp_path / "pictures" / path, number)
+    (tmp_path / "pictures" / "dog" / "notes.txt").write_text("no picture")
+    (tmp_path / "pictures" / ".cache").mkdir()
+    (tmp_path / "pictures" / "list.csv").write_text("no folder")
+    return tmp_path / "pictures"
+
+
+def contents(labelled) -> list[tuple[int, int]]:
+    """The number that each picture shows, and its class."""
+    return [(number_in(picture), label) for picture, label in (labelled[index] for index in range(len(labelled)))]
+
+
+def test_folders_are_classes_and_their_pictures_come_in_turn(folders):
+    (folders / "ant" / "deep.png" / "y.png").rename(folders / "ant" / "y.png")
+    (folders / "ant" / "deep.png").rmdir()
+    labelled = Folders(folder=str(folders)).labelled()
+    assert labelled.prompts == [["a photo of a ant."], ["a photo of a big cat."], ["a photo of a dog."]]
+    assert contents(labelled) == [(4, 0), (3, 1), (2, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "lines", ["an insect\na lion\na husky\n", "wolf\tx\ndog\ta husky\nant\tan insect\nbig_cat\ta lion"]
+)
+def test_class_names_come_from_a_file(folders, tmp_path, lines):
+    (tmp_path / "names.txt").write_text(lines)
+    settings = Folders(folder=str(folders), names=str(tmp_path / "names.txt"), templates=("{}", "the {}!"))
+    assert settings.labelled().prompts == [[name, f"the {name}!"] for name in ("an insect", "a lion", "a husky")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("an insect\na lion\n", "has 2 names, and .*pictures has 3 folders"),
+        ("ant\tan insect\ndog\ta husky\n", "has no name for the folder big_cat"),
+        ("ant\tan insect\ndog\t\nbig_cat\ta lion", "has no name for the folder dog"),
+        (None, "cannot be read"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_refused(folders, tmp_path, lines, message):
+    if lines is not None:
+        (tmp_path / "names.txt").write_text(lines)
+    with pytest.raises(ClipError, match=message):
+        Folders(folder=str(folders), names=str(tmp_path / "names.txt")).labelled()
+
+
+def test_folders_without_pictures_are_refused(tmp_path):
+    with pytest.raises(ClipError, match="nowhere cannot be read: no such file or directory"):
+        Folders(folder=str(tmp_path / "nowhere")).labelled()
+    (tmp_path / "class").mkdir()
+    with pytest.raises(ClipError, match="has no pictures"):
+        Folders(folder=str(tmp_path)).labelled()
+
+
+def test_food101_is_scored_on_its_test_split(tmp_path):
+    for key, number in (("apple_pie/1", 1), ("waffles/2", 2), ("waffles/3", 3)):
+        write_picture(tmp_path / "images" / f"{key}.jpg", number)
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "classes.txt").write_text("apple_pie\nwaffles\n")
+    (tmp_path / "meta" / "test.txt").write_text("waffles/3\nwaffles/2\napple_pie/1\n")
+    labelled = Food101Classes(folder=str(tmp_path)).labelled()
+    assert labelled.prompts == [["a photo of apple pie, a type of food."], ["a photo of waffles, a type of food."]]
+    assert contents(labelled) == [(1, 0), (3, 1), (2, 1)]
+    (tmp_path / "meta" / "test.txt").write_text("pizza/1\n")
+    with pytest.raises(ClipError, match=r"names 'pizza/1', and 'pizza' is not in meta/classes\.txt"):
+        Food101Classes(folder=str(tmp_path)).labelled()

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
+from importlib.metadata import version
 from math import log
 from pathlib import Path
 
@@ -18,13 +20,15 @@ from PIL import Image
 
 from backends.base import StepResult
 from clip_core.errors import ClipError
-from clip_core.files import exclusive
+from clip_core.files import exclusive, sha256
 from clip_core.training.checkpoint import newest, read
 from clip_core.training.log import read_metrics
 from clip_core.training.loop import Outcome, train
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
 from tests.training.conftest import tiny_data, tiny_recipe, tiny_trainer
+
+NAMES = ["step", "epoch", "loss", "logit_scale", "learning_rate", "gradient_norm", "top1", "top5", "samples_per_second"]
 
 # The same small run as a program of its own, to be stopped from outside.
 PROGRAM = """
@@ -64,8 +68,11 @@ def uninterrupted(tokenizer, tmp_path_factory) -> Path:
 def test_the_run_folder_has_one_object_per_step(uninterrupted):
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
-    assert all(list(line) == ["step", "loss", "logit_scale", "learning_rate", "samples_per_second"] for line in lines)
+    assert all(list(line) == NAMES for line in lines)
     assert [line["learning_rate"] for line in lines[:3]] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert [line["epoch"] for line in lines] == [1] * 7 + [2] * 5
+    assert all(0 <= line["top1"] <= line["top5"] <= 1 for line in lines)
+    assert min(line["gradient_norm"] for line in lines) > 0.1
     assert lines[0]["logit_scale"] == pytest.approx(1 / 0.07)
     assert min(line["samples_per_second"] for line in lines) > 0
     assert Recipe.read(uninterrupted / "recipe.yaml") == tiny_recipe()
@@ -105,19 +112,6 @@ def test_resuming_an_older_checkpoint_writes_each_step_once(uninterrupted, token
         file.write('{"step": 11, "lo')  # as a crash leaves it
     run(tiny_recipe(), tokenizer, output, resume=output / "checkpoints" / "step-00000008")
     assert losses(output) == losses(uninterrupted)
-
-
-def test_a_run_that_is_killed_resumes_to_the_same_losses(tokenizer, tmp_path):
-    recipe = tiny_recipe(1000)  # long enough not to end before it is killed
-    run(recipe, tokenizer, tmp_path / "whole", steps=60)
-    output = tmp_path / "killed"
-    process = started(output, tmp_path, recipe)
-    wait_for(lambda: len(read_metrics(output)) >= 5, process)
-    process.kill()
-    process.wait()
-    assert 4 <= read(newest(output)).step < 60
-    run(recipe, tokenizer, output, resume=output, steps=60)
-    assert losses(output) == losses(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -189,11 +183,107 @@ def test_a_folder_with_another_run_is_refused(uninterrupted, tokenizer):
         ({"optimizer": {"learning_rate": 2e-3}}, "optimizer.learning_rate = 0.001, and the recipe says 0.002"),
         ({"training": {"seed": 6}}, "training.seed = 5, and the recipe says 6"),
         ({"data": {"batch_size": 9}}, "data.batch_size = 8, and the recipe says 9"),
+        ({"data": {"examples": 61}}, "data.examples = 60, and the recipe says 61"),
+        ({"model": {"architecture": "shapes"}}, "model.architecture = {'embed_dim': 32.*and the recipe says 'shapes'"),
+        ({"loss": {"reduction": "sum"}}, "loss.reduction = 'mean', and the recipe says 'sum'"),
     ],
 )
 def test_resuming_with_another_recipe_says_what_differs(change, message, uninterrupted, tokenizer, tmp_path):
     with pytest.raises(ClipError, match=message):
         run(tiny_recipe(**change), tokenizer, tmp_path / "run", resume=uninterrupted)
+
+
+class Shorter:
+    """The same data without its last example."""
+
+    def __init__(self, inner) -> None:
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner) - 1
+
+    def __getitem__(self, index: int):
+        return self.inner[index]
+
+
+def test_resuming_on_other_data_is_refused(uninterrupted, tokenizer, tmp_path):
+    recipe = tiny_recipe()
+    with pytest.raises(ClipError, match="was made on 60 examples, and the data has 59 now; resume with the same data"):
+        train(recipe, tiny_trainer(recipe), Shorter(tiny_data(recipe)), tokenizer, tmp_path / "run", 13, uninterrupted)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_what_changes_no_number_may_change_at_a_resume(uninterrupted, tokenizer, tmp_path):
+    output = tmp_path / "run"
+    run(tiny_recipe(), tokenizer, output, steps=6)
+    changed = tiny_recipe(
+        data={"fault_share": 0.5}, training={"micro_batch_size": 8}, checkpoint={"every_steps": 3, "background": True}
+    )
+    run(changed, tokenizer, output, resume=output)
+    assert losses(output) == losses(uninterrupted)
+
+
+def test_a_checkpoint_from_before_a_key_was_there_resumes(uninterrupted, tokenizer, tmp_path, capsys):
+    """Without it, the default held."""
+    output = tmp_path / "run"
+    run(tiny_recipe(), tokenizer, output, steps=4)
+    with open_described(newest(output)) as described:
+        del described["recipe"]["training"]["compile"]
+        del described["recipe"]["log"]
+        del described["recipe"]["optimizer"]["ema_decay"]
+        del described["loader"]["examples"]
+    run(tiny_recipe(), tokenizer, output, resume=output)
+    assert losses(output) == losses(uninterrupted)
+    assert "Resumed with" not in capsys.readouterr().err
+
+
+def test_a_checkpoint_with_a_key_that_is_not_known_is_refused(tokenizer, tmp_path):
+    run(tiny_recipe(), tokenizer, tmp_path / "run", steps=2)
+    with open_described(newest(tmp_path / "run")) as described:
+        described["recipe"]["optimizer"]["lookahead"] = 5
+    with pytest.raises(ClipError, match=r"step-00000002: there is no key optimizer\.lookahead"):
+        run(tiny_recipe(), tokenizer, tmp_path / "run", resume=tmp_path / "run")
+
+
+def test_resuming_says_what_is_not_as_it_was(uninterrupted, tokenizer, tmp_path, capsys):
+    output = tmp_path / "run"
+    run(tiny_recipe(), tokenizer, output, steps=4)
+    with open_described(newest(output)) as described:
+        described["versions"] |= {"paddlepaddle": "3.0.0", "numpy": "1.0"}
+        del described["versions"]["torch"]
+        described["loader"]["skipped"] = [0, 0]
+    capsys.readouterr()
+    run(tiny_recipe(), tokenizer, output, resume=output)
+    line = capsys.readouterr().err.splitlines()[0]
+    changed = f"torch {version('torch')} instead of paddlepaddle 3.0.0, numpy {np.__version__} instead of 1.0"
+    assert line == f"Resumed with {changed}, 1 process instead of 2; losses may differ in rounding."
+    assert losses(output) == losses(uninterrupted)
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_name(uninterrupted, tokenizer, tmp_path, capsys):
+    output = tmp_path / "run"
+    run(tiny_recipe(), tokenizer, output, steps=8)
+    damaged = newest(output) / "state.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[1000] ^= 1
+    damaged.write_bytes(content)
+    capsys.readouterr()
+    run(tiny_recipe(), tokenizer, output, resume=output)
+    assert f"Passed over: {damaged} has changed since it was written" in capsys.readouterr().err
+    assert losses(output) == losses(uninterrupted)
+    assert [entry.name for entry in sorted((output / "checkpoints").iterdir())] == ["step-00000008", "step-00000012"]
+    assert read(output / "checkpoints" / "step-00000008").step == 8
+
+
+@contextmanager
+def open_described(checkpoint: Path):
+    """The step, loader, recipe and versions of a checkpoint, to be changed as if it had been written so."""
+    run_file, manifest_file = checkpoint / "run.json", checkpoint / "manifest.json"
+    described, manifest = json.loads(run_file.read_text()), json.loads(manifest_file.read_text())
+    yield described
+    run_file.write_text(json.dumps(described))
+    manifest["sha256"]["run.json"] = sha256(run_file)
+    manifest_file.write_text(json.dumps(manifest))
 
 
 def test_a_finished_run_resumes_to_nothing(uninterrupted, tokenizer, tmp_path):

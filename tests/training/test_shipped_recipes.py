@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clip_core.architecture import MODELS
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
 
@@ -35,3 +36,33 @@ def test_nnabla_recipes(name):
     assert learning_rate(recipe, 1, 100_000) == pytest.approx(5e-4 / 10_000)
     assert learning_rate(recipe, 10_000, 100_000) == pytest.approx(5e-4)
     assert learning_rate(recipe, 55_001, 100_000) == pytest.approx(2.5e-4, rel=1e-3)
+
+
+def test_low_resource_recipe():
+    recipe = Recipe.read(CONFIGS / "clip" / "low-resource.yaml")
+    architecture = recipe.model.build()
+    assert (architecture.image.patch, architecture.image.width, architecture.text.context_length) == (32, 768, 32)
+    assert architecture.activation == "gelu"
+    assert (recipe.optimizer.weight_decay, recipe.optimizer.decay) == (0.2, "all")
+    assert (recipe.data.batch_size, recipe.training.epochs, recipe.training.precision) == (128, 4, "fp16")
+    assert learning_rate(recipe, 2000, 100_000) == pytest.approx(5e-4)
+    assert learning_rate(recipe, 100_000, 100_000) < 1e-10
+
+
+def test_laion_coco_recipe():
+    recipe = Recipe.read(CONFIGS / "clip" / "laion-coco.yaml")
+    assert recipe.model.build() == MODELS["ViT-B/32"].architecture
+    assert recipe.data.batch_size == 8 * 4096
+    assert (recipe.optimizer.gradient_clip, recipe.optimizer.logit_scale_bounds) == (20.0, (1.0, 100.0))
+    assert learning_rate(recipe, 2, 16_000) == pytest.approx(5e-4)
+    assert learning_rate(recipe, 16_000, 16_000) == pytest.approx(5e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "source"), [("yfcc7m", "webdataset"), ("combined", "combined")])
+def test_simple_clip_recipes(name, source):
+    recipe = Recipe.read(CONFIGS / "clip" / f"simple-clip-{name}.yaml")
+    assert (recipe.data.source, recipe.data.batch_size) == (source, 256)
+    assert (recipe.optimizer.name, recipe.optimizer.weight_decay, recipe.optimizer.betas) == ("adam", 0, (0.9, 0.999))
+    assert recipe.loss.initial_logit_scale == 5
+    assert learning_rate(recipe, 1, 57_800) == pytest.approx(1e-4, rel=1e-6)
+    assert learning_rate(recipe, 57_800, 57_800) == pytest.approx(1e-8, rel=1e-2)

@@ -37,7 +37,7 @@ def trainer(precision: str = "fp32", **options) -> Trainer:
 
 
 def softmax_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return torch_loss(Loss(), (image, text), (image, text), 0, scale, None)
+    return torch_loss(Loss(), (image, text), (image, text), 0, scale, None)[0]
 
 
 def gradients_of(model: CLIP, pixels: np.ndarray, tokens: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:

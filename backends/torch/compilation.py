@@ -1,0 +1,31 @@
+"""The blocks of a model as kernels that ``torch.compile`` makes."""
+
+from __future__ import annotations
+
+import torch
+
+from backends.torch.model import BLOCKS, CLIP
+from clip_core.errors import ClipError
+
+
+def compile_blocks(model: CLIP) -> None:
+    """Let ``torch.compile`` make kernels of the blocks of both towers, as they are first used.
+
+    Raises:
+        ClipError: it does not work here, for example for want of a C++ compiler.
+    """
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=model.device))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ClipError(
+            f"training.compile needs torch.compile, which does not work here: {reason}. Install a C++ compiler, such "
+            "as g++, or leave the key out."
+        ) from error
+    # All blocks share the 8 versions that PyTorch allows by default, and each kind has some: with gradient and without,
+    # one batch size or any. This is the name that all releases know recompile_limit by.
+    torch._dynamo.config.cache_size_limit = 64
+    for tower, dynamic in ((model.visual, None), (model.transformer, True)):  # the longest text of a batch varies
+        for block in tower.modules():
+            if isinstance(block, BLOCKS):
+                block.forward = torch.compile(block.forward, dynamic=dynamic)  # type: ignore[method-assign]

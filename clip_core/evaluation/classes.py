@@ -1,0 +1,206 @@
+"""The families of pictures with classes that a recipe can name in ``evaluation.zero_shot``.
+
+``folders``, as ImageNet's validation pictures are commonly laid out::
+
+    n01440764/ILSVRC2012_val_00000293.JPEG    the folder is the class
+    n01443537/ILSVRC2012_val_00000236.JPEG
+
+A file of class names has one per line in the order of the sorted folders, or ``n01440764<tab>tench`` in any order and
+also for folders that are not there. Without one, a folder's name with blanks for underscores is the class's.
+
+``food101`` is the test split of `clip_core.data.food101`, and ``shapes`` the combinations that no training on `shapes`
+shows, among all combinations.
+
+Pictures come in the order: the first of each class, the second of each class, and so on. Any number of the first ones
+therefore has nearly as many of each class.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, ValidationError, field_validator
+
+from clip_core.data.food101 import Food101
+from clip_core.data.listing import lines_of
+from clip_core.data.paired import SUFFIXES
+from clip_core.data.settings import Section, sentence
+from clip_core.data.shapes import HELD_OUT
+from clip_core.data.source import Texts
+from clip_core.errors import ClipError
+from clip_core.evaluation.shapes import SingleThings
+from clip_core.image import open_image
+
+Name = Literal["folders", "food101", "shapes"]
+
+
+class Labelled(Protocol):
+    """Pictures that each belong to one of several classes."""
+
+    @property
+    def prompts(self) -> Sequence[Sequence[str]]:
+        """The texts that describe each class."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+        """A picture and the number of its class.
+
+        Raises:
+            ClipError: the picture cannot be used.
+        """
+
+
+class LabelledSettings(Section):
+    """The keys of one family."""
+
+    scores: ClassVar[Mapping[str, int]] = {"zero_shot_top1": 1, "zero_shot_top5": 5}
+    """Name of a score -> how many of the nearest classes count."""
+
+    @abstractmethod
+    def labelled(self) -> Labelled:
+        """The pictures.
+
+        Raises:
+            ClipError: files are missing or not in the family's layout, or there is no picture in them.
+        """
+
+
+class Folders(LabelledSettings):
+    """A folder that has a folder of pictures for each class."""
+
+    folder: str
+    names: str | None = None
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("a photo of a {}.",)
+
+    @field_validator("templates")
+    @classmethod
+    def _with_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        if any(template.count("{}") != 1 for template in templates):
+            raise ValueError("write {} once in each, where the class's name goes")
+        return templates
+
+    def labelled(self) -> LabelledFiles:
+        folders = [entry.name for entry in _entries(self.folder) if entry.is_dir()]
+        by_class = [
+            [
+                os.path.join(self.folder, folder, entry.name)
+                for entry in _entries(os.path.join(self.folder, folder))
+                if os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            ]
+            for folder in folders
+        ]
+        return LabelledFiles(self.folder, by_class, _prompts(self.templates, self._class_names(folders)))
+
+    def _class_names(self, folders: Sequence[str]) -> list[str]:
+        if self.names is None:
+            return [folder.replace("_", " ") for folder in folders]
+        lines = [line for line in lines_of(self.names) if line]
+        if any("\t" in line for line in lines):
+            named = {folder.strip(): name.strip() for folder, _, name in (line.partition("\t") for line in lines)}
+            missing = [folder for folder in folders if not named.get(folder)]
+            if missing:
+                raise ClipError(f"{self.names} has no name for the folder {missing[0]} of {self.folder}; add it.")
+            return [named[folder] for folder in folders]
+        if len(lines) != len(folders):
+            raise ClipError(
+                f"{self.names} has {len(lines)} names, and {self.folder} has {len(folders)} folders; give a name for "
+                "each, in the order of the sorted folders."
+            )
+        return lines
+
+
+class Food101Classes(LabelledSettings, Food101):
+    """Food-101; the templates are OpenAI's for this set."""
+
+    split: Literal["train", "test"] = "test"
+
+    def labelled(self) -> LabelledFiles:
+        listing, keys = self._split()
+        names = lines_of(os.path.join(self.folder, "meta", "classes.txt"))
+        by_class: dict[str, list[str]] = {name: [] for name in names}
+        for key in keys:
+            name = key.partition("/")[0]
+            if name not in by_class:
+                raise ClipError(
+                    f"{listing} names {key!r}, and {name!r} is not in meta/classes.txt; get both files again."
+                )
+            by_class[name].append(os.path.join(self.folder, "images", f"{key}.jpg"))
+        prompts = _prompts(self.templates, [name.replace("_", " ") for name in names])
+        return LabelledFiles(listing, list(by_class.values()), prompts)
+
+
+class Shapes(LabelledSettings):
+    """Drawn pictures of one thing each (`clip_core.evaluation.shapes`)."""
+
+    scores: ClassVar[Mapping[str, int]] = {"held_out_top1": 1}
+
+    pictures_per_class: Annotated[int, Field(ge=1)] = 20
+
+    def labelled(self) -> SingleThings:
+        return SingleThings(HELD_OUT, "held out", self.pictures_per_class)
+
+
+FAMILIES: dict[str, type[LabelledSettings]] = {"folders": Folders, "food101": Food101Classes, "shapes": Shapes}
+
+
+class LabelledFiles:
+    """Picture files, the first of each class before the second of any.
+
+    Args:
+        source: where they are from, for the message.
+        by_class: the paths of each class.
+        prompts: of each class.
+
+    Raises:
+        ClipError: there are none.
+    """
+
+    def __init__(self, source: str, by_class: Sequence[Sequence[str]], prompts: Sequence[Sequence[str]]):
+        order = sorted((place, label) for label, paths in enumerate(by_class) for place in range(len(paths)))
+        if not order:
+            raise ClipError(f"{source} has no pictures ({', '.join(SUFFIXES)}) in folders, one per class; check it.")
+        self.prompts = prompts
+        self._paths = Texts(by_class[label][place] for place, label in order)
+        self._labels = np.array([label for _, label in order])
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return open_image(self._paths[index]), int(self._labels[index])
+
+
+def settings_of(name: str, values: dict[str, Any], place: Iterable[str], also: Iterable[str]) -> LabelledSettings:
+    """The checked keys of the family ``name``.
+
+    Args:
+        place: the keys that lead to them in the recipe.
+        also: keys that are valid in the same place and belong to no family.
+
+    Raises:
+        ClipError: naming the first key that is unknown, missing or out of range.
+    """
+    try:
+        return FAMILIES[name].model_validate(values)
+    except ValidationError as error:
+        raise ClipError(sentence(error, FAMILIES[name], place, also)) from error
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted by name, without hidden files."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except (OSError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise ClipError(f"{folder} cannot be read: {reason}; give a folder with a folder for each class.") from error
+
+
+def _prompts(templates: Iterable[str], names: Iterable[str]) -> list[list[str]]:
+    return [[template.replace("{}", name) for template in templates] for name in names]

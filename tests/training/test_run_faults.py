@@ -1,0 +1,279 @@
+"""A run that is killed, whose disk or memory is full, or whose numbers are spoilt: nothing good is lost by it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backends.base import StepResult
+from clip_core.errors import ClipError
+from clip_core.training.checkpoint import newest, read
+from clip_core.training.log import read_metrics
+from clip_core.training.loop import train
+from tests.clip.running import ended, process
+from tests.clip.test_torch_train import RECIPE
+from tests.training.conftest import tiny_data, tiny_recipe, tiny_trainer
+
+ROOT = Path(__file__).parents[2]
+# What tests need on a machine of few cores, also as root.
+MPI = {
+    "OMP_NUM_THREADS": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+}
+STEPS = 8
+EVERY = {"every_steps": 2, "keep": 1}
+
+# One process for all runs, since the framework takes long to import: each run is a fork of it, which kills itself at a
+# place. A place is a function and how often it is called before; a run writes four checkpoints of three files each.
+KILLED = """
+import os, shutil, signal, sys, time
+from pathlib import Path
+import grain
+import torch
+from clip_core.data.shapes import vocabulary
+from clip_core.tokenizer import Tokenizer
+from clip_core.training import checkpoint
+from clip_core.training.loop import train
+from clip_core.training.recipe import Recipe
+from tests.training.conftest import tiny_data, tiny_trainer
+
+torch.set_num_threads(1)
+
+def die(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+def half_then_die(path, content):
+    path.write_bytes(content[: len(content) // 2])
+    time.sleep(0.2)  # in which a run that writes in the background goes on
+    die()
+
+def dies_at(call, function, death):
+    def counted(*arguments, **options):
+        counted.calls += 1
+        return (death if counted.calls == call else function)(*arguments, **options)
+    counted.calls = 0
+    return counted
+
+def train_and_die(place, call, recipe, output):
+    trainer = tiny_trainer(recipe)
+    if place == "step":
+        trainer.step = dies_at(call, trainer.step, die)
+    elif place == "write":
+        checkpoint.write_bytes = dies_at(call, checkpoint.write_bytes, half_then_die)
+    elif place == "rename":
+        os.rename = dies_at(call, os.rename, die)
+    elif place == "remove":
+        shutil.rmtree = dies_at(call, shutil.rmtree, die)
+    train(recipe, trainer, tiny_data(recipe), Tokenizer(vocabulary(200)), output)
+
+for place in sys.argv[2:]:
+    function, call, recipe = place.split("-")
+    folder = Path(sys.argv[1])
+    process = os.fork()
+    if process == 0:
+        try:
+            train_and_die(function, int(call), Recipe.read(folder / f"{recipe}.yaml"), folder / place)
+        finally:
+            os._exit(1)
+    status = os.waitpid(process, 0)[1]
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (place, status)
+"""
+PLACES = [
+    # From step 5 on there is a complete checkpoint, also when the second one is being written in the background.
+    *(f"step-{step}-{'background' if step in (5, 7) else 'foreground'}" for step in range(3, STEPS + 1)),
+    # The second checkpoint: half of each of its files, all but its name, and before the first one is removed.
+    *("write-4-foreground", "write-4-background", "write-5-foreground", "write-6-background"),
+    *("rename-2-foreground", "rename-2-background", "remove-3-background"),
+]
+
+
+def run(recipe, tokenizer, output: Path, trainer=None, **options):
+    return train(recipe, trainer or tiny_trainer(recipe), tiny_data(recipe), tokenizer, output, **options)
+
+
+def losses(output: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in read_metrics(output)]
+
+
+@pytest.fixture(scope="module")
+def whole(tokenizer, tmp_path_factory) -> list[tuple[int, float]]:
+    """The losses of a run that was never stopped."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    run(tiny_recipe(STEPS), tokenizer, output)
+    return losses(output)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """The folder of a killed run for each place."""
+    folder = tmp_path_factory.mktemp("killed")
+    for name in ("foreground", "background"):
+        tiny_recipe(STEPS, checkpoint=EVERY | {"background": name == "background"}).write(folder / f"{name}.yaml")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, str(folder), *PLACES]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_killed_run_resumes_to_the_same_losses(place, killed, whole, tokenizer, capsys, monkeypatch):
+    monkeypatch.setattr("clip_core.training.loop.plot", lambda run: None)  # takes longer than the steps
+    output = killed / place
+    function = place.split("-")[0]
+    left = [entry for entry in (output / "checkpoints").iterdir() if entry.suffix == ".partial"]
+    if function in ("write", "rename"):
+        assert [entry.name for entry in left] == ["step-00000004.partial"]
+    capsys.readouterr()
+    run(tiny_recipe(STEPS, checkpoint=EVERY), tokenizer, output, resume=output)
+    assert losses(output) == whole
+    told = capsys.readouterr().err
+    assert [f"Passed over: {entry} was cut off while it was written." in told for entry in left] == [True] * len(left)
+    assert [entry.name for entry in (output / "checkpoints").iterdir()] == ["step-00000008"]
+
+
+class Wrapped:
+    """A trainer that does something else in one of its steps."""
+
+    def __init__(self, inner, step: int, happens) -> None:
+        self.inner, self.at, self.happens = inner, step, happens
+        self.model, self.ranks = inner.model, inner.ranks
+        self.state, self.average, self.restore = inner.state, inner.average, inner.restore
+
+    def step(self, pixels, tokens, learning_rate):
+        self.at -= 1
+        result = self.inner.step(pixels, tokens, learning_rate)
+        return (self.happens() or result) if self.at == 0 else result
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files cannot grow beyond ``size`` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(background, tokenizer, tmp_path):
+    recipe = tiny_recipe(STEPS, checkpoint={"every_steps": 3, "keep": 1, "background": background})
+    output = tmp_path / "run"
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    sentence = r"checkpoint of step 6 cannot be written: .*File too large.* last good checkpoint is .*step-00000003\.$"
+    with largest_file(resource.RLIM_INFINITY), pytest.raises(ClipError, match=sentence):
+        run(recipe, tokenizer, output, Wrapped(tiny_trainer(recipe), 5, fill))
+    assert [entry.name for entry in (output / "checkpoints").iterdir()] == ["step-00000003"]
+    assert read(newest(output)).step == 3
+    run(tiny_recipe(STEPS), tokenizer, tmp_path / "whole")
+    run(recipe, tokenizer, output, resume=output)
+    assert losses(output) == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["weight", "moment"])
+def test_weights_and_moments_that_are_not_finite_are_not_written(kind, tokenizer, tmp_path):
+    recipe = tiny_recipe()
+    trainer = tiny_trainer(recipe)
+    name = "visual.ln_post.bias"
+
+    def spoil() -> None:
+        tensor = trainer.trained[name]
+        target = tensor.data if kind == "weight" else trainer.adam.state[tensor]["exp_avg_sq"]
+        target[3] = float("inf")
+
+    found = {"weight": f"weights/{name}", "moment": f"second_moment/{name}"}[kind]
+    sentence = (
+        rf"stopped at step 8: {found} holds NaN or infinity, on a batch with the examples (\d+, ){{7}}\d+; "
+        r"the last good checkpoint is .*step-00000004\. Lower"
+    )
+    with pytest.raises(ClipError, match=sentence):
+        run(recipe, tokenizer, tmp_path / "run", Wrapped(trainer, 8, spoil))
+    assert [entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+    assert read(newest(tmp_path / "run")).step == 4
+
+
+def test_a_step_that_overflowed_in_fp16_is_no_fault(tokenizer, tmp_path, capsys):
+    recipe = tiny_recipe(6).model_copy(
+        update={"training": tiny_recipe(6).training.model_copy(update={"precision": "fp16"})}
+    )
+    skipped = StepResult(2.0, 14.0, float("inf"), 0.5, 0.75, loss_scale=65536.0, skipped=True)
+    run(recipe, tokenizer, tmp_path / "run", Wrapped(tiny_trainer(tiny_recipe(6)), 6, lambda: skipped))
+    lines = read_metrics(tmp_path / "run")
+    assert [line["skipped"] for line in lines] == [False] * 5 + [True]
+    assert (lines[5]["loss_scale"], lines[5]["gradient_norm"], lines[5]["loss"]) == (65536.0, None, 2.0)
+    assert "skipped 1" in capsys.readouterr().err
+
+
+def exhausted_torch() -> None:
+    import torch
+
+    torch.empty(1 << 50)
+
+
+def exhausted_gpu() -> None:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def exhausted_paddle() -> None:
+    import paddle
+
+    paddle.empty([1 << 48])
+
+
+def exhausted_nnabla() -> None:
+    import nnabla
+
+    nnabla.NdArray((1 << 47,)).data  # noqa: B018
+
+
+def exhausted_numpy() -> None:
+    np.empty(1 << 50)
+
+
+@pytest.mark.parametrize(
+    "exhausted", [exhausted_torch, exhausted_gpu, exhausted_paddle, exhausted_nnabla, exhausted_numpy]
+)
+def test_memory_that_does_not_suffice_is_said_with_what_to_lower(exhausted, tokenizer, tmp_path):
+    recipe = tiny_recipe(training={"micro_batch_size": 4})
+    with pytest.raises(ClipError) as caught:
+        run(recipe, tokenizer, tmp_path / "run", Wrapped(tiny_trainer(recipe), 2, exhausted))
+    assert str(caught.value) == (
+        "Memory ran out in a step of 8 pairs with pictures of 32 x 32 pixels in fp32, 4 of them at once; lower "
+        "training.micro_batch_size or data.batch_size, or set training.gradient_checkpointing."
+    )
+
+
+def test_a_fault_of_one_process_ends_them_all(tmp_path):
+    """Only the first one finds the other run; the second one waits for it in vain."""
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    options = ("--backend", "nnabla", "--num-gpus", 2, "--output", "run")
+    result = ended(process("train", "-c", "tiny.yaml", *options, environment=MPI, cwd=tmp_path))
+    assert result.code == 1
+    assert "clip: run holds a training run already; resume it, or give another folder." in result.err
+
+
+def test_another_error_of_a_step_is_not_about_memory(tokenizer, tmp_path):
+    def wrong() -> None:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
+        run(tiny_recipe(), tokenizer, tmp_path / "run", Wrapped(tiny_trainer(tiny_recipe()), 2, wrong))
