@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import backends
 import clip
 import converters
 from clip.command import main
 from clip_core.evaluation import shapes
+from clip_core.training.recipe import Recipe
 from converters import Checkpoint
 from tests.conftest import BACKENDS, load_backend
 from tests.models import VIT, sample_weights
@@ -35,17 +37,14 @@ ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 SHELL = [text for kind, text in BLOCKS if kind in ("sh", "bash")]
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+YAML = [text for kind, text in BLOCKS if kind == "yaml"]
 
 # What a command gets besides, so that it ends in seconds, and the test that runs it in full.
 SHORTENED = {
     "clip train -c configs/shapes.yaml": ["--steps", "1"],  # tests/clip/test_torch_train.py trains, stops and resumes
     # tests/clip/test_train_anywhere.py trains in one framework and resumes in another.
-    "clip train -c configs/shapes.yaml -o training.precision=fp32 --backend paddle --steps 20 --output runs/paddle": [
-        *("--steps", "1")
-    ],
-    "clip train -c configs/shapes.yaml -o training.precision=fp32 --backend nnabla --steps 40 --resume runs/paddle": [
-        *("--steps", "2")
-    ],
+    "clip train -c configs/shapes.yaml --backend paddle --steps 20 --output runs/paddle": ["--steps", "1"],
+    "clip train -c configs/shapes.yaml --backend nnabla --steps 40 --resume runs/paddle": ["--steps", "2"],
 }
 
 
@@ -71,8 +70,9 @@ def checkout(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 def test_blocks_are_found():
-    assert {kind for kind, _ in BLOCKS} <= {"sh", "bash", "python", ""}
+    assert {kind for kind, _ in BLOCKS} <= {"sh", "bash", "python", "yaml", ""}
     assert len(SHELL) >= 3
+    assert YAML
     assert {name for code in PYTHON for name in needed(code)} == {"torch", "paddle", "nnabla"}
 
 
@@ -87,6 +87,12 @@ def test_python(code, checkout, capsys):
         values = backends.get(model.backend).to_array(found["logits_per_image"])
         assert values.shape == (1, 3)
         assert np.argmax(values) == 0
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_parts_of_recipes(block):
+    recipe = yaml.safe_load((ROOT / "configs" / "shapes.yaml").read_text()) | yaml.safe_load(block)
+    assert Recipe.parse(recipe) != Recipe.read(ROOT / "configs" / "shapes.yaml")
 
 
 @pytest.mark.parametrize("block", SHELL)
