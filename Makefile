@@ -14,7 +14,7 @@ demo: $(VENV)/.demo  ## Convert the embedded model, run it in every framework, c
 	@$(BIN)/clip demo
 
 test: $(VENV)/.dev  ## Run the default tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.dev  ## Run the tests that take minutes: models at full size
 	$(BIN)/python -m pytest -m slow
