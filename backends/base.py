@@ -70,6 +70,9 @@ class Ranks(Protocol):
     def peak_memory(self) -> int | None:
         """Bytes of the device's own memory that were in use at most; None on a CPU, or where nobody counts."""
 
+    def close(self) -> None:
+        """Leave the other processes."""
+
 
 @dataclass(frozen=True)
 class StepResult:

@@ -8,12 +8,17 @@ out when the backend is not named.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from types import ModuleType
 
 # Small models run fastest on one thread, and the sums of a run do not depend on the machine. Set before NumPy loads.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# A shell's background jobs ignore interrupts, and so would the programs that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 

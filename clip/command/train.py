@@ -8,7 +8,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -98,7 +98,7 @@ def run(
             found = plan(recipe, trainer, source, encoder, folder, steps, resume)
             if ranks.rank == 0:
                 _print_plan(found, json)
-            ranks.close()
+            _end(ranks, backend, 0)
             return
         outcome = train(recipe, trainer, source, encoder, folder, steps, resume)
         models = {"model.safetensors": model.export(), "model-average.safetensors": trainer.average()}
@@ -108,9 +108,20 @@ def run(
                     checkpoint = converters.Checkpoint(trained, architecture, vocabulary=vocabulary)
                     converters.write(checkpoint, folder / name)
             say(f"step {outcome.step}, loss {outcome.loss}; the model is {folder / 'model.safetensors'}")
+    _end(ranks, backend, 0 if outcome.signal is None else 128 + outcome.signal)
+
+
+def _end(ranks: Ranks, backend: str, code: int) -> None:
+    """Leave the other processes, and exit unless all is well."""
     ranks.close()
-    if outcome.signal is not None:
-        sys.exit(128 + outcome.signal)
+    if ranks.size > 1 and backend == "torch":
+        # Threads of gloo outlive the group, and once in a while abort a process while its interpreter ends.
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)
 
 
 @contextmanager

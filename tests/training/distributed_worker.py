@@ -6,6 +6,7 @@ Usage: distributed_worker.py BACKEND LOSS OUTPUT, under the launcher of the back
 """
 
 import importlib
+import os
 import sys
 from dataclasses import replace
 from math import inf
@@ -60,3 +61,5 @@ def main(backend: str, loss: str, output: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    if sys.argv[1] == "torch":
+        os._exit(0)  # threads of gloo may abort a process while its interpreter ends
