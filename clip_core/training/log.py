@@ -251,9 +251,11 @@ def plot(run: Path) -> Path:
     axes, *below = figure.subplots(2 if evaluations else 1, squeeze=False, sharex=True)[:, 0]
     axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label="loss of each step")
     axes.plot(steps, _smooth(losses), color="tab:blue", label="loss, mean of the last 50 steps")
-    axes.set(xlabel="step", ylabel="contrastive loss", yscale="log")
-    axes.yaxis.set_major_formatter(LogFormatter())
-    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))  # 2 and 3 rather than 2 x 10^0
+    axes.set(xlabel="step", ylabel="contrastive loss")
+    if any(loss > 0 for loss in losses):  # batches of one pair have a loss of 0
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))  # 2 and 3 rather than 2 x 10^0
     axes.tick_params(labelbottom=True)
     axes.grid(alpha=0.3)
     rate_axes = axes.twinx()

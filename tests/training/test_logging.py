@@ -256,3 +256,10 @@ def test_room_is_given_back(tmp_path):
     with largest_file(10), pytest.raises(OSError, match="File too large"):
         (tmp_path / "file").write_bytes(b"x" * 11)
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == before
+
+
+def test_a_loss_of_zero_is_drawn_without_a_warning(tmp_path):
+    lines = [json.dumps({"step": step, "loss": 0.0, "learning_rate": 0.1}) for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    with Image.open(plot(tmp_path)) as picture:
+        assert picture.size == (1080, 600)
