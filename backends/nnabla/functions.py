@@ -113,8 +113,8 @@ def single_precision(context: nn.Context) -> nn.Context:
     return nn.Context([name for name in context.backend if "half" not in name], context.array_class, context.device_id)
 
 
-class ArrayFunction(PythonFunction):
-    """A function of NumPy arrays with its gradient; one object serves one place of one graph."""
+class Function(PythonFunction):
+    """A function with one result, whose gradient depends on its inputs."""
 
     @property
     def name(self) -> str:
@@ -128,6 +128,10 @@ class ArrayFunction(PythonFunction):
 
     def grad_depends_input_data(self, i: int, j: int) -> bool:
         return True
+
+
+class ArrayFunction(Function):
+    """A function of NumPy arrays with its gradient; one object serves one place of one graph."""
 
     def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
         outputs[0].reset_shape(self.shape(*(variable.shape for variable in inputs)), True)
@@ -161,7 +165,7 @@ class ArrayFunction(PythonFunction):
         raise AssertionError("each function defines its gradients")
 
 
-class Recomputed(PythonFunction):
+class Recomputed(Function):
     """A block that keeps its inputs alone: the backward pass computes it again, with all that its gradient needs.
 
     Args:
@@ -177,19 +181,6 @@ class Recomputed(PythonFunction):
         self.block, self.others = block, others
         self.result = result
         self.context = nn.get_current_context()
-
-    @property
-    def name(self) -> str:
-        return type(self).__name__
-
-    def min_outputs(self) -> int:
-        return 1
-
-    def grad_depends_output_data(self, i: int, o: int) -> bool:
-        return False
-
-    def grad_depends_input_data(self, i: int, j: int) -> bool:
-        return True
 
     def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
         outputs[0].reset_shape(self.result.shape, True)
@@ -208,11 +199,11 @@ class Recomputed(PythonFunction):
             result = self.block(x, *self.others)
         result.backward(outputs[0].grad, clear_buffer=True)
         if propagate_down[0]:
-            target = inputs[0].grad.get_data("rw" if accum[0] else "w")
+            target = inputs[0].grad
             if accum[0]:
-                target += x.grad.get_data("r")
+                target += x.grad
             else:
-                target[...] = x.grad.get_data("r")
+                target.copy_from(x.grad)
 
 
 class Linear(ArrayFunction):

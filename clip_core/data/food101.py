@@ -14,19 +14,12 @@ class's name, underscores as blanks. A picture that is listed twice counts once.
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
-
-from pydantic import AfterValidator, Field
+from typing import Literal
 
 from clip_core.data.listing import lines_of, read_json
+from clip_core.data.settings import Templates
 from clip_core.data.source import PictureFiles, SourceSettings
 from clip_core.errors import ClipError
-
-
-def _with_place(template: str) -> str:
-    if template.count("{}") != 1:
-        raise ValueError("write {} once, where the class's name goes")
-    return template
 
 
 class Food101(SourceSettings):
@@ -34,23 +27,29 @@ class Food101(SourceSettings):
 
     folder: str
     split: Literal["train", "test"] = "train"
-    templates: Annotated[tuple[Annotated[str, AfterValidator(_with_place)], ...], Field(min_length=1)] = (
-        "a photo of {}, a type of food.",  # OpenAI's prompt for this set
-    )
+    templates: Templates = ("a photo of {}, a type of food.",)  # OpenAI's prompt for this set
 
     def open(self, seed: int) -> PictureFiles:
+        listing, classes, pictures = self.pictures()
+        prompts = {name: [text.replace("{}", name.replace("_", " ")) for text in self.templates] for name in classes}
+        examples = [(f"{key}.jpg", prompts[name]) for key, name in pictures.items()]
+        return PictureFiles(listing, os.path.join(self.folder, "images"), examples)
+
+    def pictures(self) -> tuple[str, list[str], dict[str, str]]:
+        """The listing of the split, all classes, and the class of each picture, which is below ``images``.
+
+        Raises:
+            ClipError: a listing is missing or not in this layout, or a picture is of no class.
+        """
         listing, keys = self._split()
         classes = lines_of(os.path.join(self.folder, "meta", "classes.txt"))
-        prompts = {name: [text.replace("{}", name.replace("_", " ")) for text in self.templates] for name in classes}
-        examples = []
-        for key in dict.fromkeys(keys):
-            name = key.partition("/")[0]
-            if name not in prompts:
+        pictures, known = {key: key.partition("/")[0] for key in keys}, set(classes)
+        for key, name in pictures.items():
+            if name not in known:
                 raise ClipError(
                     f"{listing} names {key!r}, and {name!r} is not in meta/classes.txt; get both files again."
                 )
-            examples.append((f"{key}.jpg", prompts[name]))
-        return PictureFiles(listing, os.path.join(self.folder, "images"), examples)
+        return listing, classes, pictures
 
     def _split(self) -> tuple[str, list[str]]:
         listing = os.path.join(self.folder, "meta", f"{self.split}.txt")

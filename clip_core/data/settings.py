@@ -4,15 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from clip_core.errors import ClipError
 
 
 class Section(BaseModel):
     """A part of a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _with_place(template: str) -> str:
+    if template.count("{}") != 1:
+        raise ValueError("write {} once, where the class's name goes")
+    return template
+
+
+Templates = Annotated[tuple[Annotated[str, AfterValidator(_with_place)], ...], Field(min_length=1)]
+"""Prompts for pictures of a class, each with the place of its name."""
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+def checked(kind: type[Kind], values: dict[str, Any], place: Iterable[str], also: Iterable[str] = ()) -> Kind:
+    """The settings ``values`` of one ``kind``, with defaults filled in.
+
+    Args:
+        place: the keys that lead to them in the recipe.
+        also: keys that are valid in the same place and belong to something else.
+
+    Raises:
+        ClipError: naming the first key that is unknown, missing or out of range.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ClipError(sentence(error, kind, place, also)) from error
 
 
 def sentence(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from clip_core.data.coco import Coco
 from clip_core.data.food101 import Food101
@@ -13,7 +13,7 @@ from clip_core.data.mixture import Mixture, OrderedMixture
 from clip_core.data.paired import Paired
 from clip_core.data.saved import M3it, Saved
 from clip_core.data.sbu import Sbu
-from clip_core.data.settings import sentence
+from clip_core.data.settings import checked
 from clip_core.data.shapes import TrainingSet
 from clip_core.data.source import OrderedSource, Source, SourceSettings
 from clip_core.data.table import Table
@@ -97,10 +97,7 @@ def settings_of(
     Raises:
         ClipError: naming the first key that is unknown, missing or out of range.
     """
-    try:
-        return SOURCES[source].model_validate(values)
-    except ValidationError as error:
-        raise ClipError(sentence(error, SOURCES[source], place, also)) from error
+    return checked(SOURCES[source], values, place, also)
 
 
 def open_source(source: str, values: dict[str, Any], seed: int) -> Source:

@@ -20,16 +20,16 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from PIL import Image
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field
 
 from clip_core.data.food101 import Food101
 from clip_core.data.listing import lines_of
 from clip_core.data.paired import SUFFIXES
-from clip_core.data.settings import Section, sentence
+from clip_core.data.settings import Section, Templates
 from clip_core.data.shapes import HELD_OUT
 from clip_core.data.source import Texts
 from clip_core.errors import ClipError
@@ -76,14 +76,7 @@ class Folders(LabelledSettings):
 
     folder: str
     names: str | None = None
-    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("a photo of a {}.",)
-
-    @field_validator("templates")
-    @classmethod
-    def _with_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        if any(template.count("{}") != 1 for template in templates):
-            raise ValueError("write {} once in each, where the class's name goes")
-        return templates
+    templates: Templates = ("a photo of a {}.",)
 
     def labelled(self) -> LabelledFiles:
         folders = [entry.name for entry in _entries(self.folder) if entry.is_dir()]
@@ -121,15 +114,9 @@ class Food101Classes(LabelledSettings, Food101):
     split: Literal["train", "test"] = "test"
 
     def labelled(self) -> LabelledFiles:
-        listing, keys = self._split()
-        names = lines_of(os.path.join(self.folder, "meta", "classes.txt"))
+        listing, names, pictures = self.pictures()
         by_class: dict[str, list[str]] = {name: [] for name in names}
-        for key in keys:
-            name = key.partition("/")[0]
-            if name not in by_class:
-                raise ClipError(
-                    f"{listing} names {key!r}, and {name!r} is not in meta/classes.txt; get both files again."
-                )
+        for key, name in pictures.items():
             by_class[name].append(os.path.join(self.folder, "images", f"{key}.jpg"))
         prompts = _prompts(self.templates, [name.replace("_", " ") for name in names])
         return LabelledFiles(listing, list(by_class.values()), prompts)
@@ -174,22 +161,6 @@ class LabelledFiles:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return open_image(self._paths[index]), int(self._labels[index])
-
-
-def settings_of(name: str, values: dict[str, Any], place: Iterable[str], also: Iterable[str]) -> LabelledSettings:
-    """The checked keys of the family ``name``.
-
-    Args:
-        place: the keys that lead to them in the recipe.
-        also: keys that are valid in the same place and belong to no family.
-
-    Raises:
-        ClipError: naming the first key that is unknown, missing or out of range.
-    """
-    try:
-        return FAMILIES[name].model_validate(values)
-    except ValidationError as error:
-        raise ClipError(sentence(error, FAMILIES[name], place, also)) from error
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

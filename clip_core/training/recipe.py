@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from clip_core.architecture import MODELS, Architecture
 from clip_core.data import sources
 from clip_core.data.augmentation import Augmentation
-from clip_core.data.settings import Section, sentence
+from clip_core.data.settings import Section, checked, sentence
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.evaluation import classes
@@ -46,6 +46,21 @@ class Model(Section):
         return MODELS[value].architecture if isinstance(value, str) else Architecture.from_dict(value)
 
 
+def _with_keys_of(
+    families: Mapping[str, type[Section]], section: type[Section], data: Any, place: tuple[str, ...]
+) -> Any:
+    """A section that names one of ``families`` as its ``source``, whose keys beside its own are checked and filled in.
+
+    Other ``data`` is left to the section's own checks, which refuse it.
+    """
+    name = data.get("source", section.model_fields["source"].default) if isinstance(data, dict) else None
+    if not isinstance(name, str) or name not in families:
+        return data
+    own = {key: value for key, value in data.items() if key in section.model_fields}
+    rest = {key: value for key, value in data.items() if key not in own}
+    return own | checked(families[name], rest, place, section.model_fields).model_dump(mode="json")
+
+
 class Data(Section):
     """Where pictures and captions come from, and what batches are made of them.
 
@@ -63,13 +78,7 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_the_source(cls, data: Any) -> Any:
-        name = data.get("source", "shapes") if isinstance(data, dict) else None
-        if not isinstance(name, str) or name not in sources.SOURCES:
-            return data  # for the checks below to refuse
-        own = {key: value for key, value in data.items() if key in cls.model_fields}
-        rest = {key: value for key, value in data.items() if key not in own}
-        settings = sources.settings_of(name, rest, also=cls.model_fields)
-        return own | settings.model_dump(mode="json")
+        return _with_keys_of(sources.SOURCES, cls, data, ("data",))
 
     def open(self, seed: int) -> Source:
         """The examples.
@@ -167,12 +176,7 @@ class Retrieval(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_the_source(cls, data: Any) -> Any:
-        name = data.get("source") if isinstance(data, dict) else None
-        if not isinstance(name, str) or name not in sources.SOURCES:
-            return data  # for the checks below to refuse
-        rest = {key: value for key, value in data.items() if key != "source"}
-        settings = sources.settings_of(name, rest, ("evaluation", "retrieval"), cls.model_fields)
-        return {"source": name} | settings.model_dump(mode="json")
+        return _with_keys_of(sources.SOURCES, cls, data, ("evaluation", "retrieval"))
 
     def open(self, seed: int) -> Source:
         """The examples; sources that make their pictures up make others than a run trains on.
@@ -200,12 +204,7 @@ class ZeroShot(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_the_family(cls, data: Any) -> Any:
-        name = data.get("source", "folders") if isinstance(data, dict) else None
-        if not isinstance(name, str) or name not in classes.FAMILIES:
-            return data  # for the checks below to refuse
-        rest = {key: value for key, value in data.items() if key != "source"}
-        settings = classes.settings_of(name, rest, ("evaluation", "zero_shot"), cls.model_fields)
-        return {"source": name} | settings.model_dump(mode="json")
+        return _with_keys_of(classes.FAMILIES, cls, data, ("evaluation", "zero_shot"))
 
     def settings(self) -> LabelledSettings:
         """The keys of the family, and what it is scored by."""

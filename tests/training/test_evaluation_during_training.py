@@ -268,7 +268,7 @@ def test_without_a_section_there_is_nothing_to_score():
             {"zero_shot": {"source": "shapes", "pictures": 3}},
             "there is no key evaluation.zero_shot.pictures; did you mean pictures_per_class?",
         ),
-        ({"zero_shot": {"folder": "f", "templates": ["a {}", "b"]}}, "evaluation.zero_shot.templates is"),
+        ({"zero_shot": {"folder": "f", "templates": ["a {}", "b"]}}, "evaluation.zero_shot.templates.1 is 'b'"),
         ({"zero_shot": {"folder": "f", "templates": []}}, "evaluation.zero_shot.templates is []"),
         ({"retrieval": "coco"}, "evaluation.retrieval is 'coco'"),
     ],

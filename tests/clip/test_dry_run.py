@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import backends
-from clip.command import main
 from clip_core.training.checkpoint import newest
 from tests.clip.running import Ended, assert_refused
 from tests.clip.test_torch_train import RECIPE, metrics
@@ -25,23 +24,6 @@ def recipe(tmp_path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """The command in this process, through its own entry point."""
-
-    def call(*arguments: object) -> Ended:
-        monkeypatch.setattr("sys.argv", ["clip", "train", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return Ended(code, *capsys.readouterr())
-
-    return call
-
-
 def plan_of(result: Ended) -> dict:
     assert result.code == 0, result.err
     return json.loads(result.out)
@@ -50,9 +32,9 @@ def plan_of(result: Ended) -> dict:
 @pytest.mark.parametrize("framework", ["torch", "paddle", "nnabla"])
 def test_the_plan_is_what_training_does(run, recipe, tmp_path, framework):
     output = tmp_path / "run"
-    plan = plan_of(run("-c", recipe, "--backend", framework, "--dry-run", "--json", "--output", output))
+    plan = plan_of(run("train", "-c", recipe, "--backend", framework, "--dry-run", "--json", "--output", output))
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
-    assert run("-c", recipe, "--backend", framework, "--output", output).code == 0
+    assert run("train", "-c", recipe, "--backend", framework, "--output", output).code == 0
     checkpoint = newest(output)
     size = (checkpoint / "state.safetensors").stat().st_size
     assert plan["first_loss"] == metrics(output)[0]["loss"]
@@ -91,7 +73,7 @@ def test_the_plan_is_what_training_does(run, recipe, tmp_path, framework):
 def test_the_plan_in_words(run, recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ("-o", "optimizer.frozen=[image]", "-o", "training.micro_batch_size=2", "-o", "training.steps=1000000")
-    result = run("-c", recipe, "--dry-run", *options)
+    result = run("train", "-c", recipe, "--dry-run", *options)
     assert (result.code, result.err) == (0, "")
     words = " ".join(result.out.split())
     image = 12 * 64 * 64 + 13 * 64 + 3 * 32 * 32 * 64 + 64 + 5 * 64 + 4 * 64 + 64 * 16
@@ -108,23 +90,23 @@ def test_the_plan_in_words(run, recipe, tmp_path, monkeypatch):
 
 def test_the_plan_of_a_resumed_run_and_of_given_weights(run, recipe, tmp_path):
     output = tmp_path / "run"
-    assert run("-c", recipe, "--steps", 4, "--output", output).code == 0
+    assert run("train", "-c", recipe, "--steps", 4, "--output", output).code == 0
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
-    resumed = plan_of(run("-c", recipe, "--dry-run", "--json", "--resume", output))
+    resumed = plan_of(run("train", "-c", recipe, "--dry-run", "--json", "--resume", output))
     assert (resumed["first_step"], resumed["last_step"]) == (5, 6)
-    loaded = plan_of(run("-c", recipe, "--dry-run", "--json", "--load", output / "model.safetensors"))
+    loaded = plan_of(run("train", "-c", recipe, "--dry-run", "--json", "--load", output / "model.safetensors"))
     assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
-    assert run("-c", recipe, "--resume", output).code == 0
+    assert run("train", "-c", recipe, "--resume", output).code == 0
     assert resumed["first_loss"] == metrics(output)[4]["loss"]
-    fresh = plan_of(run("-c", recipe, "--dry-run", "--json"))
+    fresh = plan_of(run("train", "-c", recipe, "--dry-run", "--json"))
     assert loaded["first_loss"] != fresh["first_loss"] == metrics(output)[0]["loss"]
 
 
 def test_a_dry_run_refuses_what_training_refuses(run, recipe, tmp_path):
     output = tmp_path / "run"
     (output / "checkpoints").mkdir(parents=True)
-    assert_refused(run("-c", recipe, "--dry-run", "--output", output), "holds a training run already")
+    assert_refused(run("train", "-c", recipe, "--dry-run", "--output", output), "holds a training run already")
     for options, sentence in (
         (["data.batch_size=101"], "The data has 100 examples, fewer than one batch of 101."),
         (["training.precision=bf17"], "training.precision is 'bf17'"),
@@ -132,8 +114,8 @@ def test_a_dry_run_refuses_what_training_refuses(run, recipe, tmp_path):
         (["evaluation.every_steps=1", "evaluation.retrieval={source: coco, annotations: a.json, images: b}"], "a.json"),
     ):
         overrides = [word for option in options for word in ("-o", option)]
-        assert_refused(run("-c", recipe, "--dry-run", *overrides), sentence)
-    assert_refused(run("-c", recipe, "--json", "--output", tmp_path / "other"), "--json is for the plan")
+        assert_refused(run("train", "-c", recipe, "--dry-run", *overrides), sentence)
+    assert_refused(run("train", "-c", recipe, "--json", "--output", tmp_path / "other"), "--json is for the plan")
 
 
 def test_too_little_disk_is_a_warning(run, recipe, tmp_path, monkeypatch):
@@ -142,24 +124,24 @@ def test_too_little_disk_is_a_warning(run, recipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr("clip_core.training.plan.shutil.disk_usage", lambda folder: Usage)
     warning = "2 checkpoints and one that is being written need 12234300 bytes of disk."
-    assert plan_of(run("-c", recipe, "--dry-run", "--json"))["warnings"] == [warning]
-    result = run("-c", recipe, "--dry-run")
+    assert plan_of(run("train", "-c", recipe, "--dry-run", "--json"))["warnings"] == [warning]
+    result = run("train", "-c", recipe, "--dry-run")
     assert warning in " ".join(result.out.split())
     Usage.free += 3 * 8
-    assert plan_of(run("-c", recipe, "--dry-run", "--json"))["warnings"] == []
+    assert plan_of(run("train", "-c", recipe, "--dry-run", "--json"))["warnings"] == []
 
 
 def test_a_dry_run_writes_nothing_at_all(run, recipe):
     with largest_file(0):
-        assert plan_of(run("-c", recipe, "--dry-run", "--json"))["examples"] == 100
+        assert plan_of(run("train", "-c", recipe, "--dry-run", "--json"))["examples"] == 100
 
 
 def test_a_loss_that_is_not_finite_is_refused(run, recipe, tmp_path):
-    assert run("-c", recipe, "--steps", 1, "--output", tmp_path / "run").code == 0
+    assert run("train", "-c", recipe, "--steps", 1, "--output", tmp_path / "run").code == 0
     weights = tmp_path / "run" / "model.safetensors"
     import converters
 
     checkpoint = converters.read(weights)
     huge = checkpoint.weights | {"visual.proj": np.full_like(checkpoint.weights["visual.proj"], 3e38)}
     converters.write(converters.Checkpoint(huge, checkpoint.architecture, vocabulary=checkpoint.vocabulary), weights)
-    assert_refused(run("-c", recipe, "--dry-run", "--load", weights), "Step 1 cannot be used: the loss is nan")
+    assert_refused(run("train", "-c", recipe, "--dry-run", "--load", weights), "Step 1 cannot be used: the loss is nan")
