@@ -224,7 +224,7 @@ def print_loader(arguments: argparse.Namespace) -> None:
     from torchvision import transforms
 
     from clip_core.image import open_image
-    from clip_core.preprocess import DEVIATION, MEAN, preprocess
+    from clip_core.preprocess import DEVIATION, MEAN, preprocess, resize
 
     resolution = MODELS[arguments.model].architecture.image.resolution
     theirs = transforms.Compose(
@@ -238,7 +238,7 @@ def print_loader(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.jpg"
         noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3)).astype(np.uint8)
-        Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=90)
+        resize(Image.fromarray(noise), (640, 480)).save(path, quality=90)
         ways = {
             "clip_core": lambda: preprocess(open_image(path), resolution),
             "torchvision": lambda: theirs(Image.open(path).convert("RGB")),

@@ -21,6 +21,8 @@ from clip_core.image import MAX_PIXELS
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
+_PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # modes whose colours mix in proportion to their alpha
+
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two are outside
 
 
@@ -34,7 +36,7 @@ def preprocess(image: Image.Image, resolution: int) -> np.ndarray:
     width, height = _resized_size(image, resolution)
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)
     try:
-        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        resized = resize(image, (width, height))
         return _pixels_of(resized.crop((left, top, left + resolution, top + resolution)))
     except Exception as error:  # an image that was opened lazily is decoded here, and decoders raise anything
         raise _unusable(image, error) from error
@@ -53,6 +55,21 @@ def pixels(images: Sequence[Image.Image], resolution: int) -> np.ndarray:
         except ImageError as error:
             raise ImageError(f"Picture {place} of {len(images)} (counted from 0): {error}") from error
     return batch
+
+
+def resize(
+    image: Image.Image, size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """The picture in another size, (width, height): the only place that resizes one.
+
+    Pillow filters along one axis after the other and rounds between them. Up to version 12 it began with the width, as
+    the official transform did when the models were trained; version 13 begins with the height where that is quicker,
+    which gives other pixels. Two calls of one axis each give those of version 12 under all of them.
+    """
+    mixed_by_alpha = image.mode in _PREMULTIPLIED and size != image.size and resampling != Image.Resampling.NEAREST
+    if mixed_by_alpha:  # Pillow multiplies by alpha around each call, and rounds then, too
+        return resize(image.convert(_PREMULTIPLIED[image.mode]), size, resampling).convert(image.mode)
+    return image.resize((size[0], image.height), resampling).resize(size, resampling)
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,7 @@ class RandomResizedCrop:
         _check_image(image)
         try:
             part = image.crop(self.box(image.width, image.height, generator))
-            return _pixels_of(part.resize((resolution, resolution), self.resampling))
+            return _pixels_of(resize(part, (resolution, resolution), self.resampling))
         except Exception as error:
             raise _unusable(image, error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,17 @@ def dotted(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else "?"
+
+
+def lines_with(pattern: str, *folders: str) -> list[str]:
+    """``file: line`` for every line of Python in these folders that the pattern is found in."""
+    return [
+        f"{path.relative_to(ROOT).as_posix()}: {line.strip()}"
+        for folder in folders
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(pattern, line)
+    ]
 
 
 def run_python(code: str, **variables: str) -> str:
@@ -316,3 +328,10 @@ def test_twin_files_of_training_define_the_same_functions_in_the_same_order(fram
 
     assert names(framework) == names("torch")
     assert len(names("torch")) > 5
+
+
+def test_one_function_resizes_pictures():
+    """What Pillow gives of a resizing along both axes depends on its version (`clip_core.preprocess.resize`)."""
+    found = lines_with(r"\.(resize|thumbnail)\(|ImageOps", *PACKAGES, "benchmarks", "examples")
+    assert {line.split(":")[0] for line in found} == {"clip_core/preprocess.py"}
+    assert len(found) == 1

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from clip_core.data.settings import Section
 from clip_core.errors import ImageError
-from clip_core.preprocess import Box, RandomResizedCrop, preprocess
+from clip_core.preprocess import Box, RandomResizedCrop, preprocess, resize
 
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -53,7 +53,7 @@ class Augmentation(Section):
             return preprocess(image, resolution)
         try:
             resampling = Image.Resampling[self.interpolation.upper()]
-            square = image.crop(self._box(image, generator)).resize((resolution, resolution), resampling)
+            square = resize(image.crop(self._box(image, generator)), (resolution, resolution), resampling)
             square.info.pop("transparency", None)  # Pillow warns of it on conversion
             square = self._coloured(square.convert("RGB"), generator)
         except Exception as error:  # what Pillow raises for modes that it cannot resize or convert

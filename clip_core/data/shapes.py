@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from clip_core.bpe_training import learn
 from clip_core.errors import ClipError
+from clip_core.preprocess import resize
 
 SIDE = 64  # pixels along one side of a picture
 PITCH = 8  # pixels between the places where things can stand
@@ -300,7 +301,7 @@ def _background(random: Random) -> Image.Image:
     cells = random.choice((1, 2, 4))
     colours = [[level + random.uniform(-16, 16) for _ in range(3)] for _ in range(cells * cells)]
     coarse = np.array(colours).clip(0, 255).astype(np.uint8).reshape(cells, cells, 3)
-    return Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return resize(Image.fromarray(coarse), (SIDE, SIDE))
 
 
 def _paint(picture: Image.Image, thing: Thing, radius: float, centre: Point, random: Random) -> None:

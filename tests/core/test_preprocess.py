@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 from torchvision.transforms.functional import normalize, resized_crop, to_tensor
 
 from clip_core import preprocess as module
+from clip_core.data.augmentation import Augmentation
 from clip_core.errors import ClipError, ImageError
-from clip_core.preprocess import DEVIATION, MEAN, RandomResizedCrop, pixels, preprocess
+from clip_core.preprocess import DEVIATION, MEAN, RandomResizedCrop, pixels, preprocess, resize
 
 MODES = (
     *("RGB", "RGBA", "RGBX", "LA", "L", "P", "P transparent by index", "P transparent by table", "PA", "1"),
@@ -28,6 +34,26 @@ def official(resolution: int) -> Compose:
             Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
         ]
     )
+
+
+@contextmanager
+def pillow(first: str) -> Iterator[None]:
+    """Pillow filters along this axis first, ``width`` as up to version 12 or ``height`` as version 13 may."""
+    one_axis = Image.Image.resize
+
+    def both_axes(self: Image.Image, size: Any, resample: Any = Image.Resampling.BICUBIC, *rest: Any) -> Image.Image:
+        assert not any(rest), "only whole pictures are resized here"
+        size, mode = tuple(size), self.mode
+        if size == self.size:
+            return self.copy()
+        if mode in ("LA", "RGBA") and resample != Image.Resampling.NEAREST:
+            return both_axes(self.convert({"LA": "La", "RGBA": "RGBa"}[mode]), size, resample).convert(mode)
+        between = (size[0], self.height) if first == "width" else (self.width, size[1])
+        return one_axis(one_axis(self, between, resample), size, resample)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", both_axes)
+        yield
 
 
 def picture(mode: str, width: int, height: int, seed: int) -> Image.Image:
@@ -73,7 +99,8 @@ def odd_sizes() -> list[tuple[int, int]]:
 
 
 def assert_equal(image: Image.Image, resolution: int) -> None:
-    expected = official(resolution)(image.copy()).numpy()
+    with pillow("width"):
+        expected = official(resolution)(image.copy()).numpy()
     found = preprocess(image, resolution)
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
@@ -101,6 +128,50 @@ def test_200_odd_sizes_equal_the_official_transform(mode):
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (223, 224), (225, 224), (224, 224), (100, 60), (1201, 399)])
 def test_photograph_sizes_at_224_equal_the_official_transform(width, height):
     assert_equal(picture("RGB", width, height, seed=1), 224)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pillow_filters_along_the_axes_as_these_tests_assume(mode):
+    """Its own result is that of one of both orders, and up to version 12 always that of the width first."""
+    image = picture(mode, 40, 190, seed=2)
+    orders = ("width",) if int(PIL.__version__.split(".")[0]) < 13 else ("width", "height")
+    for size in [(32, 32), (32, 152), (40, 32), (20, 190), (40, 190), (90, 210)]:
+        for resampling in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.NEAREST):
+            expected = []
+            for first in orders:
+                with pillow(first):
+                    expected.append(attempt(Image.Image.resize, image, size, resampling))
+            assert attempt(Image.Image.resize, image, size, resampling) in expected
+            assert attempt(resize, image, size, resampling) == expected[0]
+
+
+def attempt(resizing: Any, image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Any:
+    """The resized picture's mode, palette and bytes, or the kind of the error."""
+    try:
+        found = resizing(image, size, resampling)
+    except (ValueError, OSError) as error:
+        return type(error)
+    return found.mode, found.size, found.getpalette(), found.info, found.tobytes()
+
+
+@pytest.mark.parametrize("first", ["width", "height"])
+@pytest.mark.parametrize(("width", "height"), [(1080, 2340), (1170, 2532), (600, 1300), (97, 301)])
+def test_pixels_do_not_depend_on_the_axis_that_pillow_takes_first(width, height, first):
+    image = picture("RGB", width, height, seed=6)
+    crops = RandomResizedCrop((0.3, 0.9), (0.2, 0.5)), Augmentation(crop="resized", scale=(0.3, 0.9), ratio=(0.2, 0.5))
+
+    def one_step(size: tuple[int, int]) -> bytes:
+        return image.resize(size, Image.Resampling.BICUBIC).tobytes()
+
+    def found() -> list[bytes]:
+        drawn = [crop(image, 32, np.random.default_rng(3)).tobytes() for crop in crops]
+        return [preprocess(image, 224).tobytes(), resize(image, (64, 64)).tobytes(), *drawn]
+
+    with pillow("width"):
+        expected = [official(224)(image).numpy().tobytes(), one_step((64, 64)), *found()[2:]]
+    with pillow(first):
+        assert found() == expected
+        assert (one_step((64, 64)) == expected[1]) is (first == "width")  # the order is seen in these pictures
 
 
 def test_crop_rounds_half_pixels_to_even_offsets():
@@ -180,7 +251,8 @@ def test_random_crop_is_the_resized_part_it_says(resampling):
     image = picture("RGB", 97, 61, seed=4)
     for seed in range(20):
         left, top, right, bottom = augment.box(97, 61, np.random.default_rng(seed))
-        part = resized_crop(image, top, left, bottom - top, right - left, [32, 32], InterpolationMode[resampling])
+        with pillow("width"):
+            part = resized_crop(image, top, left, bottom - top, right - left, [32, 32], InterpolationMode[resampling])
         expected = normalize(to_tensor(part), MEAN, DEVIATION).numpy()
         assert augment(image, 32, np.random.default_rng(seed)).tobytes() == expected.tobytes()
 
