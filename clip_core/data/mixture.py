@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clip_core.data.order import shuffled
-from clip_core.data.source import Example, OrderedSource, Source
+from clip_core.data.source import Example, OrderedSource, Source, Texts, fingerprint_of
 from clip_core.errors import ClipError
 
 
@@ -46,6 +46,9 @@ class Mixture:
     def __getitem__(self, index: int) -> Example:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._parts[part][index - int(self._starts[part])]
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(Texts(part.fingerprint() for part in self._parts), self.places)
 
     def index(self, epoch: int, place: int) -> int:
         """Which example is at a place of an epoch, before the places themselves are shuffled."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 
-from clip_core.data.source import Photograph, SourceSettings, Texts, captions
+from clip_core.data.source import Photograph, SourceSettings, Texts, captions, fingerprint_of
 from clip_core.errors import ClipError, TextError
 from clip_core.files import read_regular
 from clip_core.image import open_image
@@ -57,6 +57,7 @@ class PairedFiles:
         )
         if not pictures:
             raise ClipError(f"{folder} has no pictures ({', '.join(SUFFIXES)}), in no folder below it; check the path.")
+        self._folder = folder
         self._pictures = Texts(picture for picture, _ in pairs)
         self._texts = Texts(text for _, text in pairs)
 
@@ -74,6 +75,10 @@ class PairedFiles:
         except UnicodeDecodeError as error:
             raise TextError(f"{text} is not UTF-8: {error}; save it in UTF-8.") from error
         return Photograph(open_image(picture), captions([line.strip() for line in lines], text))
+
+    def fingerprint(self) -> str:
+        paths = Texts(path and os.path.relpath(path, self._folder) for path in [*self._pictures, *self._texts])
+        return fingerprint_of(paths, [os.path.getsize(path) for path in self._texts if path])
 
 
 def _refuse(error: OSError) -> None:

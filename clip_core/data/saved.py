@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from clip_core.data.listing import read_json, records
-from clip_core.data.source import Photograph, SourceSettings, captions
+from clip_core.data.source import Photograph, SourceSettings, Texts, captions, fingerprint_of
 from clip_core.errors import ClipError, ImageError
 from clip_core.image import open_image
 
@@ -109,6 +109,13 @@ class Rows:
             return stored.get("bytes") or _Path(stored.get("path") or "")
         return stored[0] if isinstance(stored, list) and stored else stored
 
+    def fingerprint(self) -> str:
+        """Of the names and sizes of the files, and of all captions."""
+        names = Texts(os.path.basename(file) for file in self._files)
+        sizes = [os.path.getsize(file) for file in self._files]
+        texts = (str(stored) for chunk in self._table["caption"].chunks for stored in chunk.to_pylist())
+        return fingerprint_of(names, sizes, Texts(texts))
+
     def captions(self, number: int) -> list[object]:
         """The captions of a row."""
         stored = self._table["caption"][number].as_py()
@@ -184,3 +191,6 @@ class SavedRows:
             return Photograph(open_image(stored), texts)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._rows.fingerprint(), self._numbers, self._ends)

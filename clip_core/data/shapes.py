@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from clip_core.bpe_training import learn
+from clip_core.data.source import fingerprint_of
 from clip_core.errors import ClipError
 from clip_core.preprocess import resize
 
@@ -198,6 +199,9 @@ class TrainingSet:
 
     def __getitem__(self, index: int) -> Example:
         return training_example(self.seed, index)
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(f"shapes {self.seed} {self.examples}")
 
 
 def vocabulary(merges: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clip_core.data.source import Photograph, Texts, captions
+from clip_core.data.source import Photograph, Texts, captions, fingerprint_of
 from clip_core.errors import ClipError, ImageError
 from clip_core.files import open_regular
 from clip_core.image import MAX_FILE_BYTES, open_image
@@ -60,6 +60,9 @@ class Shards:
             return Photograph(open_image(picture), texts)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._stems, self._places[:, [1, 3]].ravel(), self._shards)
 
     def _caption(self, member: bytes, name: str) -> object:
         try:

@@ -37,7 +37,7 @@ import numpy as np
 
 from clip_core.data.order import shuffled
 from clip_core.data.shards import Shards, samples_in
-from clip_core.data.source import Photograph
+from clip_core.data.source import Photograph, Texts, fingerprint_of
 from clip_core.errors import ClipError, DownloadError
 from clip_core.files import cache_folder, download, read_regular, write_text
 
@@ -96,6 +96,9 @@ class StreamedShards:
                 raise
         self._opened.pop(shard, None)  # another process has removed the file to make room
         return self._open(shard)[sample]
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(Texts(self._shards), self._counts)
 
     def example(self, epoch: int, position: int, batch_size: int) -> int:
         """Which sample is at a position of an epoch; each sample is at one."""

@@ -14,7 +14,7 @@ from PIL import Image
 from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
 from clip_core.bpe_training import HEADER
 from clip_core.data.loader import Batch, Loader
-from clip_core.data.source import Photograph
+from clip_core.data.source import Photograph, fingerprint_of
 from clip_core.errors import ClipError
 from clip_core.preprocess import DEVIATION, MEAN
 from clip_core.tokenizer import Tokenizer
@@ -104,6 +104,9 @@ class Numbered:
         if index in self.broken:
             raise ClipError(f"picture-{index}.png is damaged.")
         return Photograph(picture(index), tuple(f"{index}-{choice}" for choice in range(self.captions)))
+
+    def fingerprint(self) -> str:
+        return fingerprint_of([self.examples, self.captions])
 
 
 def loader(source, batch_size: int, seed: int = 1, workers: int = 0, **options) -> Loader:

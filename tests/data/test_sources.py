@@ -417,3 +417,54 @@ def test_damaged_shards_are_refused(tmp_path):
         f"data.shards names {path} 2 times; name each shard once."
     )
     assert "gone.tar" in refused("webdataset", shards=str(tmp_path / "gone.tar"))
+
+
+# Fingerprints
+
+
+def test_fingerprints_tell_other_data_of_the_same_number(tmp_path):
+    """Of each family: the same files give the same, also elsewhere; another caption, picture or order another."""
+
+    def table(folder: Path, rows: str) -> str:
+        folder.mkdir(exist_ok=True)
+        (folder / "t.tsv").write_text("filepath\ttitle\n" + rows)
+        return opened("table", file=str(folder / "t.tsv")).fingerprint()
+
+    first = table(tmp_path / "a", "1.png\ta\n1.png\tb\n2.png\tc\n")
+    assert first == table(tmp_path / "b", "1.png\ta\n1.png\tb\n2.png\tc\n")
+    assert len(first) == 64
+    changed = ["1.png\ta\n2.png\tb\n2.png\tc\n", "1.png\ta\n1.png\tb\n2.png\td\n", "2.png\tc\n1.png\ta\n1.png\tb\n"]
+    assert len({first, *(table(tmp_path / "b", rows) for rows in changed)}) == 4
+
+    def tree(folder: Path, text: str) -> str:
+        write_picture(folder / "sub" / "1.png", 1)
+        (folder / "sub" / "1.txt").write_text(text)
+        return opened("paired", folder=str(folder)).fingerprint()
+
+    assert tree(tmp_path / "c", "one") == tree(tmp_path / "d", "one") != tree(tmp_path / "d", "other")
+
+    def shards(members: list[tuple[str, bytes]]) -> str:
+        shard(tmp_path / "0.tar", members)
+        return opened("webdataset", shards=str(tmp_path / "0.tar")).fingerprint()
+
+    pair = [("1.png", encoded(1)), ("1.txt", b"one")]
+    assert shards(pair) == shards(pair[::-1]) != shards([pair[0], ("1.txt", b"other")])
+
+    def saved(name: str, texts: list[str]) -> str:
+        save(tmp_path / name, [pyarrow.table({"image": image_rows([0, 1]), "caption": texts})])
+        return opened("saved", folder=str(tmp_path / name)).fingerprint()
+
+    assert saved("e", ["one", "two"]) == saved("f", ["one", "two"]) != saved("g", ["two", "one"])
+
+    def drawn(seed: int, examples: int) -> str:
+        return open_source("shapes", {"examples": examples}, seed).fingerprint()
+
+    assert drawn(0, 9) == drawn(0, 9)
+    assert len({drawn(0, 9), drawn(1, 9), drawn(0, 8)}) == 3
+
+    def mixed(weights: tuple[int, int], seed: int) -> str:
+        parts = [{"source": "shapes", "examples": 4, "weight": weight} for weight in weights]
+        return open_source("combined", {"parts": parts}, seed).fingerprint()
+
+    assert mixed((1, 1), 0) == mixed((2, 2), 0)
+    assert len({mixed((1, 1), 0), mixed((3, 1), 0), mixed((1, 1), 1)}) == 3

@@ -205,6 +205,9 @@ class Shorter:
     def __getitem__(self, index: int):
         return self.inner[index]
 
+    def fingerprint(self) -> str:
+        return self.inner.fingerprint()
+
 
 def test_resuming_on_other_data_is_refused(uninterrupted, tokenizer, tmp_path):
     recipe = tiny_recipe()
