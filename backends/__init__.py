@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from types import ModuleType
 
 from clip_core.errors import BackendMissing, ClipError
@@ -11,26 +12,40 @@ from clip_core.errors import BackendMissing, ClipError
 # In the order in which one is chosen when the user names none.
 NAMES = ("torch", "paddle", "nnabla", "numpy")
 
+# The oldest release of each framework that has all that its backend uses; setup.cfg asks pip for the same.
+OLDEST = {"torch": "2.4", "paddle": "3.0", "nnabla": "1.39"}
+
 
 def get(name: str) -> ModuleType:
     """The module of backend ``name``: it offers ``CLIP(architecture, device, precision)``, `to_tensor` and `to_array`.
 
     Raises:
         ClipError: there is no backend of that name.
-        BackendMissing: its framework is not installed or does not import.
+        BackendMissing: its framework is not installed, is too old, or does not import.
     """
     if name not in NAMES:
         raise ClipError(f"There is no backend {name!r}; choose one of {', '.join(NAMES)}.")
     if name == "numpy":
         return importlib.import_module("clip_core.reference")
+    version = ""
     try:
-        importlib.import_module(name)
-    except Exception as error:  # a broken installation can raise anything
+        version = str(getattr(importlib.import_module(name), "__version__", "without a version"))
+        if _is_older(version, OLDEST[name]):
+            raise ImportError("this release is too old")
+        return importlib.import_module(f"backends.{name}")
+    except (Exception, SystemExit) as error:  # an old or broken installation can raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BackendMissing(
-            f"The {name} backend needs {name}, which does not import here ({type(error).__name__}: {error}); "
-            f"install it with: pip install 'triclip[{name}]'."
+            f"The {name} backend needs {name} {OLDEST[name]} or newer; {' '.join([name, version]).strip()} does not "
+            f"import here ({reason}); install it with: pip install --upgrade 'triclip[{name}]'."
         ) from error
-    return importlib.import_module(f"backends.{name}")
+
+
+def _is_older(version: str, oldest: str) -> bool:
+    """Whether a release comes before another. A version without a number is no release, and neither is 0.0.0, as
+    Paddle's builds from source call themselves."""
+    found, floor = (tuple(int(part) for part in re.findall(r"\d+", text)[:2]) for text in (version, oldest))
+    return any(found) and found < floor
 
 
 def available() -> list[str]:
