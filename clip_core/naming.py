@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
+from math import log, prod
 from typing import Literal
 
 import numpy as np
@@ -139,7 +139,8 @@ def faults(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> lis
     """Everything in which ``weights`` differ from the table of ``architecture``, each as a short phrase, sorted.
 
     Missing, extra and misshapen tensors, dtypes that are not float32, float16 or float64 (int64 for a counter), and
-    values that are not finite numbers in float32 are all found at once. An empty list means that the weights fit.
+    values, or a logit scale, that are not finite numbers in float32 are all found at once. An empty list means that the
+    weights fit.
     """
     expected = {parameter.name: parameter for parameter in parameters(architecture)}
     largest = float(np.finfo(np.float32).max)
@@ -159,6 +160,8 @@ def faults(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> lis
             found.append(f"{name} has dtype {array.dtype}, expected float32, float16 or float64")
         elif not (-largest <= float(array.min()) and float(array.max()) <= largest):  # false for NaN, too
             found.append(f"{name} holds NaN or infinity in float32")
+        elif name == "logit_scale" and not float(array) <= log(largest):
+            found.append(f"logit_scale is {float(array):g}, the logarithm of what is infinite in float32")
     return found
 
 

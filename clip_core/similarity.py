@@ -13,8 +13,12 @@ from clip_core.errors import ClipError
 
 
 def normalize(features: np.ndarray) -> np.ndarray:
-    """Features float [..., d] scaled to length 1 along the last axis, in their own precision."""
-    return features / np.linalg.norm(features, axis=-1, keepdims=True)
+    """Features float [..., d] scaled to length 1 along the last axis, in their own precision.
+
+    A feature of length 0 has no direction and becomes NaN, as with OpenAI's package.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return features / np.linalg.norm(features, axis=-1, keepdims=True)
 
 
 def logits(image_features: np.ndarray, text_features: np.ndarray, logit_scale: float) -> np.ndarray:

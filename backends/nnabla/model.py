@@ -120,7 +120,7 @@ def chunk(x: nn.Variable, parts: int) -> list[nn.Variable]:
 
 
 def normalize(x: nn.Variable) -> nn.Variable:
-    """[n, d] scaled to length 1 along the last axis."""
+    """[n, d] scaled to length 1 along the last axis; a feature of length 0 becomes NaN, as with OpenAI's package."""
     return x / F.sum(x**2, axis=1, keepdims=True) ** 0.5
 
 

@@ -56,6 +56,11 @@ def constant_initial_values() -> Iterator[None]:
         nn.initializer.set_global_initializer(*users)
 
 
+def normalize(x: paddle.Tensor) -> paddle.Tensor:
+    """[n, d] scaled to length 1 along the last axis; a feature of length 0 becomes NaN, as with OpenAI's package."""
+    return x / x.norm(axis=-1, keepdim=True)
+
+
 def use_device(device: str | None) -> None:
     """Make ``device`` Paddle's current one (``cuda`` means ``gpu``), and let the CPU use all that it has.
 
@@ -476,8 +481,8 @@ class CLIP(nn.Layer):
         self, image: paddle.Tensor | np.ndarray, text: paddle.Tensor | np.ndarray
     ) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Pixels [n, 3, r, r] and tokens [m, context] -> float32 logits per image [n, m] and per text [m, n]."""
-        image_features = F.normalize(self.encode_image(image).astype("float32"), axis=-1)
-        text_features = F.normalize(self.encode_text(text).astype("float32"), axis=-1)
+        image_features = normalize(self.encode_image(image).astype("float32"))
+        text_features = normalize(self.encode_text(text).astype("float32"))
         logits = self.logit_scale.exp() * paddle.matmul(image_features, text_features, transpose_y=True)
         if self.logit_bias is not None:
             logits = logits + self.logit_bias

@@ -19,7 +19,7 @@ import paddle
 import paddle.nn.functional as F
 
 from backends.base import StepResult
-from backends.paddle.model import CLIP, to_array
+from backends.paddle.model import CLIP, normalize, to_array
 from backends.paddle.ranks import Ranks
 from clip_core.errors import ClipError
 from clip_core.naming import Weights, parameters
@@ -228,7 +228,7 @@ def contrastive_loss(
 
     Source: figure 3 of the CLIP paper (softmax); algorithm 1 of "Sigmoid loss for language image pre-training".
     """
-    (image, text), (images, texts) = ([F.normalize(x, axis=-1) for x in pair] for pair in (own, everyone))
+    (image, text), (images, texts) = ([normalize(x) for x in pair] for pair in (own, everyone))
     labels = paddle.arange(first, first + len(image))
     by_image = scale * paddle.matmul(image, texts, transpose_y=True)  # [n, N]
     if loss.kind == "sigmoid":

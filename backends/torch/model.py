@@ -41,6 +41,11 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
+def normalize(x: torch.Tensor) -> torch.Tensor:
+    """[n, d] scaled to length 1 along the last axis; a feature of length 0 becomes NaN, as with OpenAI's package."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
 def device_of(device: str | torch.device | None) -> torch.device:
     """``device``, by default the first CUDA device if there is one, else the CPU.
 
@@ -418,8 +423,8 @@ class CLIP(nn.Module):
         self, image: torch.Tensor | np.ndarray, text: torch.Tensor | np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels [n, 3, r, r] and tokens [m, context] -> float32 logits per image [n, m] and per text [m, n]."""
-        image_features = F.normalize(self.encode_image(image).float(), dim=-1)
-        text_features = F.normalize(self.encode_text(text).float(), dim=-1)
+        image_features = normalize(self.encode_image(image).float())
+        text_features = normalize(self.encode_text(text).float())
         logits = self.logit_scale.exp() * image_features @ text_features.t()
         if self.logit_bias is not None:
             logits = logits + self.logit_bias

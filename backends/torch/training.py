@@ -19,7 +19,7 @@ from torch.nn.utils import get_total_norm
 
 from backends.base import StepResult
 from backends.torch.compilation import compile_blocks
-from backends.torch.model import BLOCKS, CLIP, to_array
+from backends.torch.model import BLOCKS, CLIP, normalize, to_array
 from backends.torch.ranks import Ranks
 from backends.torch.sharding import is_sharded, part_of, shard, whole_of
 from clip_core.errors import ClipError
@@ -238,7 +238,7 @@ def contrastive_loss(
 
     Source: figure 3 of the CLIP paper (softmax); algorithm 1 of "Sigmoid loss for language image pre-training".
     """
-    (image, text), (images, texts) = ([F.normalize(x, dim=-1) for x in pair] for pair in (own, everyone))
+    (image, text), (images, texts) = ([normalize(x) for x in pair] for pair in (own, everyone))
     labels = torch.arange(first, first + len(image), device=image.device)
     by_image = scale * image @ texts.t()  # [n, N]
     if loss.kind == "sigmoid":

@@ -173,3 +173,12 @@ def test_the_last_block_is_computed_for_the_pooled_token_only(vit):
     layers = vit.layers(sample_pixels(VIT), sample_tokens(VIT))
     assert layers["visual.transformer.resblocks.1"].shape == (3, VIT.image.width)
     assert layers["transformer.resblocks.2"].shape == (4, VIT.text.width)
+
+
+@pytest.mark.parametrize("tower", ["visual.proj", "text_projection"])
+def test_a_feature_of_length_0_has_no_cosine(backend, tower):
+    weights = sample_weights(VIT)
+    weights[tower] = np.zeros_like(weights[tower])
+    model = backend.CLIP(VIT, weights, device="cpu")
+    for logits in logits_of(model, sample_pixels(VIT), sample_tokens(VIT)):
+        assert np.isnan(logits).all()

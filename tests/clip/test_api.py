@@ -392,7 +392,8 @@ def test_unknown_device(backend, files):
 def test_missing_framework_is_named(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # what an import of a package that is not there finds
     with pytest.raises(
-        BackendMissing, match=r"needs torch 2.4 or newer; torch does not import here .*pip install --upgrade 'triclip\[torch\]'"
+        BackendMissing,
+        match=r"needs torch 2.4 or newer; torch does not import here .*pip install --upgrade 'triclip\[torch\]'",
     ):
         clip.load(files[".pt"])
 

@@ -115,6 +115,11 @@ def test_names_are_unique_and_sample_weights_fit(architecture):
             "ln_final.bias has dtype >f4, expected float32, float16 or float64",
         ),
         (
+            "logit_scale",
+            np.array(88.75, np.float32),
+            "logit_scale is 88.75, the logarithm of what is infinite in float32",
+        ),
+        (
             "visual.bn1.num_batches_tracked",
             np.zeros((), np.float32),
             "visual.bn1.num_batches_tracked has dtype float32, expected int64",
@@ -141,7 +146,8 @@ def test_each_fault_has_its_phrase(name, array, phrase):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_the_largest_numbers_fit(dtype):
     largest = min(np.finfo(dtype).max, np.finfo(np.float32).max)
-    assert faults(VIT, sample_weights(VIT) | {"ln_final.bias": np.full(128, largest, dtype)}) == []
+    weights = {"ln_final.bias": np.full(128, largest, dtype), "logit_scale": np.array(88.7, np.float32)}
+    assert faults(VIT, sample_weights(VIT) | weights) == []
 
 
 def test_faults_are_sorted_missing_first():
