@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 import backends
 import converters
@@ -44,7 +43,12 @@ def run(
     config: Annotated[Path, typer.Option("--config", "-c", help="A recipe (YAML).")],
     override: Annotated[
         list[str] | None,
-        typer.Option("--override", "-o", metavar="KEY=VALUE", help="Instead of the recipe's, e.g. data.batch_size=64."),
+        typer.Option(
+            "--override",
+            "-o",
+            metavar="KEY=VALUE",
+            help="Instead of the recipe's, e.g. data.batch_size=64, loss={kind: sigmoid} or evaluation=null.",
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after this step; the schedule stays the recipe's.")
@@ -194,11 +198,14 @@ def _start(recipe: Recipe, load: str | None) -> tuple[Architecture, dict[str, An
 
 
 def _override(text: str) -> tuple[str, Any]:
+    """The key and the value of an option ``--override``."""
+    from clip_core.data.settings import brief
+    from clip_core.training import plain_yaml
+
     key, equals, value = text.partition("=")
-    try:
-        return key.strip(), yaml.safe_load(value) if equals else None
-    except yaml.YAMLError as error:
-        raise ClipError(f"--override {text} has a value that is not YAML; write key=value.") from error
+    if not equals:
+        raise ClipError(f"--override {brief(text)} has no value; write key=value, or key=null to remove it.")
+    return key.strip(), plain_yaml.load(value, f"--override {brief(text)}")
 
 
 def _launch(backend: str, processes: int) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from pydantic import Field, model_validator
 
-from clip_core.data.settings import Section
-from clip_core.errors import ImageError
+from clip_core.data.settings import Section, SettingError
+from clip_core.errors import ClipError, ImageError
 from clip_core.preprocess import Box, RandomResizedCrop, preprocess, resize
 
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -35,7 +35,10 @@ class Augmentation(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Augmentation:
-        RandomResizedCrop(self.scale, self.ratio)  # refuses what is no crop
+        try:
+            RandomResizedCrop(self.scale, self.ratio)
+        except ClipError as error:
+            raise SettingError((), f"{{}}: {error}") from error
         return self
 
     @property

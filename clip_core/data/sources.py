@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -13,7 +12,7 @@ from clip_core.data.mixture import Mixture, OrderedMixture
 from clip_core.data.paired import Paired
 from clip_core.data.saved import M3it, Saved
 from clip_core.data.sbu import Sbu
-from clip_core.data.settings import checked
+from clip_core.data.settings import Count, SettingError, checked, shown
 from clip_core.data.shapes import TrainingSet
 from clip_core.data.source import OrderedSource, Source, SourceSettings
 from clip_core.data.table import Table
@@ -29,7 +28,7 @@ Name = Literal[
 class Shapes(SourceSettings):
     """The drawn pictures of `clip_core.data.shapes`; every run seed draws others."""
 
-    examples: Annotated[int, Field(ge=1)] = 1_000_000  # in one epoch
+    examples: Count = 1_000_000  # in one epoch
 
     def open(self, seed: int) -> TrainingSet:
         return TrainingSet(seed, self.examples)
@@ -44,7 +43,7 @@ class Combined(SourceSettings):
     @classmethod
     def _complete(cls, parts: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         if len({"weight" in part for part in parts}) > 1:
-            raise ClipError("data.parts have a weight in some parts only; give one in all of them or in none.")
+            raise SettingError((), "{} have a weight in some parts only; give one in all of them or in none.")
         return tuple(cls._part(number, part) for number, part in enumerate(parts))
 
     @staticmethod
@@ -53,11 +52,14 @@ class Combined(SourceSettings):
         name, weight = own.get("source"), own.get("weight", 1)
         if not isinstance(name, str) or name not in SOURCES or name == "combined":
             valid = ", ".join(key for key in SOURCES if key != "combined")
-            raise ClipError(f"data.parts.{number}.source is {name!r}; choose one of {valid}.")
+            raise SettingError((str(number), "source"), f"{{}} is {shown(name)}; choose one of {valid}.")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
-            raise ClipError(f"data.parts.{number}.weight is {weight!r}; give a number above 0.")
+            raise SettingError((str(number), "weight"), f"{{}} is {shown(weight)}; give a number above 0.")
         rest = {key: value for key, value in part.items() if key not in own}
-        settings = settings_of(name, rest, ("data", "parts", str(number)), ("source", "weight"))
+        try:
+            settings = checked(SOURCES[name], rest, ("source", "weight"))
+        except SettingError as error:
+            raise error.inside((str(number),)) from error
         return own | settings.model_dump(mode="json")
 
     def open(self, seed: int) -> Mixture:
@@ -65,7 +67,7 @@ class Combined(SourceSettings):
         sources = []
         for part in self.parts:
             settings = {key: value for key, value in part.items() if key not in ("source", "weight")}
-            sources.append(settings_of(part["source"], settings).open(seed))
+            sources.append(open_source(part["source"], settings, seed))
         ordered = any(isinstance(source, OrderedSource) for source in sources)
         return (OrderedMixture if ordered else Mixture)(sources, weights, seed)
 
@@ -85,25 +87,14 @@ SOURCES: dict[str, type[SourceSettings]] = {
 }
 
 
-def settings_of(
-    source: str, values: dict[str, Any], place: Iterable[str] = ("data",), also: Iterable[str] = ()
-) -> SourceSettings:
-    """The checked keys of a source.
-
-    Args:
-        place: the keys that lead to them in the recipe.
-        also: keys that are valid in the same place and belong to no source.
-
-    Raises:
-        ClipError: naming the first key that is unknown, missing or out of range.
-    """
-    return checked(SOURCES[source], values, place, also)
-
-
 def open_source(source: str, values: dict[str, Any], seed: int) -> Source:
     """The examples that ``source`` with the keys ``values`` stands for.
 
     Raises:
-        ClipError: as `settings_of`, and as the source itself.
+        ClipError: naming the first key that is unknown, missing or out of range, and as the source itself.
     """
-    return settings_of(source, values).open(seed)
+    try:
+        settings = checked(SOURCES[source], values)
+    except SettingError as error:
+        raise ClipError(str(error.inside(("data",)))) from error
+    return settings.open(seed)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -12,18 +12,26 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from clip_core.architecture import MODELS, Architecture
 from clip_core.data import sources
 from clip_core.data.augmentation import Augmentation
-from clip_core.data.settings import Section, checked, sentence
+from clip_core.data.settings import (
+    LARGEST,
+    Count,
+    Number,
+    Positive,
+    Section,
+    SettingError,
+    Share,
+    UnknownKey,
+    brief,
+    checked,
+    setting_error,
+    shown,
+)
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.evaluation import classes
 from clip_core.evaluation.classes import LabelledSettings
 from clip_core.files import read_regular, write_text
-
-MAXIMUM_BYTES = 1 << 20
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+from clip_core.training import plain_yaml
 
 
 class Model(Section):
@@ -31,13 +39,16 @@ class Model(Section):
 
     architecture: str | dict[str, Any]  # a name that `clip models` lists, or what Architecture.to_dict gives
 
-    @field_validator("architecture")
+    @field_validator("architecture", mode="before")
     @classmethod
-    def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+    def _known(cls, value: Any) -> str | dict[str, Any]:
         if isinstance(value, dict):
-            Architecture.from_dict(value)
-        elif value not in MODELS:
-            raise ClipError(f"there is no model {value!r}; choose one of {', '.join(MODELS)}")
+            try:
+                Architecture.from_dict(value)
+            except ClipError as error:
+                raise SettingError((), f"{{}}: {error}") from error
+        elif not isinstance(value, str) or value not in MODELS:
+            raise ValueError(f"there is no such model; choose one of {', '.join(MODELS)}")
         return value
 
     def build(self) -> Architecture:
@@ -46,9 +57,7 @@ class Model(Section):
         return MODELS[value].architecture if isinstance(value, str) else Architecture.from_dict(value)
 
 
-def _with_keys_of(
-    families: Mapping[str, type[Section]], section: type[Section], data: Any, place: tuple[str, ...]
-) -> Any:
+def _with_keys_of(families: Mapping[str, type[Section]], section: type[Section], data: Any) -> Any:
     """A section that names one of ``families`` as its ``source``, whose keys beside its own are checked and filled in.
 
     Other ``data`` is left to the section's own checks, which refuse it.
@@ -58,7 +67,7 @@ def _with_keys_of(
         return data
     own = {key: value for key, value in data.items() if key in section.model_fields}
     rest = {key: value for key, value in data.items() if key not in own}
-    return own | checked(families[name], rest, place, section.model_fields).model_dump(mode="json")
+    return own | checked(families[name], rest, section.model_fields).model_dump(mode="json")
 
 
 class Data(Section):
@@ -71,14 +80,16 @@ class Data(Section):
 
     source: sources.Name = "shapes"
     batch_size: Count = 128
-    workers: Annotated[int, Field(ge=0)] = 0  # processes that make batches ahead of time; 0: made between the steps
+    workers: Annotated[int, Number, Field(ge=0, le=1024)] = (
+        0  # processes that make batches ahead of time; 0: made between the steps
+    )
     augmentation: Augmentation = Augmentation()
     fault_share: Share = 0.01  # the run ends when more of the examples cannot be used
 
     @model_validator(mode="before")
     @classmethod
     def _of_the_source(cls, data: Any) -> Any:
-        return _with_keys_of(sources.SOURCES, cls, data, ("data",))
+        return _with_keys_of(sources.SOURCES, cls, data)
 
     def open(self, seed: int) -> Source:
         """The examples.
@@ -98,7 +109,7 @@ class Loss(Section):
     kind: Literal["softmax", "sigmoid"] = "softmax"  # CLIP's, or SigLIP's, which also learns a bias
     reduction: Literal["mean", "sum"] = "mean"  # of softmax's two directions; PASSL adds them
     initial_logit_scale: Positive = 1 / 0.07
-    initial_logit_bias: Annotated[float, Field(allow_inf_nan=False)] = -10.0
+    initial_logit_bias: Annotated[float, Number, Field(ge=-1e37, le=1e37)] = -10.0
 
 
 class Optimizer(Section):
@@ -109,20 +120,22 @@ class Optimizer(Section):
     image_learning_rate: Positive | None = None  # of the image tower, when it has one of its own
     text_learning_rate: Positive | None = None
     frozen: tuple[Literal["image", "text"], ...] = ()  # towers that keep their weights
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
+    weight_decay: Annotated[float, Number, Field(ge=0, le=1e37)] = 0.2
     decay: Literal["matrices", "all"] = "matrices"  # without or with norms, biases, vectors and scalars
     betas: tuple[Share, Share] = (0.9, 0.98)
     epsilon: Positive = 1e-6
     gradient_clip: Positive | None = None  # the largest norm of all gradients together
     logit_scale_bounds: tuple[Positive, Positive] = (0.01, 100.0)  # of the factor, after each step
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # of an exponential moving average of the weights
+    ema_decay: Annotated[float, Number, Field(gt=0, lt=1)] | None = (
+        None  # of an exponential moving average of the weights
+    )
 
 
 class Schedule(Section):
     """Linear warm-up, then half a cosine."""
 
-    warm_up_steps: Annotated[int, Field(ge=0)] = 0
-    final_share: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the learning rate, left after the last step
+    warm_up_steps: Annotated[int, Number, Field(ge=0, le=LARGEST)] = 0
+    final_share: Annotated[float, Number, Field(ge=0, le=1)] = 0.0  # of the learning rate, left after the last step
 
 
 class Training(Section):
@@ -130,7 +143,7 @@ class Training(Section):
 
     steps: Count | None = None  # of the whole run; or in place of it
     epochs: Count | None = None  # times that every example comes up
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the pictures and their order
+    seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the pictures and their order
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of matrix products; weights and updates are fp32
     micro_batch_size: Count | None = None  # pairs that are in memory at once; the gradient is still the whole batch's
     gradient_checkpointing: bool = False  # compute each block again in the backward pass instead of keeping it
@@ -140,7 +153,7 @@ class Training(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Training:
         if (self.steps is None) == (self.epochs is None):
-            raise ClipError("training needs either steps or epochs, the length of the run; give one of them")
+            raise ValueError("give either training.steps or training.epochs, the length of the run")
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -176,7 +189,7 @@ class Retrieval(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_the_source(cls, data: Any) -> Any:
-        return _with_keys_of(sources.SOURCES, cls, data, ("evaluation", "retrieval"))
+        return _with_keys_of(sources.SOURCES, cls, data)
 
     def open(self, seed: int) -> Source:
         """The examples; sources that make their pictures up make others than a run trains on.
@@ -204,7 +217,7 @@ class ZeroShot(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_the_family(cls, data: Any) -> Any:
-        return _with_keys_of(classes.FAMILIES, cls, data, ("evaluation", "zero_shot"))
+        return _with_keys_of(classes.FAMILIES, cls, data)
 
     def settings(self) -> LabelledSettings:
         """The keys of the family, and what it is scored by."""
@@ -223,7 +236,9 @@ class Evaluation(Section):
     @model_validator(mode="after")
     def _of_something(self) -> Evaluation:
         if self.retrieval is None and self.zero_shot is None:
-            raise ClipError("evaluation needs data: give evaluation.retrieval, evaluation.zero_shot, or both")
+            raise ValueError(
+                "there is nothing to score the model on; give evaluation.retrieval, evaluation.zero_shot, or both"
+            )
         return self
 
 
@@ -245,23 +260,21 @@ class Recipe(Section):
         """Read a YAML file.
 
         Args:
-            overrides: ``section.key`` -> value, in place of the file's.
+            overrides: keys, as in ``data.augmentation.crop``, -> values in place of the file's; ``None`` removes what
+                is there, and sections that a key goes through are made.
 
         Raises:
-            ClipError: the file cannot be read or is not YAML, or naming the first key that is unknown (with the
+            ClipError: the file cannot be read or is not plain YAML, or naming the first key that is unknown (with the
                 nearest valid one), missing or out of range.
         """
-        try:
-            data = yaml.safe_load(read_regular(path, MAXIMUM_BYTES))
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-            raise ClipError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
-        for place, value in (overrides or {}).items():
-            section, dot, key = place.partition(".")
-            if not dot or not isinstance(data, dict) or not isinstance(data.setdefault(section, {}), dict):
-                raise ClipError(
-                    f"{place!r} is not a key of a recipe; write section.key=value, as in data.batch_size=64."
-                )
-            data[section][key] = value
+        data = plain_yaml.load(read_regular(path, plain_yaml.MAXIMUM_BYTES), str(path))
+        if not isinstance(data, dict):
+            raise ClipError(f"{path} is no recipe, which has sections such as model and training; give one.")
+        for key, value in (overrides or {}).items():
+            try:
+                data = _changed(data, key.split("."), value)
+            except SettingError as error:
+                raise ClipError(f"{path}: {error}") from error
         return cls.parse(data, str(path))
 
     @classmethod
@@ -274,10 +287,50 @@ class Recipe(Section):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ClipError(f"{source}: {sentence(error, cls)}") from error
-        except ClipError as error:
-            raise ClipError(f"{source}: {error}") from error
+            found = setting_error(error, cls)
+            if isinstance(found, UnknownKey):
+                elsewhere = [keys for keys in _all_keys(cls) if keys[-1] == found.keys[-1]]
+                found = UnknownKey(found.keys, found.valid, elsewhere)
+            raise ClipError(f"{source}: {found}") from error
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write this recipe, defaults filled in, as YAML that `read` reads back."""
-        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        write_text(path, yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what is there twice twice, rather than as an anchor and an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _changed(data: Any, keys: Sequence[str], value: Any, place: tuple[str, ...] = ()) -> Any:
+    """``data``, to which ``place`` has led, with ``value`` where ``keys`` lead to; ``None`` removes what is there.
+
+    Raises:
+        SettingError: the keys lead through something that is no section.
+    """
+    if not keys:
+        return value
+    if data is None:
+        if value is None:
+            return None  # there is nothing to remove
+        data = {}
+    key, *rest = keys
+    if isinstance(data, list) and key.isdecimal() and int(key) < len(data):
+        entry = _changed(data[int(key)], rest, value, (*place, key))
+        return [*data[: int(key)], *([] if entry is None else [entry]), *data[int(key) + 1 :]]
+    if not isinstance(data, dict):
+        raise SettingError(place, f"{{}} is {shown(data)}, so it has no {brief(key)} that could be set; set all of it.")
+    entry = _changed(data.get(key), rest, value, (*place, key))
+    return {name: old for name, old in data.items() if name != key} | ({} if entry is None else {key: entry})
+
+
+def _all_keys(section: type[Section], place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """All keys of a section and those below them, but for those that belong to a source."""
+    for name, field in section.model_fields.items():
+        yield (*place, name)
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from _all_keys(kind, (*place, name))

@@ -85,7 +85,7 @@ def test_a_moving_average_is_written_beside_the_model(run, recipe, tmp_path):
 def test_train_refuses(run, recipe, tmp_path):
     run_folder = tmp_path / "run"
     for change, part in (
-        (("batch_size: 4", "batch_sise: 4"), "did you mean batch_size"),
+        (("batch_size: 4", "batch_sise: 4"), "did you mean data.batch_size"),
         (("vocabulary_size: 600", "vocabulary_size: 500"), "The architecture's vocabulary has 500 tokens"),
         (("batch_size: 4", "batch_size: 400"), "fewer than one batch of 400"),
     ):

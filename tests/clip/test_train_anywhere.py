@@ -76,10 +76,12 @@ def test_overrides_take_the_place_of_the_recipes_values(run, recipe, tmp_path):
     written = (tmp_path / "run" / "recipe.yaml").read_text()
     assert "- 0.5\n  - 0.6" in written
     for bad, part in (
-        ("optimizer.learning_rat=1", "did you mean learning_rate"),
-        ("learning_rate=1", "'learning_rate' is not a key of a recipe; write section.key=value"),
+        ("optimizer.learning_rat=1", "did you mean optimizer.learning_rate"),
+        ("learning_rate=1", "there is no key learning_rate; did you mean optimizer.learning_rate or"),
+        ("training.steps", "--override training.steps has no value; write key=value, or key=null to remove it"),
+        ("data=&x [*x]", "--override data=&x [*x], line 1: there are no anchors"),
         ("training.steps=none", "training.steps is 'none'"),
-        ("training.steps=[1", "--override training.steps=[1 has a value that is not YAML"),
+        ("training.steps=[1", "--override training.steps=[1 is not YAML: while parsing a flow sequence"),
     ):
         assert_refused(run("train", "-c", recipe, "-o", bad, "--output", tmp_path / "refused"), part)
     assert not (tmp_path / "refused").exists()

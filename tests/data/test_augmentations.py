@@ -121,7 +121,7 @@ def test_a_recipe_sets_the_augmentation():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"flipp": 1}, "there is no key data.augmentation.flipp; did you mean flip?"),
+        ({"flipp": 1}, "there is no key data.augmentation.flipp; did you mean data.augmentation.flip?"),
         ({"flip": 2}, "data.augmentation.flip is 2: input should be less than or equal to 1"),
         ({"scale": [0.5, 0.1]}, "The scale of a random crop is (0.5, 0.1)"),
         ({"ratio": [0, 1]}, "The ratio of a random crop is (0.0, 1.0)"),

@@ -60,7 +60,7 @@ def test_every_source_is_a_choice():
         ({"source": "table", "file": "t", "examples": 3}, "there is no key data.examples"),
         (
             {"source": "paired", "folder": "f", "fault_shar": 0.1},
-            "there is no key data.fault_shar; did you mean fault_share?",
+            "there is no key data.fault_shar; did you mean data.fault_share?",
         ),
         ({"source": "paired", "folder": "f", "fault_share": 1}, "data.fault_share is 1: input should be less than 1"),
         ({"source": "paired", "folder": 3}, "data.folder is 3: input should be a valid string"),

@@ -248,25 +248,28 @@ def test_without_a_section_there_is_nothing_to_score():
 @pytest.mark.parametrize(
     ("evaluation", "message"),
     [
-        ({}, "evaluation needs data: give evaluation.retrieval, evaluation.zero_shot, or both"),
+        (
+            {},
+            "evaluation: there is nothing to score the model on; give evaluation.retrieval, evaluation.zero_shot, or",
+        ),
         ({"every_steps": 0}, "evaluation.every_steps is 0"),
-        ({"retreival": {}}, "there is no key evaluation.retreival; did you mean retrieval?"),
+        ({"retreival": {}}, "there is no key evaluation.retreival; did you mean evaluation.retrieval?"),
         ({"retrieval": {"file": "f"}}, "the key evaluation.retrieval.source is missing"),
         ({"retrieval": {"source": "tabel"}}, "evaluation.retrieval.source is 'tabel': input should be 'shapes'"),
         ({"retrieval": {"source": "table"}}, "the key evaluation.retrieval.file is missing"),
         (
             {"retrieval": {"source": "coco", "annotation": "f"}},
-            "there is no key evaluation.retrieval.annotation; did you mean annotations?",
+            "there is no key evaluation.retrieval.annotation; did you mean evaluation.retrieval.annotations?",
         ),
         ({"zero_shot": {}}, "the key evaluation.zero_shot.folder is missing"),
         ({"zero_shot": {"source": "folder"}}, "evaluation.zero_shot.source is 'folder': input should be 'folders'"),
         (
             {"zero_shot": {"folder": "f", "sorce": "food101"}},
-            "there is no key evaluation.zero_shot.sorce; did you mean source?",
+            "there is no key evaluation.zero_shot.sorce; did you mean evaluation.zero_shot.source?",
         ),
         (
             {"zero_shot": {"source": "shapes", "pictures": 3}},
-            "there is no key evaluation.zero_shot.pictures; did you mean pictures_per_class?",
+            "there is no key evaluation.zero_shot.pictures; did you mean evaluation.zero_shot.pictures_per_class?",
         ),
         ({"zero_shot": {"folder": "f", "templates": ["a {}", "b"]}}, "evaluation.zero_shot.templates.1 is 'b'"),
         ({"zero_shot": {"folder": "f", "templates": []}}, "evaluation.zero_shot.templates is []"),

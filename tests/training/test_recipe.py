@@ -38,15 +38,27 @@ def test_a_recipe_survives_writing_and_reading(tmp_path):
     ("change", "message"),
     [
         ({"optimiser": {}}, "there is no key optimiser; did you mean optimizer?"),
-        ({"optimizer": {"learning_rat": 1}}, "there is no key optimizer.learning_rat; did you mean learning_rate?"),
-        ({"data": {"batchsize": 1}}, "there is no key data.batchsize; did you mean batch_size?"),
-        ({"training": {}}, "training needs either steps or epochs"),
-        ({"training": {"steps": 1, "epochs": 1}}, "training needs either steps or epochs"),
+        (
+            {"optimizer": {"learning_rat": 1}},
+            "there is no key optimizer.learning_rat; did you mean optimizer.learning_rate?",
+        ),
+        ({"data": {"batchsize": 1}}, "there is no key data.batchsize; did you mean data.batch_size?"),
+        ({"training": {}}, "training: give either training.steps or training.epochs, the length of the run."),
+        (
+            {"training": {"steps": 1, "epochs": 1}},
+            "training: give either training.steps or training.epochs, the length of the run.",
+        ),
         ({"training": {"steps": 0}}, "training.steps is 0: input should be greater than or equal to 1"),
         ({"training": {"steps": "many"}}, "training.steps is 'many'"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate is nan"),
-        ({"model": {"architecture": "ViT-Z"}}, "there is no model 'ViT-Z'; choose one of shapes, RN50"),
-        ({"model": {"architecture": {"embed_dim": 3}}}, "description of the architecture cannot be read"),
+        (
+            {"model": {"architecture": "ViT-Z"}},
+            "model.architecture is 'ViT-Z': there is no such model; choose one of shapes, RN50",
+        ),
+        (
+            {"model": {"architecture": {"embed_dim": 3}}},
+            "model.architecture: The description of the architecture cannot be read",
+        ),
         ({"data": {"source": "photographs"}}, "data.source is 'photographs': input should be 'shapes'"),
     ],
 )
@@ -78,3 +90,142 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine():
     assert rates[8] == pytest.approx(0.5 * (0.1 + 0.9 / 2))  # half-way down
     assert rates[13] == pytest.approx(0.05)  # after the last step
     assert all(later < earlier for earlier, later in pairwise(rates[3:]))
+
+
+def overridden(tmp_path, text: str, **overrides) -> Recipe:
+    (tmp_path / "r.yaml").write_text(text)
+    return Recipe.read(tmp_path / "r.yaml", {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+WITH_EVALUATION = """
+model: {architecture: shapes}
+training: {steps: 10}
+data: {source: shapes, examples: 200}
+evaluation: {every_steps: 5, zero_shot: {source: shapes}}
+"""
+
+
+def test_overrides_reach_any_depth_and_whole_sections(tmp_path):
+    changed = overridden(
+        tmp_path,
+        WITH_EVALUATION,
+        data__augmentation__crop="resized",
+        data__augmentation__scale=[0.5, 1],
+        loss={"kind": "sigmoid", "initial_logit_scale": 10},
+        training__steps=None,
+        training__epochs=3,
+        evaluation__zero_shot__pictures_per_class=7,
+        evaluation__retrieval={"source": "shapes", "examples": 50},
+        evaluation__retrieval__examples=60,
+    )
+    assert (changed.data.augmentation.crop, changed.data.augmentation.scale) == ("resized", (0.5, 1.0))
+    assert (changed.loss.kind, changed.loss.initial_logit_scale) == ("sigmoid", 10.0)
+    assert (changed.training.steps, changed.training.epochs) == (None, 3)
+    assert changed.evaluation.zero_shot.pictures_per_class == 7
+    assert changed.evaluation.retrieval.examples == 60
+    assert changed.evaluation.every_steps == 5
+
+
+def test_null_removes_what_is_there(tmp_path):
+    assert overridden(tmp_path, WITH_EVALUATION, evaluation=None).evaluation is None
+    assert overridden(tmp_path, WITH_EVALUATION, data__examples=None).data.examples == 1_000_000
+    assert overridden(tmp_path, WITH_EVALUATION, evaluation=None, evaluation__retrieval__source=None).evaluation is None
+    assert overridden(tmp_path, "model: {architecture: shapes}", training__steps=3).training.steps == 3
+
+
+def test_overrides_reach_into_lists(tmp_path):
+    parts = [{"source": "shapes", "examples": count} for count in (30, 40, 50)]
+    mixture = {"source": "combined", "parts": parts}
+    changed = overridden(tmp_path, WITH_EVALUATION, data=mixture, data__parts__1__examples=41, data__parts__2=None)
+    assert [part["examples"] for part in changed.data.parts] == [30, 41]
+    assert overridden(
+        tmp_path, WITH_EVALUATION, optimizer__betas=[0.5, 0.6], optimizer__betas__0=0.7
+    ).optimizer.betas == (
+        0.7,
+        0.6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"learning_rate": 1}, "there is no key learning_rate; did you mean optimizer.learning_rate or training?"),
+        (
+            {"training.batch_size": 4},
+            "there is no key training.batch_size; did you mean data.batch_size or evaluation.batch_size or "
+            "training.micro_batch_size?",
+        ),
+        ({"training.steps.x": 4}, "training.steps is 10, so it has no x that could be set; set all of it."),
+        (
+            {"data.augmentation.sclae": 4},
+            "there is no key data.augmentation.sclae; did you mean data.augmentation.scale?",
+        ),
+        ({"": 4}, "there is no key ''; did you mean "),
+        ({"data.augmentation.scale": [1, 0.5]}, "data.augmentation: The scale of a random crop is (1.0, 0.5)"),
+        ({"evaluation.every_steps": None}, "the key evaluation.every_steps is missing"),
+        (
+            {"evaluation.retrieval": {"source": "combined", "parts": [{"source": "shapes"}, {"source": "shape"}]}},
+            "evaluation.retrieval.parts.1.source is 'shape'; choose one of shapes",
+        ),
+        ({"x" * 1000: 1}, f"there is no key '{'x' * 60}...'; did you mean"),
+        ({"training.seed": "y" * 1000}, f"training.seed is '{'y' * 60}...': input should be a valid integer"),
+        ({"training.seed": True}, "training.seed is True: give a number"),
+        ({"training.seed": 10**5000}, "training.seed is a number of 16610 bits"),
+        ({"optimizer.betas": [[0] * 9, 1]}, "optimizer.betas.0 is a list of 9: input should be a valid number"),
+        ({"model.architecture": 5}, "model.architecture is 5: there is no such model"),
+    ],
+)
+def test_an_override_that_cannot_be_names_the_key_as_it_is_written(tmp_path, overrides, message):
+    (tmp_path / "r.yaml").write_text(WITH_EVALUATION)
+    with pytest.raises(ClipError) as caught:
+        Recipe.read(tmp_path / "r.yaml", overrides)
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x [1]\nb: *x", "line 1: there are no anchors (&) and aliases (*) in a recipe; write it out."),
+        ("a: 1\nb: *x", "line 2: there are no anchors (&) and aliases (*) in a recipe; write it out."),
+        ("a:\n  b: 2\n  <<: {b: 1}", "line 3: there are no merge keys (<<) in a recipe; write the keys out."),
+        ("a: !!python/object/apply:os.getcwd []", "line 1: there are no tags (!) in a recipe"),
+        ("a: {b: 1,\n c: 2, b: 3}", "line 2: the key b is there twice; remove one of them."),
+        ("1: 2", "line 1: a key is not a text"),
+        ("a: 0x" + "f" * 5000, "line 1: a number has more than 100 digits"),
+        ("a: 1" + ":1" * 100_000, "line 1: a number has more than 100 digits"),
+        ("[" * 100_000, "line 1: more than 20 lists and sections are within each other."),
+        ("- a\n" * 60_000, "line 20000: there are more than 20,000 values"),
+        ("a:\n" + " b\n" * 80_000, "there is no key a; did you mean data?"),
+        ("x" * (1 << 19), "has 524288 bytes; at most 262144 are read here"),
+        ("a: !" + "b" * 200_000 + "!c d", "is not YAML: "),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_recipe_that_would_explode_is_refused_at_once(tmp_path, text, message):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ClipError) as caught:
+        Recipe.read(tmp_path / "r.yaml")
+    assert str(caught.value).startswith(str(tmp_path / "r.yaml"))
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_date_is_a_text_and_a_list_may_be_there_twice(tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "model: {architecture: shapes}\ntraining: {steps: 1_000}\ndata: {source: paired, folder: 2024-13-45}"
+    )
+    recipe = Recipe.read(tmp_path / "r.yaml")
+    assert (recipe.data.folder, recipe.training.steps) == ("2024-13-45", 1000)
+    twice = ["a {}"]
+    parsed = Recipe.parse(
+        SMALLEST
+        | {
+            "data": {
+                "source": "combined",
+                "parts": [{"source": "food101", "folder": "f", "templates": twice} for _ in range(2)],
+            }
+        }
+    )
+    parsed.write(tmp_path / "w.yaml")
+    assert Recipe.read(tmp_path / "w.yaml") == parsed
