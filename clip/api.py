@@ -26,6 +26,7 @@ from clip_core.architecture import (
     name_of,
 )
 from clip_core.errors import CheckpointError, ClipError, TextError
+from clip_core.naming import count
 
 RESOURCES = Path(tokenizer.__file__).parent / "resources"
 BACKEND_OF_SUFFIX = {
@@ -201,7 +202,8 @@ def weights_file(
     if named.url is None:
         return RESOURCES / named.file, named
     folder = Path(download_root) if download_root is not None else files.cache_folder() / "models"
-    return files.download(named.url, folder / named.file, named.sha256, progress=progress), named
+    most = 4 * count(named.architecture) + (16 << 20)  # bytes; the files are half of that, and have code beside it
+    return files.download(named.url, folder / named.file, named.sha256, limit=most, progress=progress), named
 
 
 def default_backend() -> str:

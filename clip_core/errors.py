@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+# Control characters, line and paragraph separators, what changes the direction of writing, and lone surrogates.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class ClipError(RuntimeError):
     """A fault in what the user gave; ``str(error)`` is one sentence meant for them.
@@ -29,3 +34,11 @@ class DownloadError(ClipError):
 
 class BackendMissing(ClipError):
     """A framework that is not installed, is too old, or does not import."""
+
+
+def visible(text: str) -> str:
+    """``text`` as one line that shows all of itself: what would move the cursor or hide something is spelt out.
+
+    File names, the names of tensors and what servers answer come from strangers; whoever prints them uses this.
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

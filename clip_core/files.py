@@ -14,9 +14,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from textwrap import shorten
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -40,7 +41,14 @@ TIMEOUT = 30.0
 SLOWEST = 1024
 """Bytes per second, over `TIMEOUT`, below which a connection counts as broken."""
 
+LONGEST = 24 * 3600.0
+"""Seconds that one attempt may take."""
+
+LARGEST = 64 << 30
+"""Bytes of a download for which nobody states a size or a limit."""
+
 _PIECE = 1 << 20  # bytes read at once
+_TOKEN_BYTES = 4  # of the name of a file that is being written; that of a download, which is resumed, has twice as many
 
 
 @contextmanager
@@ -49,7 +57,8 @@ def atomic_path(target: str | os.PathLike[str], verify: Callable[[Path], None] |
 
     The temporary file is on the same file system, flushed to the disk before the rename and the folder after it, so a
     reader sees the old file or the new one, also after a power cut. On any error, also Ctrl-C, it is removed and the
-    old file is untouched. The mode follows the replaced file, else the umask; a link stays a link.
+    old file is untouched. What a writer of ``target`` that was killed could not remove, the next one removes. The mode
+    follows the replaced file, else the umask; a link stays a link.
 
     Args:
         verify: called with the finished temporary file before it is published; what it raises stops the publication.
@@ -60,20 +69,21 @@ def atomic_path(target: str | os.PathLike[str], verify: Callable[[Path], None] |
     with _errors_about(target, "written"):
         real = _real_path(target)
         mode = _mode_of(real)
-        temporary = _beside(real, secrets.token_hex(8))
-        try:
-            # The system applies the umask to 0o666; what replaces a private file is private from its first byte on.
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
-            if mode is None:
-                mode = stat.S_IMODE(os.fstat(handle).st_mode)
-            os.close(handle)
-            yield temporary
-            if verify is not None:
-                verify(temporary)
-            _publish(temporary, real, mode)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        temporary = _beside(real, secrets.token_hex(_TOKEN_BYTES))
+        with _tidied(real):
+            try:
+                # The system applies the umask to 0o666; what replaces a private file is private from its first byte on.
+                handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
+                if mode is None:
+                    mode = stat.S_IMODE(os.fstat(handle).st_mode)
+                os.close(handle)
+                yield temporary
+                if verify is not None:
+                    verify(temporary)
+                _publish(temporary, real, mode)
+            finally:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -182,6 +192,7 @@ def download(
     sha256: str | None,
     *,
     expected_size: int | None = None,
+    limit: int = LARGEST,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Path:
     """Fetch ``url`` to ``target`` unless it is there already, and give the path of ``target``.
@@ -195,6 +206,7 @@ def download(
         sha256: 64 hexadecimal digits. A target with another digest is fetched anew. When ``None``, a target of the
             expected size is taken as it is, and an interrupted download starts from the beginning.
         expected_size: bytes.
+        limit: bytes that are taken at most where ``expected_size`` is not known.
         progress: called with the bytes present and the bytes in all, if known, whenever some have arrived.
 
     Raises:
@@ -216,7 +228,8 @@ def download(
                 return Path(target)
             try:
                 if digest is None or partial.digest.hexdigest() != digest:
-                    _fetch(url, partial, digest, expected_size, progress)
+                    remedy = "" if digest is None else f", or put the file with SHA-256 {digest} at {real} yourself"
+                    _fetch(url, partial, digest, expected_size, limit, progress, remedy)
                 partial.publish(real, mode)
             except BaseException:
                 if digest is None or partial.size == 0:
@@ -247,6 +260,8 @@ class _Partial:
         try:
             self._file.write(piece)
         except OSError as error:  # not to be taken for a fault of the network, which is tried again
+            with suppress(OSError):
+                self.restart()  # what filled the disk does not stay on it
             raise DownloadError(f"{self.path} cannot be written: {_reason(error)}; make room for it.") from error
         self._count(piece)
 
@@ -330,30 +345,93 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+class _Timely(io.RawIOBase):
+    """The bytes of a connection, until a moment that whoever reads them sets anew."""
+
+    def __init__(self, raw: Any):
+        self._raw = raw
+        self.extend()
+
+    def extend(self) -> None:
+        self._deadline = time.monotonic() + TIMEOUT
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int | None:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("the answer does not go on")
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer whose head, and then each piece of its body, come within `TIMEOUT`.
+
+    The timeout of a connection is about its next byte alone: headers, or what stands between the chunks of a body,
+    could go on for ever.
+    """
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self._timely = _Timely(self.fp.detach())
+        self.fp = io.BufferedReader(self._timely)
+
+    def read1(self, n: int = -1) -> bytes:
+        self._timely.extend()
+        return super().read1(n)
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Answer
+
+
+class _SafeConnection(http.client.HTTPSConnection):
+    response_class = _Answer
+
+
+class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Connections whose answers are of `_Answer`."""
+
+    def http_open(self, req):
+        return self.do_open(_Connection, req)
+
+    def https_open(self, req):
+        return self.do_open(_SafeConnection, req)
+
+
 def _fetch(
     url: str,
     partial: _Partial,
     digest: str | None,
     expected_size: int | None,
+    limit: int,
     progress: Callable[[int, int | None], None] | None,
+    remedy: str,
 ) -> None:
-    """Complete ``partial``, in several attempts if need be."""
-    opener = urllib.request.build_opener(_HttpOnly)
+    """Complete ``partial``, in several attempts if need be; ``remedy`` is what else can be done, for the message."""
+    opener = urllib.request.build_opener(_HttpOnly, _Handler)
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
         try:
-            return _fetch_rest(opener, url, partial, digest, expected_size, progress)
+            return _fetch_rest(opener, url, partial, digest, expected_size, limit, progress)
         except urllib.error.HTTPError as error:
             error.close()
+            answer = f"{error.code} {shorten(str(error.reason), 200)}"  # which goes over several lines for redirects
             if error.code == 416:  # we hold as many bytes as the file has, or more, and they are not the right ones
                 partial.restart()
             elif error.code < 500 and error.code not in (408, 429):
-                raise DownloadError(f"{url} answers {error.code} {error.reason}; check the address.") from error
-            reason = f"it answers {error.code} {error.reason}"
-        except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: an impossible host name
+                raise DownloadError(f"{url} answers {answer}; check the address{remedy}.") from error
+            reason = f"it answers {answer}"
+        except (http.client.InvalidURL, ValueError) as error:  # its host, or what it redirects to, cannot be an address
+            raise DownloadError(f"{url} leads to an impossible address: {error}; check the address{remedy}.") from error
+        except (OSError, http.client.HTTPException) as error:
             reason = _reason(error)
-    raise DownloadError(f"{url} could not be fetched in {ATTEMPTS} attempts: {reason}; try again later.")
+    raise DownloadError(f"{url} could not be fetched in {ATTEMPTS} attempts: {reason}; try again later{remedy}.")
 
 
 def _check_address(url: str) -> None:
@@ -372,6 +450,7 @@ def _fetch_rest(
     partial: _Partial,
     digest: str | None,
     expected_size: int | None,
+    limit: int,
     progress: Callable[[int, int | None], None] | None,
 ) -> None:
     """Ask once for what ``partial`` lacks. An ``OSError`` or ``HTTPException`` means: try again."""
@@ -385,6 +464,9 @@ def _fetch_rest(
         if stated is not None and expected_size not in (None, stated):
             partial.restart()
             raise DownloadError(f"{url} has {stated} bytes, not {expected_size}; it is not the file asked for.")
+        if stated is not None and expected_size is None and stated > limit:
+            partial.restart()
+            raise DownloadError(f"{url} has {stated} bytes, more than {limit}; it is not the file asked for.")
         total = stated if expected_size is None else expected_size
         if digest is None and total is None and not response.chunked:
             raise DownloadError(f"{url} states no length, so a cut cannot be noticed; give a SHA-256 or a size.")
@@ -394,12 +476,14 @@ def _fetch_rest(
                 f"{partial.path.parent} has {free} bytes free, and {total - partial.size} are needed for {url}; "
                 "make room, or choose another folder."
             )
-        since, received = time.monotonic(), 0
+        most = limit if total is None else total
+        started = since = time.monotonic()
+        received = 0
         while piece := response.read1(_PIECE):
             partial.append(piece)
-            if total is not None and partial.size > total:
+            if partial.size > most:
                 partial.restart()
-                raise DownloadError(f"{url} gives more than {total} bytes; it is not the file asked for.")
+                raise DownloadError(f"{url} gives more than {most} bytes; it is not the file asked for.")
             if progress is not None:
                 progress(partial.size, total)
             received += len(piece)
@@ -408,6 +492,8 @@ def _fetch_rest(
                 if received < SLOWEST * elapsed:
                     raise TimeoutError(f"only {received} bytes came in {elapsed:.0f} seconds")
                 since, received = time.monotonic(), 0
+            if since - started > LONGEST:
+                raise DownloadError(f"{url} did not come within {LONGEST / 3600:.0f} hours; try again later.")
     if total is not None and partial.size < total:
         raise ConnectionError(f"the connection ended after {partial.size} of {total} bytes")
     if digest is not None and partial.digest.hexdigest() != digest:
@@ -456,6 +542,35 @@ def _mode_of(target: Path) -> int | None:
 def _beside(target: Path, key: str) -> Path:
     # Most file systems allow 255 bytes; 40 characters are at most 160.
     return target.with_name(f".{target.name[:40]}.{key}.partial")
+
+
+@contextmanager
+def _tidied(target: Path) -> Iterator[None]:
+    """Remove what killed writers of ``target`` have left, and keep other processes from doing that to this one's file.
+
+    Whoever writes a file shares a lock on its folder, so whoever gets that lock alone knows that nobody is writing.
+    """
+    with ExitStack() as stack:
+        if fcntl is not None:
+            with suppress(OSError):  # there is no such folder, it may not be listed, or has no locks
+                folder = os.open(target.parent, os.O_RDONLY)
+                stack.callback(os.close, folder)
+                with suppress(BlockingIOError):
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    for path in target.parent.iterdir():
+                        key = path.stem.rpartition(".")[2]
+                        if len(key) == 2 * _TOKEN_BYTES and path == _beside(target, key):
+                            path.unlink()
+                _share(folder)
+        yield
+
+
+def _share(folder: int) -> None:
+    """Share the lock on ``folder``; who removes leftovers holds it alone, for a moment only."""
+    for pause in (0, 0.01, 0.1, 1):
+        time.sleep(pause)
+        with suppress(BlockingIOError):
+            return fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _publish(temporary: Path, target: Path, mode: int) -> None:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import subprocess
-import sys
-import tempfile
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +30,8 @@ def openai_merges() -> str:
     """The merges file of OpenAI's tokenizer: its header and the first 48,894 merges.
 
     ``$CLIP_VOCABULARY`` names a copy of the file, and then no other source is tried. Else it is taken from the cache
-    folder, an installed ``open_clip`` (which is not imported), OpenAI's repository, or the wheel of ``open_clip_torch``
-    that pip downloads and nothing executes. A fetched copy stays in the cache folder.
+    folder, an installed ``open_clip`` (which is not imported), or OpenAI's repository. A fetched copy stays in the
+    cache folder.
 
     Raises:
         TextError: ``$CLIP_VOCABULARY`` cannot be read or is not OpenAI's file; the sentence says what differs.
@@ -46,7 +42,7 @@ def openai_merges() -> str:
             return _merges(files.read_regular(chosen, limit=_LARGEST), chosen)
         except ClipError as error:
             raise TextError(f"$CLIP_VOCABULARY cannot be used: {error}") from error
-    sources: tuple[Callable[[], Path], ...] = (_cached, _installed, _fetched, _from_wheel)
+    sources: tuple[Callable[[], Path], ...] = (_cached, _installed, _fetched)
     tried = []
     for source in sources:
         try:
@@ -56,7 +52,7 @@ def openai_merges() -> str:
             tried.append(str(error).rstrip("."))
     raise DownloadError(
         f"OpenAI's vocabulary was not found: {'; '.join(tried)}. "
-        f"Set $CLIP_VOCABULARY to a copy of {NAME}, or install open_clip_torch."
+        f"Set $CLIP_VOCABULARY to a copy of {NAME}, or run: pip install --no-deps open_clip_torch."
     )
 
 
@@ -79,28 +75,6 @@ def _installed() -> Path:
 
 def _fetched() -> Path:
     return files.download(ADDRESS, _in_cache(), SHA256, expected_size=SIZE)
-
-
-def _from_wheel() -> Path:
-    with tempfile.TemporaryDirectory(prefix="triclip-") as folder:
-        # A wheel is only unpacked, whereas a source distribution would run its own code.
-        command = ["download", "--no-deps", "--only-binary=:all:", "--quiet", "--dest", folder, "open_clip_torch"]
-        try:
-            subprocess.run(
-                [sys.executable, "-m", "pip", *command], check=True, capture_output=True, text=True, timeout=300
-            )
-            (wheel,) = Path(folder).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive, archive.open(f"open_clip/{NAME}") as member:
-                data = member.read(_LARGEST)
-        except subprocess.CalledProcessError as error:
-            last = (error.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise DownloadError(f"pip cannot download open_clip_torch: {last}.") from error
-        except (OSError, ValueError, KeyError, subprocess.TimeoutExpired, zipfile.BadZipFile) as error:
-            raise DownloadError(f"open_clip_torch as pip downloads it has no vocabulary: {error}.") from error
-    _merges(data, "the file in the wheel of open_clip_torch")
-    files.cache_folder().mkdir(parents=True, exist_ok=True)
-    files.write_bytes(_in_cache(), data)
-    return _in_cache()
 
 
 def _merges(data: bytes, name: str) -> str:

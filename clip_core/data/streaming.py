@@ -127,7 +127,8 @@ class StreamedShards:
         with suppress(_NotStated):
             return _successes(stated)
         try:
-            download(re.sub(r"(\.tar)?(?=$|[?])", "_stats.json", address, count=1), stated, None)
+            statement = re.sub(r"(\.tar)?(?=$|[?])", "_stats.json", address, count=1)
+            download(statement, stated, None, limit=_MAXIMUM_STATEMENT_BYTES)
             return _successes(stated)
         except DownloadError as error:
             if not isinstance(error.__cause__, urllib.error.HTTPError):  # the server does not say that there is none

@@ -423,6 +423,67 @@ def test_endless_answer(server, tmp_path):
     assert only(tmp_path) == []
 
 
+def chunked_without_end(handler: Handler) -> None:
+    handler.answer(200, Content_Length=None, Transfer_Encoding="chunked")
+    while True:
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(DATA), DATA))
+
+
+@pytest.mark.parametrize("digest", [SHA256, None])
+def test_chunks_without_end_and_without_a_size(server, tmp_path, digest):
+    server.script = [chunked_without_end]
+    with pytest.raises(DownloadError, match="gives more than 1000000 bytes; it is not the file asked for"):
+        files.download(server.url, tmp_path / "weights.bin", digest, limit=1_000_000)
+    assert only(tmp_path) == []
+    assert len(server.ranges) == 1
+
+
+def test_stated_size_beyond_the_limit(server, tmp_path):
+    with pytest.raises(DownloadError, match="has 307200 bytes, more than 307199; it is not the file asked for"):
+        files.download(server.url, tmp_path / "weights.bin", SHA256, limit=len(DATA) - 1)
+    assert only(tmp_path) == []
+    assert files.download(server.url, tmp_path / "weights.bin", SHA256, limit=len(DATA)).read_bytes() == DATA
+
+
+def head_without_end(handler: Handler) -> None:
+    while True:  # "100 Continue" is followed by another head
+        handler.send_response_only(100)
+        handler.end_headers()
+
+
+def trailers_without_end(handler: Handler) -> None:
+    handler.answer(200, b"1\r\nx\r\n0\r\n", Content_Length=None, Transfer_Encoding="chunked")
+    while True:
+        handler.wfile.write(b"Name: value\r\n")
+
+
+@pytest.mark.parametrize("answer", [head_without_end, trailers_without_end])
+def test_what_is_no_body_ends_too(server, tmp_path, monkeypatch, answer):
+    monkeypatch.setattr(files, "TIMEOUT", 0.1)
+    server.script = [answer]
+    with pytest.raises(DownloadError, match="could not be fetched in 5 attempts: the answer does not go on"):
+        files.download(server.url, tmp_path / "weights.bin", None)
+    assert only(tmp_path) == []
+
+
+def test_download_of_a_day(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "TIMEOUT", 0.1)
+    monkeypatch.setattr(files, "LONGEST", 0.3)
+    monkeypatch.setattr(files, "SLOWEST", 10)
+
+    def steady(handler: Handler) -> None:
+        handler.answer(200, Content_Length=len(DATA))
+        for byte in DATA:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.01)
+
+    server.script = [steady]
+    with pytest.raises(DownloadError, match="did not come within 0 hours; try again later"):
+        files.download(server.url, tmp_path / "weights.bin", SHA256)
+    assert only(tmp_path) == [partial_of(tmp_path / "weights.bin").name]  # which a later call goes on from
+    assert len(server.ranges) == 1
+
+
 def test_no_length_and_no_digest(server, tmp_path):
     server.script = [lambda handler: handler.answer(200, DATA, Content_Length=None)]
     with pytest.raises(DownloadError, match="states no length, so a cut cannot be noticed"):
@@ -443,8 +504,11 @@ def test_compressed_answer(server, tmp_path):
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 410])
 def test_refusal_is_not_repeated(server, tmp_path, code):
     server.script = [status(code)]
-    with pytest.raises(DownloadError, match=f"weights.bin answers {code} .*; check the address"):
+    with pytest.raises(DownloadError, match=f"weights.bin answers {code} .*; check the address") as caught:
         files.download(server.url, tmp_path / "weights.bin", SHA256)
+    assert str(caught.value).endswith(
+        f", or put the file with SHA-256 {SHA256} at {tmp_path / 'weights.bin'} yourself."
+    )
     assert only(tmp_path) == []
     assert len(server.ranges) == 1
 
@@ -523,9 +587,19 @@ def test_redirect_from_https_to_http():
 
 def test_redirect_loop(server, tmp_path):
     server.script = [lambda handler: handler.answer(302, Location="/weights.bin")]
-    with pytest.raises(DownloadError, match="answers 302"):
+    with pytest.raises(DownloadError, match=r"answers 302 .* infinite loop") as caught:
         files.download(server.url, tmp_path / "weights.bin", SHA256)
+    assert "\n" not in str(caught.value)
     assert len(server.ranges) < 20
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://" + "x" * 64 + ".org/", "http://h:x/"])
+def test_redirect_to_an_impossible_address(server, tmp_path, location):
+    server.script = [lambda handler: handler.answer(302, Location=location)]
+    with pytest.raises(DownloadError, match=r"leads to an impossible address: .*; check the address"):
+        files.download(server.url, tmp_path / "weights.bin", SHA256)
+    assert only(tmp_path) == []
+    assert len(server.ranges) == 1
 
 
 # This machine ---------------------------------------------------------------------------------------------------------
@@ -557,7 +631,7 @@ def test_no_room_on_the_way(server, tmp_path):
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert "cannot be written: File too large" in child.stdout, child.stderr
-    assert "weights.bin" not in only(tmp_path)
+    assert only(tmp_path) == []  # nor does what filled the disk stay on it
     assert len(server.ranges) == 1  # another attempt would not help
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import stat
@@ -206,10 +207,40 @@ def test_killed_while_writing(tmp_path, name):
     left = [entry for entry in only(tmp_path) if entry != "a.bin"]
     if name == "SIGINT":
         assert left == []
-    else:  # nothing can tidy up after this; what is left does not look like a result
+    else:  # nothing can tidy up after this; what is left does not look like a result, and the next writer removes it
         assert len(left) == 1
         assert left[0].startswith(".a.bin.")
         assert left[0].endswith(".partial")
+        files.write_bytes(target, b"new")
+        assert only(tmp_path) == ["a.bin"]
+
+
+def test_what_others_write_and_what_downloads_go_on_from_is_not_removed(tmp_path):
+    kept = [".a.bin.0123456789abcdef.partial", ".b.bin.01234567.partial", ".a.bin.01234567", "a.bin.01234567.partial"]
+    for name in kept:
+        (tmp_path / name).write_bytes(b"part")
+    (tmp_path / ".a.bin.01234567.partial").write_bytes(b"part")
+    files.write_bytes(tmp_path / "a.bin", b"one")
+    assert only(tmp_path) == sorted(["a.bin", *kept])
+
+    with files.atomic_path(tmp_path / "c.bin") as first:
+        first.write_bytes(b"first")
+        files.write_bytes(tmp_path / "c.bin", b"second")
+        assert first.exists()  # although it is of the same name as what a killed writer leaves
+        child = run_child(
+            "import sys; from clip_core import files; files.write_bytes(*sys.argv[1:2], b'third')", tmp_path / "c.bin"
+        )
+        assert (child.returncode, first.exists()) == (0, True)
+    assert (tmp_path / "c.bin").read_bytes() == b"first"
+
+
+def test_a_folder_that_another_program_has_locked(tmp_path):
+    """As in ``flock FOLDER clip convert ...``."""
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    files.write_bytes(tmp_path / "a.bin", b"one")
+    os.close(handle)
+    assert only(tmp_path) == ["a.bin"]
 
 
 def test_unwritable_folder(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ import importlib.util
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,9 +37,6 @@ def nowhere(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(files, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(vocabulary, "ADDRESS", f"http://127.0.0.1:9/{vocabulary.NAME}")  # nobody listens there
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    (tmp_path / "wheels").mkdir()
-    for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path / "wheels"), "CONFIG_FILE": "/dev/null"}.items():
-        monkeypatch.setenv(f"PIP_{name}", value)
     return tmp_path / "cache"
 
 
@@ -67,17 +63,6 @@ def address(original, nowhere, monkeypatch) -> Iterator[list[str]]:
         yield asked
         server.shutdown()
         thread.join()
-
-
-def wheel(nowhere: Path, members: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(nowhere.parent / "wheels" / "open_clip_torch-9.9-py3-none-any.whl", "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-        archive.writestr(
-            "open_clip_torch-9.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: open_clip_torch\nVersion: 9.9\n"
-        )
-        archive.writestr("open_clip_torch-9.9.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr("open_clip_torch-9.9.dist-info/RECORD", "")
 
 
 def check(merges: str) -> None:
@@ -144,43 +129,16 @@ def test_spoilt_cache_is_replaced(original, nowhere, address):
     assert (nowhere / vocabulary.NAME).read_bytes() == original
 
 
-def test_wheel_is_the_last_source(original, nowhere):
-    wheel(nowhere, {f"open_clip/{vocabulary.NAME}": original, "open_clip/__init__.py": b"raise SystemExit"})
-    check(vocabulary.openai_merges())
-    assert (nowhere / vocabulary.NAME).read_bytes() == original
-    (nowhere.parent / "wheels" / "open_clip_torch-9.9-py3-none-any.whl").unlink()
-    check(vocabulary.openai_merges())  # now from the cache
-
-
 def test_no_source_has_it(nowhere):
     with pytest.raises(DownloadError) as caught:
         vocabulary.openai_merges()
-    sentence = str(caught.value)
-    assert sentence.startswith(
-        f"OpenAI's vocabulary was not found: {nowhere / vocabulary.NAME} is not there; open_clip is not installed; "
+    file = nowhere / vocabulary.NAME
+    assert str(caught.value) == (
+        f"OpenAI's vocabulary was not found: {file} is not there; open_clip is not installed; "
         f"http://127.0.0.1:9/{vocabulary.NAME} could not be fetched in 5 attempts: Connection refused; "
-        "try again later; "
-        "pip cannot download open_clip_torch: ERROR: No matching distribution found for open_clip_torch"
+        f"try again later, or put the file with SHA-256 {vocabulary.SHA256} at {file} yourself. "
+        f"Set $CLIP_VOCABULARY to a copy of {vocabulary.NAME}, or run: pip install --no-deps open_clip_torch."
     )
-    assert f"Set $CLIP_VOCABULARY to a copy of {vocabulary.NAME}, or install open_clip_torch" in sentence
-
-
-@pytest.mark.parametrize(
-    ("members", "sentence"),
-    [
-        ({}, "as pip downloads it has no vocabulary"),
-        ({f"open_clip/{vocabulary.NAME}": b"junk"}, "the file in the wheel of open_clip_torch is not OpenAI's"),
-        (
-            {f"open_clip/{vocabulary.NAME}": bytes(100 << 20)},
-            "the file in the wheel of open_clip_torch is not OpenAI's",
-        ),
-    ],
-)
-def test_useless_wheel(nowhere, members, sentence):
-    wheel(nowhere, members)
-    with pytest.raises(DownloadError, match=sentence):
-        vocabulary.openai_merges()
-    assert not (nowhere / vocabulary.NAME).exists()
 
 
 # What differs ---------------------------------------------------------------------------------------------------------
