@@ -27,6 +27,7 @@ from clip_core.architecture import (
 )
 from clip_core.errors import CheckpointError, ClipError, TextError
 from clip_core.naming import count
+from converters.folders import INDEX_SUFFIX
 
 RESOURCES = Path(tokenizer.__file__).parent / "resources"
 BACKEND_OF_SUFFIX = {
@@ -131,7 +132,8 @@ def load(
     """Load a model and make it the one behind the functions of this module.
 
     Args:
-        name: a name that `available_models` lists, or a weights file in any layout that ``clip convert`` reads.
+        name: a name that `available_models` lists, or a weights file in any layout that ``clip convert`` reads, or a
+            folder with one.
         device: the framework's own name of a device. By default PyTorch and Paddle use the first GPU they can, else the
             CPU, and NNabla its current context.
         jit: only ``False``; the code in TorchScript archives is never run.
@@ -184,21 +186,21 @@ def weights_file(
     download_root: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> tuple[Path, NamedModel | None]:
-    """The file behind a name, fetched if need be, or the file itself.
+    """The file behind a name, fetched if need be, or the weights file that a path stands for (`converters.find`).
 
     Args:
         download_root: as for `load`.
         progress: called with the bytes present and the bytes in all, if known, while a file is fetched.
 
     Raises:
-        ClipError: it is neither a name nor a file.
+        ClipError: it is neither a name nor a file, or a folder without a weights file or with several.
         DownloadError: the official weights cannot be fetched, or are not what they should be.
     """
     named = MODELS.get(str(name))
     if named is None:
         if not os.path.exists(name):
             raise ClipError(f"There is no file {name} and no model of that name; the models are {', '.join(MODELS)}.")
-        return Path(name), None
+        return converters.find(name), None
     if named.url is None:
         return RESOURCES / named.file, named
     folder = Path(download_root) if download_root is not None else files.cache_folder() / "models"
@@ -259,8 +261,10 @@ def _loaded() -> Loaded:
 
 
 def _backend_for(name: str | os.PathLike[str]) -> str:
-    backend = None if str(name) in MODELS else BACKEND_OF_SUFFIX.get(Path(name).suffix.lower())
-    return backend or default_backend()
+    if str(name) in MODELS:
+        return default_backend()
+    path = converters.find(name)
+    return BACKEND_OF_SUFFIX.get(Path(path.name.removesuffix(INDEX_SUFFIX)).suffix.lower()) or default_backend()
 
 
 def _native(array: np.ndarray, backend: str) -> Tensor:

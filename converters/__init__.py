@@ -11,7 +11,8 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ from clip_core import files, naming
 from clip_core.architecture import Architecture, name_of
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import Weights
-from converters import companions, dialects, hdf5, pdparams, safetensors, torch_archive, verify
+from converters import companions, dialects, folders, hdf5, pdparams, safetensors, torch_archive, verify
 from converters.buffers import BFLOAT16, Buffer, Content, Tensor, from_bfloat16, map_file, pieces, sha256
 from converters.manifest import Manifest
 
@@ -58,10 +59,12 @@ class Checkpoint:
     architecture: Architecture  # from the manifest or the shapes
     container: str = "memory"  # "torch archive", "torch state dict", "safetensors", "hdf5" or "pdparams"
     layout: str = "openai"  # one of dialects.LAYOUTS
-    sha256: str = ""  # of the very bytes that were read
-    size: int = 0  # bytes of the file
+    sha256: str = ""  # of the very bytes that were read; of several files, of the index and them one after the other
+    size: int = 0  # bytes of the file, or of all of them
     vocabulary: str | None = None  # the merges of the byte-pair encoding, one a line; None: OpenAI's
     source_sha256: str | None = None  # of the file that this one was converted from, by its manifest
+    prefix: str = ""  # of the names in the file, where the model is a part of a larger one
+    left_out: tuple[str, ...] = ()  # the tensors of the file that are not below the prefix
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Report:
     parameters: int  # trained scalars
     dtype: str  # of the target's tensors, counters apart; "float16 + float32" for a mixture
     layout: str
+    prefix: str  # of the names in the source, where the model is a part of a larger one
+    left_out: tuple[str, ...]  # the tensors of the source that are not below the prefix
     max_abs_difference: float  # between the source's values and the target's, read back: 0.0 unless dtype was narrowed
     seconds: float
 
@@ -94,6 +99,8 @@ class Inspection:
     layout: str
     model: str | None  # the registry's name for the architecture
     architecture: Architecture | None  # None: the weights are not those of a CLIP
+    prefix: str  # of the names in the file, where the model is a part of a larger one
+    left_out: tuple[str, ...]  # the tensors of the file that are not below the prefix
     tensors: int
     scalars: int  # in all tensors, counters and statistics included
     dtypes: dict[str, int]  # dtype -> tensors
@@ -111,7 +118,12 @@ class Inspection:
 class _Loaded:
     """A file that could be taken apart, whether or not what it holds is right. Arrays are views of the file."""
 
+    path: Path  # of the file, or of the index of several
+    size: int
+    sha256: str
     container: str
+    prefix: str
+    left_out: tuple[str, ...]
     layout: str
     weights: Weights
     architecture: Architecture | None
@@ -119,18 +131,29 @@ class _Loaded:
     faults: tuple[str, ...]  # of the manifest, and why there is no architecture
 
 
-def read(path: str | os.PathLike[str], *, strict: bool = True) -> Checkpoint:
-    """Read a weights file of any format and layout; the bytes, read once, are what is hashed and parsed.
+def find(path: str | os.PathLike[str]) -> Path:
+    """The weights file that `read` reads for a path: of a folder the one in it, of a cut model its index.
+
+    Raises:
+        ClipError: a folder has no weights file, or several different ones.
+    """
+    return folders.find(path, [*_FORMATS, *_READ_ONLY_SUFFIXES])
+
+
+def read(path: str | os.PathLike[str], *, strict: bool = True, prefix: str | None = None) -> Checkpoint:
+    """Read weights of any format and layout; the bytes, read once, are what is hashed and parsed.
 
     Args:
+        path: a weights file, a folder with one, or the index or any file of a model that is cut into several.
         strict: False gives weights whose names, shapes, dtypes or values do not fit the architecture as they are; what
             the file says of itself is verified all the same.
+        prefix: which CLIP to take of a file that holds several, by what its names start with.
 
     Raises:
         ClipError: the path cannot be read.
         CheckpointError: the file is damaged, of another kind than its suffix says, not a CLIP, or does not fit.
     """
-    return _finished(_open(path, strict))
+    return _finished(_open(path, strict, prefix))
 
 
 def write(
@@ -155,6 +178,7 @@ def convert(
     *,
     layout: str | None = None,
     dtype: str | None = None,
+    prefix: str | None = None,
 ) -> Report:
     """`read` and `write` in one; memory stays near the source's size.
 
@@ -163,30 +187,31 @@ def convert(
     """
     if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
         raise ClipError(f"{target} is the file to convert itself; give another name for the result.")
-    return _publish(source, lambda: _open(source, strict=False), target, layout, dtype)
+    return _publish(source, lambda: _open(source, False, prefix), target, layout, dtype)
 
 
-def inspect(path: str | os.PathLike[str]) -> Inspection:
+def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspection:
     """What a file is and everything that is wrong with it, as far as it can be taken apart.
 
     Raises:
         ClipError: the path cannot be read.
         CheckpointError: the file is damaged so that nothing can be said of what it holds, or is of another kind.
     """
-    data, digest = _bytes_of(path)
-    loaded = _load(path, data)
+    loaded = _load(path, prefix)
     architecture, manifest = loaded.architecture, loaded.manifest
     faults = list(loaded.faults)
     if architecture is not None:
         faults += naming.faults(architecture, loaded.weights)
     return Inspection(
-        path=os.fspath(path),
-        size=len(data),
-        sha256=digest,
+        path=os.fspath(loaded.path),
+        size=loaded.size,
+        sha256=loaded.sha256,
         container=loaded.container,
         layout=loaded.layout,
         model=None if architecture is None else name_of(architecture),
         architecture=architecture,
+        prefix=loaded.prefix,
+        left_out=loaded.left_out,
         tensors=len(loaded.weights),
         scalars=sum(array.size for array in loaded.weights.values()),
         dtypes=dict(sorted(Counter(array.dtype.name for array in loaded.weights.values()).items())),
@@ -198,24 +223,25 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     )
 
 
-def _open(path: str | os.PathLike[str], strict: bool) -> Checkpoint:
+def _open(path: str | os.PathLike[str], strict: bool, prefix: str | None) -> Checkpoint:
     """`read`, with arrays that may be views of the file in another axis order or not aligned."""
-    data, digest = _bytes_of(path)
-    loaded = _load(path, data)
+    loaded = _load(path, prefix)
     if loaded.faults or loaded.architecture is None:
-        raise CheckpointError(f"{path}: {'; '.join(loaded.faults)}")
+        raise CheckpointError(f"{loaded.path}: {'; '.join(loaded.faults)}")
     if strict:
-        naming.check(loaded.architecture, loaded.weights, os.fspath(path))
+        naming.check(loaded.architecture, loaded.weights, os.fspath(loaded.path))
     manifest = loaded.manifest
     return Checkpoint(
         weights=loaded.weights,
         architecture=loaded.architecture,
         container=loaded.container,
         layout=loaded.layout,
-        sha256=digest,
-        size=len(data),
+        sha256=loaded.sha256,
+        size=loaded.size,
         vocabulary=None if manifest is None else manifest.vocabulary,
         source_sha256=None if manifest is None else manifest.source_sha256,
+        prefix=loaded.prefix,
+        left_out=loaded.left_out,
     )
 
 
@@ -227,43 +253,92 @@ def _finished(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _bytes_of(path: str | os.PathLike[str]) -> tuple[bytes, str]:
-    with files.open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > MAX_FILE_BYTES:
-            raise ClipError(f"{path} has {size} bytes; at most {MAX_FILE_BYTES} are read here.")
-        data = file.read(size)
-    return data, hashlib.sha256(data).hexdigest()
+def _load(path: str | os.PathLike[str], prefix: str | None) -> _Loaded:
+    path = find(path)
+    if folders.is_index(path):
+        content, size, digest = _joined(path)
+    else:
+        data = _bytes_of(path, MAX_FILE_BYTES)
+        content, size, digest = _content(path, data), len(data), hashlib.sha256(data)
+    with _about(path):
+        return _understand(path, content, size, digest.hexdigest(), prefix)
 
 
-def _load(path: str | os.PathLike[str], data: Buffer) -> _Loaded:
-    module = _format_of(path, data)
+def _joined(index: Path) -> tuple[Content, int, hashlib._Hash]:
+    """The tensors of all files that ``index`` names, their bytes and the index's, and the digest of these."""
+    data = _bytes_of(index, folders.MAX_INDEX_BYTES)
+    with _about(index):
+        parts = folders.parts(index, data)
+    size, digest = len(data), hashlib.sha256(data)
+    container = ""
+    tensors: Weights = {}
+    for part, names in parts.items():
+        data = _bytes_of(part, MAX_FILE_BYTES - size)
+        size += len(data)
+        digest.update(data)
+        content = _content(part, data)
+        for name in sorted(content.tensors.keys() ^ names):
+            found = "is not in it" if name in names else "is in it"
+            raise CheckpointError(f"{part}: {name!r:.200} {found}, and {index.name} says otherwise; fetch both again.")
+        container = content.container
+        tensors |= content.tensors
+    return Content(container, tensors), size, digest
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong with it."""
     try:
-        if module is hdf5:
-            hdf5.check_unlocked(path)
-        content = module.read(data)
-        return _understand(path, content, len(data))
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _understand(path: str | os.PathLike[str], content: Content, size: int) -> _Loaded:
+def _bytes_of(path: Path, limit: int) -> bytes:
+    with files.open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ClipError(f"{path} has {size} bytes; at most {limit} are read here.")
+        return file.read(size)
+
+
+def _content(path: Path, data: Buffer) -> Content:
+    with _about(path):
+        module = _format_of(path, data)
+        if module is hdf5:
+            hdf5.check_unlocked(path)
+        return module.read(data)
+
+
+def _understand(path: Path, content: Content, size: int, sha256: str, prefix: str | None) -> _Loaded:
     manifest = None if content.manifest is None else Manifest.from_text(content.manifest)
-    weights = dialects.strip(_plain(content.tensors, size))
-    layout = dialects.detect(weights)
-    weights = dialects.to_canonical(weights, layout)
+    selection = dialects.select(_plain(content.tensors, size), prefix)
+    layout = dialects.detect(selection.weights)
+    weights = dialects.to_canonical(selection.weights, layout)
     architecture, faults = None, []
     try:
         if manifest is not None:
             architecture = manifest.architecture
         else:
-            architecture = companions.infer_architecture(Path(path), weights, layout)
+            architecture = companions.infer_architecture(path, weights, layout)
         weights = dialects.reorder(weights, architecture, layout)
     except CheckpointError as error:
         faults.append(str(error))
     if manifest is not None:
         faults += manifest.faults(weights)
-    return _Loaded(content.container, layout, weights, architecture, manifest, tuple(faults))
+    return _Loaded(
+        path=path,
+        size=size,
+        sha256=sha256,
+        container=content.container,
+        prefix=selection.prefix,
+        left_out=selection.left_out,
+        layout=layout,
+        weights=weights,
+        architecture=architecture,
+        manifest=manifest,
+        faults=tuple(faults),
+    )
 
 
 def _plain(tensors: Weights, size: int) -> Weights:
@@ -277,23 +352,23 @@ def _plain(tensors: Weights, size: int) -> Weights:
     return {name: from_bfloat16(array) if array.dtype == BFLOAT16 else array for name, array in tensors.items()}
 
 
-def _format_of(path: str | os.PathLike[str], data: Buffer) -> ModuleType:
+def _format_of(path: Path, data: Buffer) -> ModuleType:
     """The reader for a file, by its first bytes; its suffix, where it has a known one, must agree.
 
     Raises:
         CheckpointError: it is no weights file, or not of the kind that its suffix says.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = path.suffix.lower()
     expected = _FORMATS.get(suffix) or _READ_ONLY_SUFFIXES.get(suffix)
     found = next((module for module in _KINDS if module.recognise(data)), None)
     if found is None:
         wanted = f"; expected {_KINDS[expected]}" if expected else ""
-        raise CheckpointError(f"{path}: the file is {_describe(data)}{wanted}.")
+        raise CheckpointError(f"the file is {_describe(data)}{wanted}.")
     if expected is not None and found is not expected:
         remedy = "give it the suffix that fits"
         if expected is torch_archive and found is pdparams:
             remedy = "if PyTorch before 1.6 wrote it, save it again with a newer one"
-        raise CheckpointError(f"{path}: the file is {_KINDS[found]}; expected {_KINDS[expected]}; {remedy}.")
+        raise CheckpointError(f"the file is {_KINDS[found]}; expected {_KINDS[expected]}; {remedy}.")
     return found
 
 
@@ -345,7 +420,7 @@ def _publish(
     def check(temporary: Path) -> None:
         buffer = map_file(temporary)
         content = module.read(buffer)
-        found = dialects.strip(content.tensors)
+        found = dialects.select(content.tensors).weights
         found_layout = dialects.detect(found)
         found = dialects.reorder(dialects.to_canonical(found, found_layout), architecture, found_layout)
         verify.compare(target, tensors, manifest, found, content.manifest, buffer)
@@ -379,6 +454,8 @@ def _publish(
         parameters=naming.count(architecture),
         dtype=" + ".join(sorted({t.dtype.name for t in tensors.values()} - {"int64"})),
         layout=layout,
+        prefix=checkpoint.prefix,
+        left_out=checkpoint.left_out,
         max_abs_difference=difference,
         seconds=time.monotonic() - start,
     )

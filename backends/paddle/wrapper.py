@@ -157,10 +157,19 @@ def architecture_of(settings: Mapping[str, Any]) -> Architecture:
 
 
 def canonical(arrays: Weights, architecture: Architecture) -> Weights:
-    """Weights under PASSL's, Paddle's or OpenAI's names, as the canonical ones; names nobody knows stay as they are."""
-    plain = dialects.strip(arrays)
-    layout = dialects.detect(plain)
-    return dialects.reorder(dialects.to_canonical(plain, layout), architecture, layout)
+    """Weights under PASSL's, Paddle's or OpenAI's names, as the canonical ones; names nobody knows stay as they are.
+
+    Raises:
+        CheckpointError: the model's names have a prefix, and others have not.
+    """
+    selection = dialects.select(arrays)
+    if selection.left_out:
+        raise CheckpointError(
+            f"{selection.left_out[0]} in the state_dict does not start with {selection.prefix!r}, as the model's names "
+            "do; remove it."
+        )
+    layout = dialects.detect(selection.weights)
+    return dialects.reorder(dialects.to_canonical(selection.weights, layout), architecture, layout)
 
 
 def _array(name: str, value: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import converters
-from clip.command.output import Json, print_fields, print_json
+from clip.command.output import Json, Prefix, print_fields, print_json, shortened
 from converters.dialects import LAYOUTS
 
 Layout = Enum("Layout", {name: name for name in LAYOUTS}, type=str)  # type: ignore[misc]
@@ -21,7 +21,7 @@ class Dtype(str, Enum):
 
 
 def run(
-    source: Annotated[Path, typer.Argument(help="A weights file in any layout.")],
+    source: Annotated[Path, typer.Argument(help="A weights file in any layout, or a folder with one.")],
     target: Annotated[
         Path, typer.Argument(help="The file to write; its suffix (.pt .safetensors .h5 .pdparams) decides the format.")
     ],
@@ -29,13 +29,18 @@ def run(
         Layout | None, typer.Option(help="The names to write; by default those usual for the format.")
     ] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="By default each tensor keeps its own.")] = None,
+    prefix: Prefix = None,
     json: Json = False,
 ) -> None:
     """Convert a weights file; the result is read back and compared before it appears."""
     report = converters.convert(
-        source, target, layout=layout.value if layout else None, dtype=dtype.value if dtype else None
+        source,
+        target,
+        layout=layout.value if layout else None,
+        dtype=dtype.value if dtype else None,
+        prefix=prefix,
     ).to_dict()
     if json:
         print_json(report)
     else:
-        print_fields(report | {"seconds": f"{report['seconds']:.2f}"})
+        print_fields(report | {"left_out": shortened(report["left_out"]), "seconds": f"{report['seconds']:.2f}"})

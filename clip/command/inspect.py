@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 
 import converters
-from clip.command.output import Json, console, print_fields, print_json
+from clip.command.output import Json, Prefix, console, print_fields, print_json, shortened
 from clip_core.architecture import Architecture, VisionTransformer
 from clip_core.naming import count
 
 
 def run(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file in any layout.")], json: Json = False
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file in any layout, or a folder with one.")],
+    prefix: Prefix = None,
+    json: Json = False,
 ) -> None:
     """Say what a weights file holds; exit with 1 when something is wrong with it."""
-    found = converters.inspect(file)
+    found = converters.inspect(file, prefix=prefix)
     architecture = found.architecture
     parameters = None if architecture is None else count(architecture)
     if json:
@@ -27,6 +29,7 @@ def run(
             "architecture": "not that of a CLIP" if architecture is None else _describe(architecture),
             "dtypes": ", ".join(f"{number} of {dtype}" for dtype, number in found.dtypes.items()),
             "parameters": parameters,
+            "left_out": shortened(found.left_out),
             "zeros": ", ".join(found.zeros),
         }
         del fields["faults"]

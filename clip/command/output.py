@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +14,9 @@ from rich.table import Table
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Backend = Annotated[
     str | None, typer.Option(help="torch, paddle, nnabla or numpy; by default the first that is installed.")
+]
+Prefix = Annotated[
+    str | None, typer.Option(help="Of a file with several CLIPs, take the one whose names start like this: teacher.")
 ]
 
 WIDTH = None if sys.stdout is not None and sys.stdout.isatty() else 200  # a file or pipe has no width of its own
@@ -26,6 +29,11 @@ errors = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, std
 def print_json(value: Any) -> None:
     """One JSON value on standard output, in ASCII, which every terminal and pipe can carry."""
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The number of ``names`` and the first of them."""
+    return f"{len(names)}: {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}" if names else "none"
 
 
 def print_fields(fields: dict[str, Any]) -> None:

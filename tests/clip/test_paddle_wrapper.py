@@ -192,7 +192,7 @@ def without(state: dict, name: str) -> dict:
         (lambda state: state | {"model.epoch": 3}, ["model.epoch in the state_dict is a int, expected a tensor"]),
         (lambda state: state | {"optimizer": {}}, ["optimizer in the state_dict is a dict, expected a tensor"]),
         (lambda state: {"state_dict": {}}, ["visual.proj is missing"]),
-        (lambda state: state | {"visual.proj": state["model.visual.proj"]}, ["visual.proj", "remove one"]),
+        (lambda state: state | {"visual.proj": state["model.visual.proj"]}, ["visual.proj", "remove it"]),
     ],
 )
 def test_faulty_state_dict_changes_nothing(change, messages, wrapper):

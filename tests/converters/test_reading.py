@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.numpy import save_file
 from clip_core.architecture import MODELS, Architecture, TextTransformer, VisionTransformer
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
-from converters import Checkpoint, convert, inspect, read, write
+from converters import Checkpoint, convert, dialects, inspect, read, write
 
 
 def save(weights, path):
@@ -20,16 +21,98 @@ def save(weights, path):
     return path
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
-def test_prefixes_of_wrapping_are_stripped(vit, prefix, tmp_path, assert_equal_weights):
-    path = save({prefix + name: array for name, array in vit.weights.items()}, tmp_path / "a.safetensors")
-    assert_equal_weights(read(path).weights, vit.weights)
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.clip.",
+    "_fsdp_wrapped_module.base_model.model.",
+    "ema.module.",
+    "net.text.",
+)
 
 
-def test_names_that_collide_without_their_prefix(vit, tmp_path):
-    path = save(vit.weights | {"module.logit_scale": vit.weights["logit_scale"]}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="another name both become logit_scale without their prefixes"):
+@pytest.mark.parametrize("layout", dialects.LAYOUTS)
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_part_of_a_larger_module(vit, spelled, prefix, layout, tmp_path, assert_equal_weights):
+    """The model is found in every layout below any prefix, and what is not below it is named."""
+    separator = "/" if layout == "nnabla" else "."
+    state = {(prefix + name).replace(".", separator): array for name, array in spelled(vit, layout).items()}
+    head = {f"head{separator}weight": np.ones(3, np.float32)}
+    path = save(state | head, tmp_path / "a.safetensors")
+    found = read(path)
+    assert_equal_weights(found.weights, vit.weights)
+    assert found.left_out == inspect(path).left_out == tuple(head)
+    report = convert(path, tmp_path / "b.safetensors")
+    assert (report.prefix, report.left_out) == (found.prefix, tuple(head))
+    assert read(tmp_path / "b.safetensors").left_out == ()
+
+
+def test_a_text_tower_of_its_own_below_a_prefix(vit, tmp_path, assert_equal_weights):
+    moved = ("positional_embedding", "text_projection", "transformer.", "token_embedding.", "ln_final.")
+    names = {name: f"student.{'text.' if name.startswith(moved) else ''}{name}" for name in vit.weights}
+    path = save({names[name]: array for name, array in vit.weights.items()}, tmp_path / "a.safetensors")
+    found = read(path)
+    assert (found.layout, found.prefix) == ("open_clip", "student.")
+    assert_equal_weights(found.weights, vit.weights)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+def test_wrappers_inside_of_a_model(vit, wrapper, tmp_path, assert_equal_weights):
+    """A part that is compiled, sharded or computed again has its wrapper in the middle of its names."""
+    state = {re.sub(r"^visual\.|resblocks\.1\.", rf"\g<0>{wrapper}.", name): a for name, a in vit.weights.items()}
+    assert_equal_weights(read(save(state, tmp_path / "a.safetensors")).weights, vit.weights)
+
+
+def test_names_that_collide_without_their_wrapper(vit, tmp_path):
+    path = save(vit.weights | {"visual._orig_mod.proj": vit.weights["visual.proj"]}, tmp_path / "a.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"another name both become visual\.proj without their wrapper; remove one"
+    ):
         read(path)
+
+
+def test_several_models_in_a_file(vit, tmp_path, assert_equal_weights):
+    """A student, its average inside of it, and a teacher: asked for, never guessed."""
+    doubled = {name: 2 * array for name, array in vit.weights.items()}
+    state = {f"model.{name}": array for name, array in vit.weights.items()}
+    state |= {f"model.average.{name}": array for name, array in doubled.items()}
+    state |= {f"teacher.{name}": array for name, array in doubled.items()} | {"sink_temp": np.ones(1, np.float32)}
+    path = save(state, tmp_path / "a.safetensors")
+    expected = (
+        f"{path}: it holds several CLIPs, below the prefixes 'model.', 'model.average.', 'teacher.' (and beside them "
+        "'sink_temp'); take one out with clip convert FILE TARGET --prefix 'teacher.'"
+    )
+    for function in (read, inspect):
+        with pytest.raises(CheckpointError) as caught:
+            function(path)
+        assert str(caught.value) == expected
+    with pytest.raises(CheckpointError, match=r"no CLIP is below the prefix 'pupil\.'; there is one below 'model\.', "):
+        read(path, prefix="pupil.")
+    for prefix, weights in {"model": vit.weights, "model.average.": doubled, "teacher.": doubled}.items():
+        report = convert(path, tmp_path / f"{prefix}.pt", prefix=prefix)
+        assert len(report.left_out) == 2 * len(weights) + 1
+        assert_equal_weights(read(tmp_path / f"{prefix}.pt").weights, weights)
+        assert_equal_weights(read(path, prefix=prefix).weights, weights)
+    assert inspect(path, prefix="teacher.").faults == ()
+
+
+def test_what_is_not_of_a_model_without_a_prefix_is_refused(vit, tmp_path):
+    path = save(vit.weights | {"head.weight": np.ones(3, np.float32)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"head\.weight is not a parameter of this model"):
+        read(path)
+
+
+def test_choosing_among_many_names_takes_no_time():
+    """Each name may be long and of many parts, and each may be a model's, or a wrapper's."""
+    parts = {"." * 100_000 + f"{i}.": np.zeros(1) for i in range(20)}
+    marks = {
+        f"{i}.{mark}": np.zeros(1) for i in range(50_000) for mark in ("token_embedding.weight", "visual.conv1.weight")
+    }
+    start = time.monotonic()
+    assert dialects.select(parts | {"_orig_mod." * 100_000: np.zeros(1)}).prefix == ""
+    with pytest.raises(CheckpointError, match="it holds 50000 CLIPs; at most 100 in one file are told apart"):
+        dialects.select(marks, "7.")
+    assert time.monotonic() - start < 10
 
 
 def test_names_that_collide_in_their_layout(vit, tmp_path):

@@ -227,6 +227,8 @@ def test_the_report_as_plain_data(vit, tmp_path):
         "parameters": sum(array.size for array in vit.weights.values()),
         "dtype": "float32",
         "layout": "nnabla",
+        "prefix": "",
+        "left_out": (),
         "max_abs_difference": 0.0,
     }
 
@@ -242,6 +244,8 @@ def test_inspect_a_sound_file(resnet, tmp_path):
         "layout": "nnabla",
         "model": None,
         "architecture": resnet.architecture.to_dict(),
+        "prefix": "",
+        "left_out": (),
         "tensors": len(resnet.weights),
         "scalars": sum(array.size for array in resnet.weights.values()),
         "dtypes": {"float16": 161, "int64": 22},
