@@ -98,7 +98,7 @@ def tokenizer_of(name: str, architecture: Architecture, vocabulary: str | None) 
         if size != OPENAI_VOCABULARY_SIZE:
             raise TextError(
                 f"{name} has a vocabulary of {size} tokens and does not carry it; "
-                "convert the original file again with clip convert, which keeps the vocabulary with the weights."
+                "clip convert FILE TARGET --like ORIGINAL takes it from the model that this one was fine-tuned from."
             )
         return tokenizer.openai()
     try:
@@ -128,6 +128,7 @@ def load(
     download_root: str | os.PathLike[str] | None = None,
     backend: str | None = None,
     precision: str = "fp32",
+    like: str | os.PathLike[str] | None = None,
 ) -> tuple[Model, Preprocess]:
     """Load a model and make it the one behind the functions of this module.
 
@@ -141,6 +142,8 @@ def load(
         backend: ``torch``, ``paddle``, ``nnabla`` or ``numpy``. By default a file's suffix decides, and for a name
             ``$CLIP_BACKEND``, else the first framework that is installed.
         precision: ``fp32``; PyTorch and Paddle also take ``bf16`` and ``fp16``.
+        like: the name or file of the model that ``name`` was fine-tuned from: a file that a framework's own function
+            saved holds neither the vocabulary nor all of the architecture.
 
     Returns:
         The model, and the preprocessing of its pictures.
@@ -153,7 +156,9 @@ def load(
         raise ClipError(
             "jit=True is not possible: archived code is never run here; use torch.compile(model) for speed."
         )
-    _current = open_model(name, backend=backend, device=device, download_root=download_root, precision=precision)
+    _current = open_model(
+        name, backend=backend, device=device, download_root=download_root, precision=precision, like=like
+    )
     if _current.model.backend == "nnabla":
         _current.model.publish()  # type: ignore[attr-defined]  # only NNabla has a global scope to publish to
     return _current.model, _current.preprocess
@@ -165,11 +170,13 @@ def open_model(
     device: Any = None,
     download_root: str | os.PathLike[str] | None = None,
     precision: str = "fp32",
+    like: str | os.PathLike[str] | None = None,
 ) -> Loaded:
     """Like `load`, without touching the module-level model."""
     framework = backends.get(backend or _backend_for(name))  # before a long download, not after it
     path, named = weights_file(name, download_root)
-    checkpoint = converters.read(path)
+    original = None if like is None else weights_file(like, download_root)[0]
+    checkpoint = converters.read(path, like=original)
     if named is not None and checkpoint.architecture != named.architecture:
         found = name_of(checkpoint.architecture) or "another model"
         remedy = "remove it, and it is fetched again" if named.url else "install triclip again"

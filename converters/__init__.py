@@ -140,7 +140,13 @@ def find(path: str | os.PathLike[str]) -> Path:
     return folders.find(path, [*_FORMATS, *_READ_ONLY_SUFFIXES])
 
 
-def read(path: str | os.PathLike[str], *, strict: bool = True, prefix: str | None = None) -> Checkpoint:
+def read(
+    path: str | os.PathLike[str],
+    *,
+    strict: bool = True,
+    prefix: str | None = None,
+    like: str | os.PathLike[str] | None = None,
+) -> Checkpoint:
     """Read weights of any format and layout; the bytes, read once, are what is hashed and parsed.
 
     Args:
@@ -148,12 +154,14 @@ def read(path: str | os.PathLike[str], *, strict: bool = True, prefix: str | Non
         strict: False gives weights whose names, shapes, dtypes or values do not fit the architecture as they are; what
             the file says of itself is verified all the same.
         prefix: which CLIP to take of a file that holds several, by what its names start with.
+        like: the file that these weights come from, by fine-tuning say: what they do not tell of the architecture, and
+            the vocabulary, are taken from it.
 
     Raises:
         ClipError: the path cannot be read.
         CheckpointError: the file is damaged, of another kind than its suffix says, not a CLIP, or does not fit.
     """
-    return _finished(_open(path, strict, prefix))
+    return _finished(_open(path, strict, prefix, like))
 
 
 def write(
@@ -179,15 +187,20 @@ def convert(
     layout: str | None = None,
     dtype: str | None = None,
     prefix: str | None = None,
+    like: str | os.PathLike[str] | None = None,
 ) -> Report:
     """`read` and `write` in one; memory stays near the source's size.
+
+    Args:
+        layout, dtype: as for `write`.
+        prefix, like: as for `read`.
 
     Raises:
         ClipError: also when target and source are the same file.
     """
     if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
         raise ClipError(f"{target} is the file to convert itself; give another name for the result.")
-    return _publish(source, lambda: _open(source, False, prefix), target, layout, dtype)
+    return _publish(source, lambda: _open(source, False, prefix, like), target, layout, dtype)
 
 
 def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspection:
@@ -223,14 +236,19 @@ def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspe
     )
 
 
-def _open(path: str | os.PathLike[str], strict: bool, prefix: str | None) -> Checkpoint:
+def _open(
+    path: str | os.PathLike[str], strict: bool, prefix: str | None, like: str | os.PathLike[str] | None
+) -> Checkpoint:
     """`read`, with arrays that may be views of the file in another axis order or not aligned."""
-    loaded = _load(path, prefix)
+    original = None if like is None else _open(like, False, None, None)
+    loaded = _load(path, prefix, None if original is None else original.architecture)
     if loaded.faults or loaded.architecture is None:
         raise CheckpointError(f"{loaded.path}: {'; '.join(loaded.faults)}")
-    if strict:
-        naming.check(loaded.architecture, loaded.weights, os.fspath(loaded.path))
-    manifest = loaded.manifest
+    if strict or like is not None:
+        naming.check(loaded.architecture, loaded.weights, f"{loaded.path}{'' if like is None else f' (like {like})'}")
+    vocabulary = None if loaded.manifest is None else loaded.manifest.vocabulary
+    if vocabulary is None and original is not None:
+        vocabulary = original.vocabulary
     return Checkpoint(
         weights=loaded.weights,
         architecture=loaded.architecture,
@@ -238,8 +256,8 @@ def _open(path: str | os.PathLike[str], strict: bool, prefix: str | None) -> Che
         layout=loaded.layout,
         sha256=loaded.sha256,
         size=loaded.size,
-        vocabulary=None if manifest is None else manifest.vocabulary,
-        source_sha256=None if manifest is None else manifest.source_sha256,
+        vocabulary=vocabulary,
+        source_sha256=None if loaded.manifest is None else loaded.manifest.source_sha256,
         prefix=loaded.prefix,
         left_out=loaded.left_out,
     )
@@ -253,7 +271,7 @@ def _finished(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _load(path: str | os.PathLike[str], prefix: str | None) -> _Loaded:
+def _load(path: str | os.PathLike[str], prefix: str | None, known: Architecture | None = None) -> _Loaded:
     path = find(path)
     if folders.is_index(path):
         content, size, digest = _joined(path)
@@ -261,7 +279,7 @@ def _load(path: str | os.PathLike[str], prefix: str | None) -> _Loaded:
         data = _bytes_of(path, MAX_FILE_BYTES)
         content, size, digest = _content(path, data), len(data), hashlib.sha256(data)
     with _about(path):
-        return _understand(path, content, size, digest.hexdigest(), prefix)
+        return _understand(path, content, size, digest.hexdigest(), prefix, known)
 
 
 def _joined(index: Path) -> tuple[Content, int, hashlib._Hash]:
@@ -310,7 +328,9 @@ def _content(path: Path, data: Buffer) -> Content:
         return module.read(data)
 
 
-def _understand(path: Path, content: Content, size: int, sha256: str, prefix: str | None) -> _Loaded:
+def _understand(
+    path: Path, content: Content, size: int, sha256: str, prefix: str | None, known: Architecture | None
+) -> _Loaded:
     manifest = None if content.manifest is None else Manifest.from_text(content.manifest)
     selection = dialects.select(_plain(content.tensors, size), prefix)
     layout = dialects.detect(selection.weights)
@@ -319,6 +339,12 @@ def _understand(path: Path, content: Content, size: int, sha256: str, prefix: st
     try:
         if manifest is not None:
             architecture = manifest.architecture
+            if known not in (None, architecture):
+                raise CheckpointError(
+                    "its manifest describes another architecture than the file it should be like has."
+                )
+        elif known is not None:
+            architecture = known
         else:
             architecture = companions.infer_architecture(path, weights, layout)
         weights = dialects.reorder(weights, architecture, layout)

@@ -246,7 +246,7 @@ def _choose(names: Iterable[str], found: list[str], prefix: str | None) -> str:
         beside = ", ".join(f"{one!r:.80}" for one in others[:3]) + (" and more" if len(others) > 3 else "")
         raise CheckpointError(
             f"it holds several CLIPs, below the prefixes {shown}{f' (and beside them {beside})' if others else ''}; "
-            f"take one out with clip convert FILE TARGET --prefix {found[-1]!r:.80}"
+            f"clip convert --prefix {found[-1]!r:.80} takes that one out of it."
         )
     return found[0] if found else ""
 

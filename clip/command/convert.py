@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import converters
+from clip.api import weights_file
 from clip.command.output import Json, Prefix, print_fields, print_json, shortened
 from converters.dialects import LAYOUTS
 
@@ -30,6 +31,13 @@ def run(
     ] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="By default each tensor keeps its own.")] = None,
     prefix: Prefix = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="The model that SOURCE was fine-tuned from: gives what weights do not tell, and the vocabulary.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Convert a weights file; the result is read back and compared before it appears."""
@@ -39,6 +47,7 @@ def run(
         layout=layout.value if layout else None,
         dtype=dtype.value if dtype else None,
         prefix=prefix,
+        like=None if like is None else weights_file(like)[0],
     ).to_dict()
     if json:
         print_json(report)

@@ -179,7 +179,8 @@ def test_inspect_names_every_fault(run, checkpoint, tmp_path):
 def test_inspect_what_is_no_model(run, tmp_path):
     (tmp_path / "page.pt").write_text("<html>")
     assert_refused(run("inspect", tmp_path / "page.pt"), "page.pt", "text that starts with")
-    assert_refused(run("inspect", tmp_path), "is not a regular file")
+    (tmp_path / "empty").mkdir()
+    assert_refused(run("inspect", tmp_path / "empty"), "is a folder without a weights file; expected model.safetensors")
     assert_refused(run("inspect", tmp_path / "none.pt"), "none.pt cannot be read: No such file or directory")
 
 
@@ -192,7 +193,7 @@ def test_convert(suffix, run, files, judge, tmp_path):
     report = run("convert", source, target, "--json").json
     assert list(report) == [
         *("source", "target", "source_sha256", "target_sha256", "tensors", "parameters"),
-        *("dtype", "layout", "max_abs_difference", "seconds"),
+        *("dtype", "layout", "prefix", "left_out", "max_abs_difference", "seconds"),
     ]
     assert (report["source"], report["target"]) == (str(source), str(target))
     assert report["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()

@@ -80,7 +80,7 @@ def test_several_models_in_a_file(vit, tmp_path, assert_equal_weights):
     path = save(state, tmp_path / "a.safetensors")
     expected = (
         f"{path}: it holds several CLIPs, below the prefixes 'model.', 'model.average.', 'teacher.' (and beside them "
-        "'sink_temp'); take one out with clip convert FILE TARGET --prefix 'teacher.'"
+        "'sink_temp'); clip convert --prefix 'teacher.' takes that one out of it."
     )
     for function in (read, inspect):
         with pytest.raises(CheckpointError) as caught:
