@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.naming import Weights
+from clip_core.tokenizer import Tokenizer
 
 Tensor = Any  # the framework's own tensor type
 Observe = Callable[[str, Tensor], None]
@@ -24,6 +25,23 @@ class Model(Protocol):
 
     architecture: Architecture
     backend: str
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model was trained with, read when it is first used.
+
+        Raises:
+            TextError: its vocabulary is not known.
+            DownloadError: it is OpenAI's, and that cannot be had.
+        """
+
+    def tokenize(self, texts: str | Iterable[str], context_length: int | None = ..., truncate: bool = ...) -> Tensor:
+        """Texts -> int64 tokens [n, context_length] by `tokenizer`, by default as long as the model's; NNabla, whose
+        variables are part of a graph, gives an array.
+
+        Raises:
+            TextError: a text is too long and ``truncate`` is off, or is not a text.
+        """
 
     def load(self, weights: Mapping[str, np.ndarray], source: str = ...) -> None:
         """Take over ``weights`` (canonical names, shapes and axis order): all of them, or on any fault none.

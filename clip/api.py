@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,10 @@ from clip_core import preprocess as preprocessing
 from clip_core.architecture import (
     MODELS,
     OPENAI_CONTEXT_LENGTH,
-    OPENAI_VOCABULARY_SIZE,
-    Architecture,
     NamedModel,
     name_of,
 )
-from clip_core.errors import CheckpointError, ClipError, TextError
+from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import count
 from converters.folders import INDEX_SUFFIX
 
@@ -65,52 +62,11 @@ class Loaded:
 
     name: str
     model: Model
-    vocabulary: str | None  # None: OpenAI's, read when it is first used
     logit_scale: float  # what cosines are multiplied by
-
-    @cached_property
-    def tokenizer(self) -> tokenizer.Tokenizer:
-        """The tokenizer that the model was trained with (`tokenizer_of`)."""
-        return tokenizer_of(self.name, self.model.architecture, self.vocabulary)
 
     @property
     def preprocess(self) -> Preprocess:
         return Preprocess(self.model.architecture.image.resolution, self.model.backend)
-
-    def tokenize(self, texts: str | Sequence[str], truncate: bool = False) -> np.ndarray:
-        """Texts -> int64 tokens [n, context length of the model]."""
-        return self.tokenizer.tokenize(texts, self.model.architecture.text.context_length, truncate)
-
-
-def tokenizer_of(name: str, architecture: Architecture, vocabulary: str | None) -> tokenizer.Tokenizer:
-    """The tokenizer for a model: of the vocabulary that its file carries, else OpenAI's.
-
-    Args:
-        name: what the sentence calls the model.
-
-    Raises:
-        TextError: the file carries none and the model was not trained with OpenAI's, or it carries one that is not
-            the model's.
-        DownloadError: it is OpenAI's, and that cannot be had.
-    """
-    size = architecture.text.vocabulary_size
-    if vocabulary is None:
-        if size != OPENAI_VOCABULARY_SIZE:
-            raise TextError(
-                f"{name} has a vocabulary of {size} tokens and does not carry it; "
-                "clip convert FILE TARGET --like ORIGINAL takes it from the model that this one was fine-tuned from."
-            )
-        return tokenizer.openai()
-    try:
-        carried = tokenizer.Tokenizer(vocabulary)
-    except TextError as error:
-        raise TextError(f"The vocabulary that {name} carries cannot be read: {error}") from error
-    if carried.vocabulary_size != size:
-        raise TextError(
-            f"{name} carries a vocabulary of {carried.vocabulary_size} tokens, but its weights are for {size}; "
-            "convert the original file again."
-        )
-    return carried
 
 
 _current: Loaded | None = None
@@ -182,10 +138,15 @@ def open_model(
         remedy = "remove it, and it is fetched again" if named.url else "install triclip again"
         raise CheckpointError(f"{path} holds {found}, expected {named.name}; {remedy}.")
     model = framework.CLIP(
-        checkpoint.architecture, checkpoint.weights, device=device, precision=precision, source=str(path)
+        checkpoint.architecture,
+        checkpoint.weights,
+        device=device,
+        precision=precision,
+        source=str(path),
+        vocabulary=checkpoint.vocabulary,
     )
     logit_scale = float(np.exp(checkpoint.weights["logit_scale"], dtype=np.float64))
-    return Loaded(str(name), model, checkpoint.vocabulary, logit_scale)
+    return Loaded(str(name), model, logit_scale)
 
 
 def weights_file(
@@ -228,17 +189,18 @@ def default_backend() -> str:
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = OPENAI_CONTEXT_LENGTH, truncate: bool = False) -> Tensor:
-    """Texts -> tokens [n, context_length], as the framework of the model loaded last wants them.
+    """Texts -> tokens [n, context_length] of the model loaded last, as its framework wants them.
 
-    The tokenizer is that of the model loaded last; before any is loaded, OpenAI's. PyTorch gets a LongTensor, Paddle an
-    int64 tensor, NNabla and NumPy an int64 array.
+    Other models do not understand them, and refuse them: with several models, use each one's own ``model.tokenize``.
+    Before any is loaded, the tokenizer is OpenAI's. PyTorch gets a LongTensor, Paddle an int64 tensor, NNabla and NumPy
+    an int64 array.
 
     Raises:
         TextError: a text is too long and ``truncate`` is off, or is not a text.
     """
     if _current is None:
         return _native(tokenizer.openai().tokenize(texts, context_length, truncate), default_backend())
-    return _native(_current.tokenizer.tokenize(texts, context_length, truncate), _current.model.backend)
+    return _current.model.tokenize(texts, context_length, truncate)
 
 
 def preprocess(image: Image.Image) -> Tensor:

@@ -150,7 +150,9 @@ def sample_inputs(loaded: Loaded) -> Inputs:
     pictures = samples.pictures()
     rows = _token_rows(architecture.text)
     with suppress(ClipError):
-        rows = np.concatenate([loaded.tokenize(list(pictures), truncate=True), rows])
+        rows = np.concatenate(
+            [loaded.model.tokenizer.tokenize(pictures, architecture.text.context_length, truncate=True), rows]
+        )
     return Inputs(pixels([open_image(path) for path in pictures.values()], architecture.image.resolution), rows)
 
 

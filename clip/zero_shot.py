@@ -45,7 +45,7 @@ def score(loaded: Loaded, pixels: np.ndarray, labels: Sequence[str], template: s
     with np.errstate(all="ignore"):  # what comes of it is looked at below
         logits = similarity.logits(
             image_features(loaded.model, pixels),
-            text_features(loaded.model, loaded.tokenizer, texts),
+            text_features(loaded.model, loaded.model.tokenizer, texts),
             loaded.logit_scale,
         )
     if not np.isfinite(logits).all():

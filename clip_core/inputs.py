@@ -12,6 +12,9 @@ from clip_core.errors import ImageError, TextError
 # Normalised pixels lie between -1.8 and 2.2; the margin is for other means and deviations and for synthetic inputs.
 MAX_PIXEL = 16.0
 
+# What users call the frameworks whose tensors they may mix up, by the package of the tensor's type.
+FRAMEWORKS = {"torch": "PyTorch", "paddle": "Paddle", "nnabla": "NNabla"}
+
 
 def check_pixel_shape(shape: Sequence[int], resolution: int) -> None:
     """Refuse pixels that are not [n, 3, resolution, resolution].
@@ -41,19 +44,6 @@ def check_token_shape(shape: Sequence[int], context_length: int) -> None:
         raise TextError(f"The tokens have shape {found}, expected (n, {context_length}); make them with tokenize.")
 
 
-def check_token_ids(lowest: int, highest: int, vocabulary_size: int) -> None:
-    """Refuse token ids outside the vocabulary, given the lowest and highest id of a batch.
-
-    Raises:
-        TextError: naming the id and the vocabulary's size.
-    """
-    for token in (lowest, highest):
-        if not 0 <= token < vocabulary_size:
-            raise TextError(
-                f"Token {token} is outside the vocabulary of {vocabulary_size}; tokenize with this model's tokenizer."
-            )
-
-
 def check_pixels(array: Any, resolution: int) -> np.ndarray:
     """An array of pixels as every backend takes it: float32 [n, 3, resolution, resolution], contiguous; n may be 0.
 
@@ -64,7 +54,7 @@ def check_pixels(array: Any, resolution: int) -> np.ndarray:
         ImageError: not such an array, not finite, or with values that no preprocessing gives.
     """
     if not isinstance(array, np.ndarray):
-        raise ImageError(f"The pixels were given as {type(array).__name__}; give a float32 array.")
+        raise ImageError(_not_an_array("pixels", array, "a float32 array", "the preprocessing"))
     if array.dtype.name not in ("float16", "float32", "float64"):  # in either byte order
         hint = "pass the pictures through preprocess" if array.dtype == np.uint8 else "convert them to float32"
         raise ImageError(f"The pixels have dtype {array.dtype}, expected float32, float16 or float64; {hint}.")
@@ -99,16 +89,31 @@ def check_tokens(tokens: Any, context_length: int, vocabulary_size: int, end: in
     """
     end = vocabulary_size - 1 if end is None else end
     if not isinstance(tokens, np.ndarray):
-        raise TextError(f"The tokens were given as {type(tokens).__name__}; give an int64 array.")
+        raise TextError(_not_an_array("tokens", tokens, "an int64 array", "the tokenize"))
     if tokens.dtype.name not in ("int32", "int64"):
         raise TextError(f"The tokens have dtype {tokens.dtype}, expected int32 or int64; make them with tokenize.")
     check_token_shape(tokens.shape, context_length)
-    if len(tokens):
-        check_token_ids(int(tokens.min()), int(tokens.max()), vocabulary_size)
+    for token in (int(tokens.min()), int(tokens.max())) if len(tokens) else ():
+        if not 0 <= token < vocabulary_size:
+            raise TextError(
+                f"Token {token} is outside the vocabulary of {vocabulary_size}; make the tokens with this model's own "
+                "tokenize."
+            )
     ended = tokens.max(axis=1) == end
     if not ended.all():
         raise TextError(
             f"Text {np.argmin(ended)} (counted from 0) does not have the end-of-text token {end} as its largest token; "
-            "make the tokens with tokenize, and keep that one when cutting a text short."
+            "make the tokens with this model's own tokenize, and keep that one when cutting a text short."
         )
     return np.ascontiguousarray(tokens, dtype=np.int64)
+
+
+def _not_an_array(what: str, found: object, expected: str, maker: str) -> str:
+    """The sentence for what is neither an array nor a tensor of the model's own framework."""
+    framework = FRAMEWORKS.get(type(found).__module__.partition(".")[0])
+    if framework is None:
+        return f"The {what} were given as {type(found).__name__}; give {expected}."
+    return (
+        f"The {what} are a tensor of {framework}, which the model's framework cannot use; make them with {maker} that "
+        f"belongs to this model, or give {expected}."
+    )

@@ -6,7 +6,8 @@ compute, with the same two savings: text up to the longest end-of-text, the last
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from math import erf, sqrt
 
 import numpy as np
@@ -16,6 +17,7 @@ from clip_core.errors import ClipError
 from clip_core.inputs import check_pixels, check_tokens
 from clip_core.naming import Weights, check, parameters
 from clip_core.similarity import logits
+from clip_core.tokenizer import Tokenizer, tokenizer_of
 
 PRECISIONS: dict[str, np.dtype] = {"fp32": np.dtype(np.float32), "fp64": np.dtype(np.float64)}
 EPSILON = 1e-5  # of every layer and batch normalisation
@@ -42,6 +44,7 @@ class CLIP:
         device: the CPU is the only one.
         precision: ``fp32``, or ``fp64`` for the judge.
         source: what the weights came from, for messages.
+        vocabulary: the text of a merges file; without it, the vocabulary is OpenAI's.
 
     Raises:
         CheckpointError: the weights do not fit the architecture; every fault is listed.
@@ -56,12 +59,13 @@ class CLIP:
         device: str | None = None,
         precision: str = "fp32",
         source: str = "the set of weights",
+        vocabulary: str | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ClipError(f"There is no precision {precision!r} in NumPy; choose one of {', '.join(PRECISIONS)}.")
         if device not in (None, "cpu"):
             raise ClipError(f"The numpy backend has no device {device!r}; it runs on the cpu.")
-        self.architecture = architecture
+        self.architecture, self.source, self.vocabulary = architecture, source, vocabulary
         self.dtype = PRECISIONS[precision]
         self.load(weights, source)
 
@@ -83,6 +87,23 @@ class CLIP:
             name: array.astype(np.float32 if array.dtype.kind == "f" else array.dtype)
             for name, array in self.weights.items()
         }
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model was trained with (`clip_core.tokenizer.tokenizer_of`)."""
+        return tokenizer_of(self.source, self.architecture, self.vocabulary)
+
+    def tokenize(
+        self, texts: str | Iterable[str], context_length: int | None = None, truncate: bool = False
+    ) -> np.ndarray:
+        """Texts -> int64 tokens [n, context_length] of the model's own vocabulary, by default of its own length.
+
+        Raises:
+            TextError: a text is too long and ``truncate`` is off, or is not a text; or the vocabulary is not known.
+            DownloadError: it is OpenAI's, and that cannot be had.
+        """
+        length = self.architecture.text.context_length if context_length is None else context_length
+        return self.tokenizer.tokenize(texts, length, truncate)
 
     def encode_image(self, image: np.ndarray, observe: Observe | None = None) -> np.ndarray:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.

@@ -11,13 +11,13 @@ import ftfy
 import numpy as np
 import regex
 
-from clip_core import vocabulary
+from clip_core.architecture import OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY_SIZE, Architecture
 from clip_core.errors import TextError
+from clip_core.vocabulary import openai_merges
 
 START_OF_TEXT = "<|startoftext|>"
 END_OF_TEXT = "<|endoftext|>"
 END_OF_WORD = "</w>"
-OPENAI_CONTEXT_LENGTH = 77
 
 MAXIMUM_CHARACTERS = 30_000
 """A longer text is refused before any work is done on it: 30,000 combining marks take ftfy a second, 100,000 ten."""
@@ -250,4 +250,36 @@ def openai() -> Tokenizer:
     Raises:
         DownloadError: the vocabulary is nowhere to be found.
     """
-    return Tokenizer(vocabulary.openai_merges())
+    return Tokenizer(openai_merges())
+
+
+def tokenizer_of(name: str, architecture: Architecture, vocabulary: str | None) -> Tokenizer:
+    """The tokenizer for a model: of the vocabulary that its file carries, else OpenAI's.
+
+    Args:
+        name: what the sentence calls the model.
+        vocabulary: the text of a merges file.
+
+    Raises:
+        TextError: the file carries none and the model was not trained with OpenAI's, or it carries one that is not
+            the model's.
+        DownloadError: it is OpenAI's, and that cannot be had.
+    """
+    size = architecture.text.vocabulary_size
+    if vocabulary is None:
+        if size != OPENAI_VOCABULARY_SIZE:
+            raise TextError(
+                f"{name} has a vocabulary of {size} tokens and does not carry it; "
+                "clip convert FILE TARGET --like ORIGINAL takes it from the model that this one was fine-tuned from."
+            )
+        return openai()
+    try:
+        carried = Tokenizer(vocabulary)
+    except TextError as error:
+        raise TextError(f"The vocabulary that {name} carries cannot be read: {error}") from error
+    if carried.vocabulary_size != size:
+        raise TextError(
+            f"{name} carries a vocabulary of {carried.vocabulary_size} tokens, but its weights are for {size}; "
+            "convert the original file again."
+        )
+    return carried

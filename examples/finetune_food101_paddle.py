@@ -12,9 +12,9 @@ import paddle
 
 import converters
 from backends.paddle import CLIPWrapper
-from clip.api import tokenizer_of
 from clip_core.data.food101 import Food101
 from clip_core.data.loader import Loader
+from clip_core.tokenizer import tokenizer_of
 
 
 def main() -> None:

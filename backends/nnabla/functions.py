@@ -13,7 +13,8 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.function import PythonFunction
 
-from clip_core.inputs import check_token_ids
+from clip_core.errors import TextError
+from clip_core.inputs import check_tokens
 
 EPSILON = 1e-5  # of every layer and batch normalisation
 Shape = tuple[int, ...]
@@ -74,9 +75,24 @@ def embed_patches(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
     return F.transpose(F.reshape(x, (*x.shape[:2], -1)), (0, 2, 1))
 
 
-def check_ids(tokens: nn.Variable, vocabulary_size: int) -> nn.Variable:
-    """The tokens themselves, checked when they are known; NNabla's embedding reads other memory for an unknown id."""
-    return CheckIds(vocabulary_size)(tokens)
+def check_when_computed(tokens: nn.Variable, vocabulary_size: int) -> nn.Variable:
+    """The tokens themselves, checked by `usable_tokens` when they are known."""
+    return CheckTokens(vocabulary_size)(tokens)
+
+
+def usable_tokens(array: np.ndarray, vocabulary_size: int) -> np.ndarray:
+    """Tokens [n, l] of any dtype as int64: a variable's become float32 where somebody looks at them through ``d``.
+
+    NNabla's embedding reads other memory for an id that is not in the vocabulary, and for NaN.
+
+    Raises:
+        TextError: not whole numbers, outside the vocabulary, or a text without its end-of-text token.
+    """
+    with np.errstate(invalid="ignore"):
+        tokens = array.astype(np.int64)
+    if not np.array_equal(tokens, array):  # so it is for NaN and infinity, too
+        raise TextError("The tokens are not all whole numbers; make them with tokenize.")
+    return check_tokens(tokens, tokens.shape[1], vocabulary_size)
 
 
 def end_of_text(tokens: nn.Variable) -> nn.Variable:
@@ -395,18 +411,16 @@ class EndOfText(ArrayFunction):
         return [None]
 
 
-class CheckIds(ArrayFunction):
-    """Token ids, copied if all of them are in the vocabulary."""
+class CheckTokens(ArrayFunction):
+    """Tokens, copied if all of them can be used."""
 
     def __init__(self, vocabulary_size: int) -> None:
         super().__init__()
         self.vocabulary_size = vocabulary_size
 
     def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
-        (tokens,) = arrays
-        # First something that can be looked up: NNabla computes the rest of a graph before it raises.
-        np.clip(tokens, 0, self.vocabulary_size - 1, out=result)
-        check_token_ids(int(tokens.min()), int(tokens.max()), self.vocabulary_size)
+        result.fill(0)  # something that can be looked up: NNabla computes the rest of a graph before it raises
+        result[...] = usable_tokens(arrays[0], self.vocabulary_size)
 
     def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
         return [np.zeros_like(gradient)]

@@ -10,8 +10,9 @@ the text is computed in its full length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 
 import nnabla as nn
 import nnabla.functions as F
@@ -23,7 +24,7 @@ from backends.nnabla.functions import (
     EPSILON,
     Recomputed,
     attend,
-    check_ids,
+    check_when_computed,
     embed_patches,
     end_of_text,
     gelu,
@@ -33,14 +34,16 @@ from backends.nnabla.functions import (
     project,
     quick_gelu,
     reshape,
+    usable_tokens,
 )
 from backends.nnabla.module import Module, buffer, empty
 from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
 from clip_core.architecture import VisionTransformer as ViTTower
 from clip_core.errors import ClipError
-from clip_core.inputs import check_pixel_shape, check_pixels, check_token_ids, check_token_shape, check_tokens
+from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
+from clip_core.tokenizer import Tokenizer, tokenizer_of
 from converters.dialects import LAYOUTS
 
 
@@ -370,6 +373,7 @@ class CLIP(Module):
             whatever it is when a function is called.
         precision: ``fp32``.
         source: what the weights came from, for messages.
+        vocabulary: the text of a merges file; without it, the vocabulary is OpenAI's.
 
     Raises:
         CheckpointError: the weights do not fit the architecture; every fault is listed.
@@ -384,11 +388,12 @@ class CLIP(Module):
         device: str | None = None,
         precision: str = "fp32",
         source: str = "the set of weights",
+        vocabulary: str | None = None,
     ) -> None:
         if precision != "fp32":
             raise ClipError(f"There is no precision {precision!r} in NNabla; it computes in fp32.")
         check(architecture, weights, source)
-        self.architecture = architecture
+        self.architecture, self.source, self.vocabulary = architecture, source, vocabulary
         self.context = None if device is None else context_of(device)
         text = architecture.text
         self.positional_embedding = empty(text.context_length, text.width)
@@ -445,6 +450,23 @@ class CLIP(Module):
         for name, spelled in names.items():
             nn.parameter.set_parameter(spelled, variables[name])
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model was trained with (`clip_core.tokenizer.tokenizer_of`)."""
+        return tokenizer_of(self.source, self.architecture, self.vocabulary)
+
+    def tokenize(
+        self, texts: str | Iterable[str], context_length: int | None = None, truncate: bool = False
+    ) -> np.ndarray:
+        """Texts -> int64 tokens [n, context_length] of the model's own vocabulary, by default of its own length.
+
+        Raises:
+            TextError: a text is too long and ``truncate`` is off, or is not a text; or the vocabulary is not known.
+            DownloadError: it is OpenAI's, and that cannot be had.
+        """
+        length = self.architecture.text.context_length if context_length is None else context_length
+        return self.tokenizer.tokenize(texts, length, truncate)
+
     def encode_image(self, image: nn.Variable | np.ndarray, observe: Observe = ignore) -> nn.Variable:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
@@ -464,20 +486,18 @@ class CLIP(Module):
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:
-            TextError: the tokens have another shape, or an id is outside the vocabulary; of an array also: another
-                type, or a text without its end-of-text token. The ids of a static graph are checked when it is
-                computed, and NNabla raises a SystemError whose first cause is this error.
+            TextError: the tokens have another shape or are no whole numbers, an id is outside the vocabulary, or a text
+                is without its end-of-text token; of an array also: another type. The tokens of a static graph are
+                checked when it is computed, and NNabla raises a SystemError whose first cause is this error.
         """
-        text = self._tokens(text)
-        vocabulary_size = self.architecture.text.vocabulary_size
+        text, tower = self._tokens(text), self.architecture.text
         if text.shape[0] == 0:
             return to_tensor(np.zeros((0, self.architecture.embed_dim), np.float32))
         if nn.get_auto_forward():
-            tokens = text.data.get_data("r")
-            check_token_ids(int(tokens.min()), int(tokens.max()), vocabulary_size)
+            tokens = usable_tokens(text.data.get_data("r"), tower.vocabulary_size)
             text = to_tensor(tokens[:, : int(tokens.argmax(axis=-1).max()) + 1])
         else:
-            text = check_ids(text, vocabulary_size)
+            text = check_when_computed(text, tower.vocabulary_size)
         with self._in_context():
             end = end_of_text(text)  # it has the highest id
             length = text.shape[1]

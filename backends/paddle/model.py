@@ -10,8 +10,9 @@ Parameters carry their canonical names; linear weights are stored [in, out], whi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
 from clip_core.architecture import VisionTransformer as ViTTower
 from clip_core.errors import ClipError, ImageError, TextError
-from clip_core.inputs import check_pixel_shape, check_pixels, check_token_ids, check_token_shape, check_tokens
+from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
+from clip_core.tokenizer import Tokenizer, tokenizer_of
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PROCESSOR = Path("/proc/cpuinfo")
@@ -363,6 +365,7 @@ class CLIP(nn.Layer):
         device: becomes Paddle's current device, as ``paddle.set_device`` has it; by default the current one stays.
         precision: ``fp32``, ``bf16`` or ``fp16``; the latter two keep norms, embeddings and logits in float32.
         source: what the weights came from, for messages.
+        vocabulary: the text of a merges file; without it, the vocabulary is OpenAI's.
 
     Raises:
         CheckpointError: the weights do not fit the architecture; every fault is listed.
@@ -377,12 +380,13 @@ class CLIP(nn.Layer):
         device: str | None = None,
         precision: str = "fp32",
         source: str = "the set of weights",
+        vocabulary: str | None = None,
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
             raise ClipError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
         check(architecture, weights, source)
-        self.architecture = architecture
+        self.architecture, self.source, self.vocabulary = architecture, source, vocabulary
         self.dtype = PRECISIONS[precision]
         use_device(device)
         if precision != "fp32" and paddle.get_device() == "cpu":
@@ -444,6 +448,23 @@ class CLIP(nn.Layer):
             if isinstance(module, Transformer | ModifiedResNet):
                 module.recomputed = wanted
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model was trained with (`clip_core.tokenizer.tokenizer_of`)."""
+        return tokenizer_of(self.source, self.architecture, self.vocabulary)
+
+    def tokenize(
+        self, texts: str | Iterable[str], context_length: int | None = None, truncate: bool = False
+    ) -> paddle.Tensor:
+        """Texts -> int64 tokens [n, context_length] of the model's own vocabulary, by default of its own length.
+
+        Raises:
+            TextError: a text is too long and ``truncate`` is off, or is not a text; or the vocabulary is not known.
+            DownloadError: it is OpenAI's, and that cannot be had.
+        """
+        length = self.architecture.text.context_length if context_length is None else context_length
+        return to_tensor(self.tokenizer.tokenize(texts, length, truncate))
+
     def encode_image(self, image: paddle.Tensor | np.ndarray, observe: Observe = ignore) -> paddle.Tensor:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
@@ -458,15 +479,19 @@ class CLIP(nn.Layer):
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:
-            TextError: the tokens have another shape or type, or an id is outside the vocabulary; of an array also: a
-                text without its end-of-text token.
+            TextError: the tokens have another shape or type, an id is outside the vocabulary, or a text is without its
+                end-of-text token.
         """
-        text = self._tokens(text)
+        text, tower = self._tokens(text), self.architecture.text
         if len(text) == 0:
             return paddle.zeros([0, self.architecture.embed_dim], self.dtype)
-        end = text.argmax(axis=-1)  # end-of-text has the highest id
-        low, high, last = paddle.stack([text.min(), text.max(), end.max().astype(text.dtype)]).tolist()
-        check_token_ids(low, high, self.architecture.text.vocabulary_size)
+        is_end = text == tower.vocabulary_size - 1
+        end = is_end.astype("int32").argmax(axis=-1)  # the first one
+        # The only wait for the device.
+        found = [text.min(), text.max(), is_end.any(axis=-1).all(), end.max()]
+        low, high, ended, last = paddle.stack([value.astype("int64") for value in found]).tolist()
+        if not (ended and low >= 0 and high < tower.vocabulary_size):
+            check_tokens(to_array(text), tower.context_length, tower.vocabulary_size)  # says what is wrong
         x = self.token_embedding(text[:, : last + 1]) + self.positional_embedding[: last + 1]  # [n, l, d]
         x = x.astype(self.dtype)
         observe("token_embedding", x)

@@ -26,7 +26,7 @@ def run(
 
     loaded = open_model(model, backend=backend)
     with errors.status(f"drawing and encoding with {loaded.model.backend}"):
-        scores = shapes.evaluate(loaded.model, loaded.tokenizer)
+        scores = shapes.evaluate(loaded.model, loaded.model.tokenizer)
     result = {"test": test.value, "model": model, "backend": loaded.model.backend} | scores
     if json:
         print_json(result)

@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 import converters
-from clip.api import tokenizer_of, weights_file
+from clip.api import weights_file
 from clip.command.output import Json, print_json
 from clip_core import tokenizer
 from clip_core.architecture import OPENAI_CONTEXT_LENGTH
@@ -31,7 +31,7 @@ def run(
         encoder, longest = tokenizer.openai(), OPENAI_CONTEXT_LENGTH
     else:
         checkpoint = converters.read(weights_file(model)[0])
-        encoder = tokenizer_of(model, checkpoint.architecture, checkpoint.vocabulary)
+        encoder = tokenizer.tokenizer_of(model, checkpoint.architecture, checkpoint.vocabulary)
         longest = checkpoint.architecture.text.context_length
     tokens = encoder.tokenize(texts, context_length or longest, truncate)
     rows = [row[: int(np.argmax(row)) + 1].tolist() for row in tokens]

@@ -29,7 +29,6 @@ def test_a_static_graph_gives_the_same_values(architecture):
     pixels, tokens = sample_pixels(architecture), sample_tokens(architecture)
     image, text = nn.Variable(pixels.shape), nn.Variable(tokens.shape)
     per_image, per_text = model(image, text)
-    nn.forward_all([per_image, per_text])  # with nothing in it yet, the graph can be computed
     image.d, text.d = pixels, tokens
     nn.forward_all([per_image, per_text], clear_no_need_grad=True)
     bound = tolerances.CONTRACT["logits"].bound
@@ -48,13 +47,23 @@ def test_a_static_graph_takes_new_inputs():
         assert tolerances.difference(features.d, model.embed_text(sample_tokens(VIT, seed=seed))) < 1e-5
 
 
-@pytest.mark.parametrize("token", [VOCABULARY_SIZE, -1])
-def test_a_static_graph_reads_no_other_memory(token):
+UNFIT = [
+    pytest.param(VOCABULARY_SIZE, "Token 300 is outside the vocabulary of 300; make", id="too high"),
+    pytest.param(-1, "Token -1 is outside the vocabulary of 300; make", id="negative"),
+    pytest.param(np.nan, "The tokens are not all whole numbers; make", id="NaN"),
+    pytest.param(1e30, "The tokens are not all whole numbers; make", id="beyond int64"),
+    pytest.param(0.5, "The tokens are not all whole numbers; make", id="fraction"),
+    pytest.param(0, "Text 2 (counted from 0) does not have the end-of-text token 299", id="no end"),
+]
+
+
+@pytest.mark.parametrize(("token", "message"), UNFIT)
+def test_a_static_graph_reads_no_other_memory(token, message):
     model = CLIP(VIT, sample_weights(VIT))
     text = nn.Variable((4, VIT.text.context_length))
     features = model.encode_text(text)
-    tokens = sample_tokens(VIT)
-    tokens[2, 0] = token
+    tokens = sample_tokens(VIT).astype(np.float32)
+    tokens[2, tokens[2].argmax()] = token
     text.d = tokens
     with pytest.raises(SystemError) as caught:
         features.forward()
@@ -62,10 +71,20 @@ def test_a_static_graph_reads_no_other_memory(token):
     while error.__cause__ is not None:
         error = error.__cause__
     assert isinstance(error, TextError)
-    assert str(error).startswith(f"Token {token} is outside the vocabulary of {VOCABULARY_SIZE}")
+    assert str(error).startswith(message)
     text.d = sample_tokens(VIT)
     features.forward()
     assert tolerances.difference(features.d, model.embed_text(sample_tokens(VIT))) < 1e-5
+
+
+@pytest.mark.parametrize(("token", "message"), UNFIT)
+def test_under_auto_forward_the_fault_itself_is_raised(token, message):
+    model = CLIP(VIT, sample_weights(VIT))
+    tokens = sample_tokens(VIT).astype(np.float32)
+    tokens[2, tokens[2].argmax()] = token
+    with nn.auto_forward(), pytest.raises(TextError) as caught:
+        model.encode_text(nn.Variable.from_numpy_array(tokens))
+    assert str(caught.value).startswith(message)
 
 
 def test_embedding_leaves_auto_forward_and_contexts_alone():

@@ -237,6 +237,20 @@ def test_tokenize_gives_what_the_framework_wants(backend, files, tokens):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_of_two_models_each_has_its_own_tokenizer(backend, files, checkpoint):
+    first, _ = clip.load(files[".pt"], device="cpu", backend=backend)
+    features = first.embed_text(array_of(first.tokenize(TEXTS), backend))
+    second, _ = clip.load("shapes", device="cpu", backend=backend)
+    strange = clip.tokenize(TEXTS)  # of the model loaded last
+    np.testing.assert_array_equal(array_of(strange, backend), array_of(second.tokenize(TEXTS, 77), backend))
+    with pytest.raises(
+        TextError, match=r"^Token \d+ is outside the vocabulary of 534; make the tokens with this model's"
+    ):
+        first.encode_text(strange)
+    np.testing.assert_array_equal(first.embed_text(array_of(first.tokenize(TEXTS), backend)), features)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_tokenize_before_any_load_is_openais(backend, monkeypatch):
     monkeypatch.setenv("CLIP_BACKEND", backend)
     found = clip.tokenize("A photo of a person with black hair")

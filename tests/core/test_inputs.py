@@ -68,16 +68,16 @@ def test_end_of_text_may_be_another_token():
         (np.empty((1, 0), np.int64), "The tokens have shape (1, 0), expected (n, 4); make them with tokenize."),
         (
             np.array([[7, 10]]),
-            "Token 10 is outside the vocabulary of 10; tokenize with this model's tokenizer.",
+            "Token 10 is outside the vocabulary of 10; make the tokens with this model's own tokenize.",
         ),
         (
             np.array([[-1, 9]], np.int32),
-            "Token -1 is outside the vocabulary of 10; tokenize with this model's tokenizer.",
+            "Token -1 is outside the vocabulary of 10; make the tokens with this model's own tokenize.",
         ),
         (
             np.array([[7, 9], [7, 8]]),
             "Text 1 (counted from 0) does not have the end-of-text token 9 as its largest token; make the tokens with "
-            "tokenize, and keep that one when cutting a text short.",
+            "this model's own tokenize, and keep that one when cutting a text short.",
         ),
     ],
 )
