@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from clip_core.architecture import OPENAI_VOCABULARY_SIZE, Architecture
 from clip_core.bpe_training import HEADER
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
+from clip_core.training.stopping import WORD, run_until_stopped, stop_signals
 
 if TYPE_CHECKING:
     from backends.base import Ranks
@@ -104,15 +104,17 @@ def run(
                 _print_plan(found, json)
             _end(ranks, backend, 0)
             return
-        outcome = train(recipe, trainer, source, encoder, folder, steps, resume)
-        models = {"model.safetensors": model.export(), "model-average.safetensors": trainer.average()}
-        if ranks.rank == 0:
-            for name, trained in models.items():
-                if trained is not None:
-                    checkpoint = converters.Checkpoint(trained, architecture, vocabulary=vocabulary)
-                    converters.write(checkpoint, folder / name)
-            say(f"step {outcome.step}, loss {outcome.loss}; the model is {folder / 'model.safetensors'}")
-    _end(ranks, backend, 0 if outcome.signal is None else 128 + outcome.signal)
+        with stop_signals():  # a second one must not keep the model from being written
+            outcome = train(recipe, trainer, source, encoder, folder, steps, resume)
+            models = {"model.safetensors": model.export(), "model-average.safetensors": trainer.average()}
+            if ranks.rank == 0:
+                for name, trained in models.items():
+                    if trained is not None:
+                        checkpoint = converters.Checkpoint(trained, architecture, vocabulary=vocabulary)
+                        converters.write(checkpoint, folder / name)
+                say(f"step {outcome.step}, loss {outcome.loss}; the model is {folder / 'model.safetensors'}")
+            ranks.numbers(0)  # a launcher may end all processes as soon as one has ended by a signal
+    _end(ranks, backend, 128 + outcome.signal if outcome.signal is not None and WORD not in os.environ else 0)
 
 
 def _end(ranks: Ranks, backend: str, code: int) -> None:
@@ -216,4 +218,4 @@ def _launch(backend: str, processes: int) -> None:
     script = str(Path(__file__).parents[1] / "__main__.py")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [word.replace("{}", str(processes)) for word in LAUNCHERS[backend]]
-    sys.exit(subprocess.run([*command, script, *own], env=environment).returncode)
+    sys.exit(run_until_stopped([*command, script, *own], environment))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from clip_core.training.evaluation import Evaluator
 from clip_core.training.log import Journal, plot, say
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
+from clip_core.training.stopping import stop_signals
 
 if TYPE_CHECKING:
     from backends.base import StepResult, Trainer
@@ -48,7 +47,7 @@ class Outcome:
     step: int  # the last one done
     checkpoint: Path  # of that step
     loss: float | None  # of that step; None when there was nothing left to do
-    signal: int | None  # that stopped it early
+    signal: int | None  # that stopped it early, in whichever of the processes
 
 
 def train(
@@ -62,7 +61,7 @@ def train(
 ) -> Outcome:
     """Train to the recipe's last step, or to ``steps``, leaving checkpoints, metrics and the loss curve in ``output``.
 
-    Any framework's trainer will do. SIGINT and SIGTERM let the step end, write a checkpoint and return.
+    Any framework's trainer will do. SIGINT, SIGTERM and SIGHUP let the step end, write a checkpoint and return.
 
     Args:
         source: pictures with captions.
@@ -86,14 +85,14 @@ def train(
         if run.first:
             recipe.write(output / RECIPE)
         kept = saved is not None and saved.parent.parent == output  # whether the state now is in the folder
-        loss, batch, stopping = None, None, False
+        loss, batch, stopped = None, None, 0
         settings = recipe.checkpoint
         with (
-            _stop_signals() as stopped,
+            stop_signals() as asked_to_stop,
             Writer(output, settings.keep, settings.background, saved) as writer,
             Journal(output, recipe.log, step, last) if run.first else nullcontext() as journal,
         ):
-            while step < last and not stopping:
+            while step < last and not stopped:
                 writer.check()
                 began = monotonic()
                 batch = next(run.loader)
@@ -106,8 +105,8 @@ def train(
                 step, loss, kept = step + 1, result.loss, False
                 if journal is not None:
                     journal.step(_metrics(run, step, rate, result, monotonic() - began))
-                stopping = any(trainer.ranks.numbers(len(stopped)))
-                if evaluator is not None and not stopping and (step % evaluator.every_steps == 0 or step == last):
+                stopped = int(max(trainer.ranks.numbers(asked_to_stop())))
+                if evaluator is not None and not stopped and (step % evaluator.every_steps == 0 or step == last):
                     scores = evaluator(trainer)
                     if journal is not None:
                         journal.evaluation(step, scores)
@@ -123,7 +122,7 @@ def train(
                 plot(output)
             except (ClipError, OSError) as error:
                 say(f"Warning: the curves could not be drawn: {error}")
-    return Outcome(step, output / checkpoints.FOLDER / checkpoints.name_of(step), loss, stopped[0] if stopped else None)
+    return Outcome(step, output / checkpoints.FOLDER / checkpoints.name_of(step), loss, stopped or None)
 
 
 @dataclass(frozen=True)
@@ -314,22 +313,6 @@ def _not_finite(step: int, batch: Batch | None, fault: str, writer: Writer) -> C
         f"Training stopped at step {step}: {fault}, on a batch with the examples {listed or 'of no step yet'}; the "
         f"last good checkpoint is {writer.last_good() or 'none'}. Lower the learning rate."
     )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM are put into instead of ending the process."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield received
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in signals]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(signals, before):
-            signal.signal(number, handler)
 
 
 def _versions(trainer: Trainer) -> dict[str, str]:
