@@ -7,13 +7,22 @@ import re
 # Control characters, line and paragraph separators, what changes the direction of writing, and lone surrogates.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+MOST_CHARACTERS = 10_000  # of a sentence: names in a file, which sentences quote, may be as long as the file
+
 
 class ClipError(RuntimeError):
-    """A fault in what the user gave; ``str(error)`` is one sentence meant for them.
+    """A fault in what the user gave; ``str(error)`` is one sentence, on one line, meant for them.
 
     It is a ``RuntimeError`` because OpenAI's package raises that for an unknown model or a text that is too long, and
     code written for it should keep working.
     """
+
+    def __init__(self, sentence: str) -> None:
+        sentence = visible(sentence)
+        if len(sentence) > MOST_CHARACTERS:
+            kept = MOST_CHARACTERS // 2 - 50  # at each end, with room for what stands between
+            sentence = f"{sentence[:kept]} [{len(sentence) - 2 * kept} characters left out] {sentence[-kept:]}"
+        super().__init__(sentence)
 
 
 class CheckpointError(ClipError):
