@@ -1,67 +1,135 @@
 """Bytes or a path -> a decoded PIL image, with limits: the only place that opens a picture.
 
-A picture is refused on the size it declares before anything of that size is reserved, only the formats of `FORMATS` are
-tried, and every fault is an `ImageError`.
+A picture is refused on the size and the work that it declares before anything of that size is reserved, only the
+formats of `FORMATS` are tried, and every fault is an `ImageError`.
+
+Pictures of more than 8 bits per channel become such of 8 bits, since everything after this takes values from 0 to 255:
+
+- Of 16 bits (grey ones; Pillow reads coloured ones as 8 bits by the same rule) the higher byte is taken, so that 65535
+  is white. Of the 12 bits that some TIFF files have, the highest 8.
+- Of 32-bit integers and of floats nobody says which value is white, so it is taken to be the smallest of 1 (floats
+  only), 255 and 65535 that no pixel exceeds, with a warning; values below 0, above 65535 or not finite are refused.
+- When a picture of 16 bits is dark because it uses none of the highest 4, a warning says so.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clip_core.errors import ClipError, ImageError
 from clip_core.files import read_regular
+from clip_core.image_headers import Refusal, check_size, prepared
 
-# What is inside decides, not the file's name. No format here can start another program or hold a drawing to execute.
+# What is inside decides, not the file's name. No format here can start another program or hold a drawing to execute,
+# and every Pillow from 10.3 on reads them alike.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+)
+"""Of the names of files in `FORMATS`, in lower case: what a reader of folders takes for a picture."""
 
 MAX_FILE_BYTES = 64 * 2**20  # Pillow's lists of a TIFF's strips can take 13 times the file's size
 MAX_PIXELS = 64 * 2**20  # 256 MiB decoded as RGB, which Pillow keeps in four bytes; below Pillow's own limit
+MAX_SLOW_PIXELS = 4 * 2**20  # of what Pillow decodes pixel by pixel in Python: plain text, odd ranges, run lengths
+_SLOW_DECODERS = ("ppm", "ppm_plain", "bmp_rle")
 
 
 def open_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
     """Open and decode a picture, whole or not at all.
 
     The first frame of an animation and the first page of a document count. The pixels are as stored: an EXIF
-    orientation is not applied, because OpenAI's transform does not apply it (in a TIFF, Pillow itself does). Damaged
-    metadata does not stop a picture whose pixels are whole, but text or colour profiles beyond Pillow's limits do.
+    orientation is not applied, because OpenAI's transform does not apply it (in a TIFF, Pillow itself does). Texts,
+    profiles and other metadata are not read (but for a TIFF's), so their damage does not stop a picture.
 
     Args:
         source: a path, the content of a file as bytes, or a binary file, which is read from its beginning.
 
     Returns:
-        The decoded image in the mode of the file; `clip_core.preprocess` takes any mode.
+        The decoded image in the mode of the file, but for more than 8 bits per channel (see above), which become ``L``.
 
     Raises:
-        ImageError: nothing there to read, not a regular file, more than `MAX_FILE_BYTES`, not one of `FORMATS`, more
-            than `MAX_PIXELS` pixels declared, or cut short or damaged (unless the program has set Pillow's
+        ImageError: nothing there to read, an address, not a regular file, more than `MAX_FILE_BYTES`, not one of
+            `FORMATS`, more than `MAX_PIXELS` pixels declared, or so much work for them that decoding could take
+            minutes, values whose range is unknown, or cut short or damaged (unless the program has set Pillow's
             ``ImageFile.LOAD_TRUNCATED_IMAGES``, which is respected).
     """
     name, data = _read(source)
     if not data:
         raise ImageError(f"{name} is empty; give a picture ({', '.join(FORMATS)}).")
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        _check_size(name, *_webp_size(data))
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        what = (
-            "is text, perhaps a saved web page or an SVG drawing" if data.lstrip()[:1] == b"<" else "is not a picture"
-        )
-        raise ImageError(f"{name} {what}, or its header is damaged; give one of {', '.join(FORMATS)}.") from error
-    except Exception as error:  # the header of a damaged file can make a reader raise anything
-        raise _damaged(name, error) from error
-    _check_size(name, *image.size)
-    try:
+        image = Image.open(io.BytesIO(prepared(data, MAX_PIXELS)), formats=FORMATS)
+        check_size(*image.size, MAX_PIXELS)
+        if image.tile and image.tile[0][0] in _SLOW_DECODERS:
+            check_size(*image.size, MAX_SLOW_PIXELS, " of such a BMP or PNM file", "save it as PNG")
         image.load()
-    except Exception as error:  # so can its pixels
-        raise _damaged(name, error) from error
-    return image
+    except Refusal as error:
+        raise ImageError(f"{name} {error}.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a limit that the program has set
+        raise ImageError(
+            f"{name} has more pixels than Pillow is allowed to open: {error} Save it in a smaller size."
+        ) from error
+    except UnidentifiedImageError as error:
+        what = "is text, perhaps a saved web page" if data.lstrip()[:1] == b"<" else "is not a picture"
+        raise ImageError(f"{name} {what}, or its header is damaged; give one of {', '.join(FORMATS)}.") from error
+    except Exception as error:  # a damaged file can make a reader raise anything
+        reason = str(error) or type(error).__name__
+        raise ImageError(
+            f"{name} cannot be decoded whole: {reason}; it is cut short or damaged, get the file again."
+        ) from error
+    return in_eight_bits(image, name)
+
+
+def in_eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """The picture itself, or one of mode ``L`` when it is of 16 bits, of 32-bit integers or of floats.
+
+    The rule is at the top of this file. That a picture of mode ``I`` has 16 bits is seen by the format it is from.
+
+    Args:
+        name: what to call the picture in a sentence.
+
+    Raises:
+        ImageError: values whose range is unknown.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image)
+    lowest, highest = values.min(), values.max()
+    if image.mode not in ("I", "F") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        tags = getattr(image, "tag_v2", {})
+        white = 4095 if tags.get(258) == (12,) else 65535
+        if highest <= white >> 4:
+            _warn(f"{name} has values up to {highest} of {white}, so it is nearly black; scale it to its whole range")
+    else:
+        ranges = (255, 65535) if image.mode == "I" else (1, 255, 65535)
+        white = next((white for white in ranges if lowest >= 0 and highest <= white), 0)
+        if not white:
+            raise ImageError(
+                f"{name} has values from {lowest:g} to {highest:g}, and nothing says which of them is white; save it "
+                "with 8 bits per channel."
+            )
+        _warn(f"{name} has values from {lowest:g} to {highest:g}, of which {white} is taken to be white")
+    if image.mode == "F":
+        eight_bits = np.rint(values * np.float32(255 / white))
+    else:
+        eight_bits = values // ((white + 1) // 256)
+    converted = Image.fromarray(eight_bits.astype(np.uint8))
+    converted.format = image.format
+    return converted
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(f"{sentence}.", stacklevel=3)
 
 
 def _read(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
@@ -69,6 +137,10 @@ def _read(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
     if isinstance(source, bytes):
         name, data = "The picture given as bytes", source
     elif isinstance(source, (str, os.PathLike)):
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(source)):
+            raise ImageError(
+                f"{source} is an address, which is not fetched here; download the picture, and give its path."
+            )
         try:
             return str(source), read_regular(source, MAX_FILE_BYTES)
         except ClipError as error:
@@ -88,26 +160,3 @@ def _read(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"{name} has more than {MAX_FILE_BYTES} bytes, the limit; save it in a smaller size.")
     return name, data
-
-
-def _check_size(name: str, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name} has {width} x {height} pixels; the limit is {MAX_PIXELS}: save it in a smaller size.")
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height in the header of a WebP file, before Pillow's reader reserves the canvas twice on opening.
-
-    The layout is that of RFC 9649; for any other first chunk the reader refuses the file.
-    """
-    if data[12:16] == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
-
-
-def _damaged(name: str, error: Exception) -> ImageError:
-    reason = str(error) or type(error).__name__
-    return ImageError(f"{name} cannot be decoded whole: {reason}; it is cut short or damaged, get the file again.")

@@ -3,6 +3,9 @@
 The transform is that of OpenAI's package (github.com/openai/CLIP, ``_transform``): resize the shorter side to r with
 Pillow's bicubic filter, crop the centre, convert to RGB, divide by 255, subtract the mean and divide by the deviation.
 The conversion comes after the resizing, which matters for pictures with a palette or an alpha channel.
+
+Pictures of more than 8 bits per channel (modes ``I;16``, ``I`` and ``F``), which that transform makes flat white or
+black, get 8 bits first by the rule of `clip_core.image`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from clip_core.errors import ClipError, ImageError
-from clip_core.image import MAX_PIXELS
+from clip_core.image import MAX_PIXELS, in_eight_bits
 
 # Of the red, green and blue values, from 0 to 1, of the pictures OpenAI trained on.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -30,14 +33,17 @@ def preprocess(image: Image.Image, resolution: int) -> np.ndarray:
     """One picture of any mode and size as pixels float32 [3, resolution, resolution], channels red, green, blue.
 
     Raises:
-        ImageError: not a PIL image, without pixels, of a mode that has no conversion to RGB, or so long and narrow
-            that resizing its shorter side to ``resolution`` gives more than `MAX_PIXELS` pixels.
+        ImageError: not a PIL image, without pixels, of a mode that has no conversion to RGB, of values whose range is
+            unknown, or so long and narrow that resizing its shorter side to ``resolution`` gives more than `MAX_PIXELS`
+            pixels.
     """
     width, height = _resized_size(image, resolution)
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)
     try:
-        resized = resize(image, (width, height))
+        resized = resize(in_eight_bits(image, "The picture"), (width, height))
         return _pixels_of(resized.crop((left, top, left + resolution, top + resolution)))
+    except ImageError:
+        raise
     except Exception as error:  # an image that was opened lazily is decoded here, and decoders raise anything
         raise _unusable(image, error) from error
 
@@ -95,12 +101,15 @@ class RandomResizedCrop:
         """A random part of ``image`` as pixels float32 [3, resolution, resolution].
 
         Raises:
-            ImageError: not a PIL image, without pixels, or of a mode that has no conversion to RGB.
+            ImageError: not a PIL image, without pixels, of a mode that has no conversion to RGB, or of values whose
+                range is unknown.
         """
         _check_image(image)
         try:
-            part = image.crop(self.box(image.width, image.height, generator))
+            part = in_eight_bits(image, "The picture").crop(self.box(image.width, image.height, generator))
             return _pixels_of(resize(part, (resolution, resolution), self.resampling))
+        except ImageError:
+            raise
         except Exception as error:
             raise _unusable(image, error) from error
 

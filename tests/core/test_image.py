@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from clip_core import image as module
 from clip_core.errors import ImageError
-from clip_core.image import FORMATS, open_image
+from clip_core.image import FORMATS, SUFFIXES, open_image
 
 FRAMES = [Image.new("RGB", (20, 10), colour) for colour in [(250, 0, 0), (0, 250, 0), (0, 0, 250)]]
 
@@ -40,12 +42,67 @@ def test_every_format_decodes_to_the_pixels_of_pillow(kind):
         assert found.convert("RGB").tobytes() == noise("P" if kind == "GIF" else "RGB").convert("RGB").tobytes()
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 def test_png_keeps_its_mode(mode):
-    image = Image.new("I;16", (5, 4), 30000) if mode == "I;16" else noise(mode)
+    image = noise(mode)
     found = open_image(encoded(image, "PNG"))
     assert found.mode == mode
     assert found.tobytes() == image.tobytes()
+
+
+def deep_png(mode: str) -> bytes:
+    """The noise in 16 bits per channel, as a PNG, which Pillow does not write in colour."""
+    values = np.asarray(noise(mode)).astype(">u2") * 257
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", 33, 21, 16, {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}[mode], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def grey_values() -> np.ndarray:
+    """The values of a grey picture, in which 0 and 255 occur."""
+    values = np.asarray(noise("L")).copy()
+    values[0, :2] = 0, 255
+    return values
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA"])
+def test_16_bits_of_png_give_the_picture_of_8(mode):
+    found = open_image(deep_png(mode))
+    assert found.format == "PNG"
+    assert found.convert("RGBA").tobytes() == noise(mode).convert("RGBA").tobytes()  # Pillow makes LA RGBA itself
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
+def test_16_bits_of_grey_give_the_picture_of_8(kind):
+    deep = Image.fromarray(grey_values().astype(np.uint16) * 257)
+    assert np.array_equal(np.asarray(open_image(encoded(deep, kind))), grey_values())
+
+
+def test_a_pgm_of_12_bits_is_scaled_to_its_own_white():
+    values = np.rint(grey_values() * (4095 / 255)).astype(">u2")
+    found = np.asarray(open_image(b"P5 33 21 4095\n" + values.tobytes())).astype(int)
+    assert (found.min(), found.max()) == (0, 255)
+    assert np.abs(found - grey_values()).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "white"), [("i4", 257, 65535), ("i4", 1, 255), ("f4", 1 / 255, 1), ("f4", 1, 255)]
+)
+def test_32_bits_are_converted_by_the_range_they_fit_in_with_a_warning(dtype, factor, white, tmp_path):
+    deep = Image.fromarray((grey_values() * factor).astype(dtype))
+    deep.save(tmp_path / "deep.tif")
+    with pytest.warns(
+        UserWarning, match=rf"deep\.tif has values from 0 to .*, of which {white} is taken to be white\."
+    ):
+        assert np.array_equal(np.asarray(open_image(tmp_path / "deep.tif")), grey_values())
+
+
+def test_suffixes_are_those_that_pillow_knows_for_the_formats():
+    Image.init()
+    assert set(SUFFIXES) == {suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS}
 
 
 def test_every_kind_of_source_gives_the_same_picture(tmp_path):

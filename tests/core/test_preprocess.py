@@ -20,7 +20,7 @@ from clip_core.preprocess import DEVIATION, MEAN, RandomResizedCrop, pixels, pre
 
 MODES = (
     *("RGB", "RGBA", "RGBX", "LA", "L", "P", "P transparent by index", "P transparent by table", "PA", "1"),
-    *("CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "I;16B"),
+    *("CMYK", "YCbCr", "LAB", "HSV"),
 )
 
 
@@ -77,13 +77,6 @@ def picture(mode: str, width: int, height: int, seed: int) -> Image.Image:
         image.putdata(list(zip(grey.ravel().tolist(), bytes_[..., 1].ravel().tolist())))
         image.putpalette(generator.integers(0, 256, 768, dtype=np.uint8).tobytes())
         return image
-    if mode == "I":
-        return Image.fromarray(bytes_[..., 0].astype(np.int32) * 3 - 200)
-    if mode == "F":
-        return Image.fromarray(bytes_[..., 0].astype(np.float32) * 1.7 - 60.3)
-    if mode.startswith("I;16"):
-        words = (grey.astype(np.uint16) * 5).astype("<u2" if mode == "I;16" else ">u2")
-        return Image.frombytes(mode, (width, height), words.tobytes())
     if mode == "1":
         return Image.fromarray(grey).convert("1")
     channels = len(Image.new(mode, (1, 1)).getbands())
@@ -196,6 +189,44 @@ def test_colours_are_blended_before_the_conversion_to_rgb():
 def test_any_of_the_256_values_is_the_official_float():
     ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(256, 0).repeat(3, 2)
     assert_equal(Image.fromarray(ramp), 256)
+
+
+@pytest.mark.filterwarnings("ignore:The picture has values from 0 to .* is taken to be white")
+@pytest.mark.parametrize(
+    ("mode", "dtype", "factor"),
+    [
+        *(("I;16", "<u2", 257), ("I;16B", ">u2", 257), ("I", "i4", 257), ("I", "i4", 1)),
+        *(("F", "f4", 1 / 255), ("F", "f4", 1), ("F", "f4", 257)),
+    ],
+)
+def test_more_than_8_bits_give_the_pixels_of_8(mode, dtype, factor):
+    grey = picture("L", 47, 90, seed=1)
+    values = np.asarray(grey).copy()
+    values[0, :2] = 0, 255  # so that the whole range occurs
+    grey = Image.fromarray(values)
+    deep = Image.frombytes(mode, (47, 90), (values.astype(float) * factor).astype(dtype).tobytes())
+    assert preprocess(deep, 32).tobytes() == preprocess(grey, 32).tobytes()
+    crop = RandomResizedCrop((0.3, 0.9))
+    of_both = [crop(image, 32, np.random.default_rng(0)).tobytes() for image in (deep, grey)]
+    assert of_both[0] == of_both[1]
+
+
+def test_a_guessed_or_hardly_used_range_is_said():
+    for mode, dtype, values, message in [
+        ("I", "i4", (0, 300), "^The picture has values from 0 to 300, of which 65535 is taken to be white"),
+        ("F", "f4", (0, 0.5), "^The picture has values from 0 to 0.5, of which 1 is taken to be white"),
+        ("I;16", "<u2", (0, 4095), "^The picture has values up to 4095 of 65535, so it is nearly black; scale it"),
+    ]:
+        deep = Image.frombytes(mode, (2, 1), np.array(values, dtype).tobytes())
+        with pytest.warns(UserWarning, match=message):
+            preprocess(deep, 8)
+    preprocess(Image.frombytes("I;16", (2, 1), np.array((0, 4096), "<u2").tobytes()), 8)  # without a warning
+    for mode, dtype, values in [("I", "i4", (-1, 9)), ("I", "i4", (0, 65536)), ("F", "f4", (0, np.nan))]:
+        deep = Image.frombytes(mode, (2, 1), np.array(values, dtype).tobytes())
+        with pytest.raises(
+            ImageError, match=r"^The picture has values from .* and nothing says which of them is white;"
+        ):
+            preprocess(deep, 8)
 
 
 def test_picture_is_left_as_it_was():
