@@ -223,8 +223,9 @@ def print_loader(arguments: argparse.Namespace) -> None:
     from PIL import Image
     from torchvision import transforms
 
+    from clip_core.architecture import DEVIATION, MEAN
     from clip_core.image import open_image
-    from clip_core.preprocess import DEVIATION, MEAN, preprocess, resize
+    from clip_core.preprocess import preprocess, resize
 
     resolution = MODELS[arguments.model].architecture.image.resolution
     theirs = transforms.Compose(

@@ -20,6 +20,7 @@ from clip_core.architecture import (
     MODELS,
     OPENAI_CONTEXT_LENGTH,
     NamedModel,
+    Pixels,
     name_of,
 )
 from clip_core.errors import CheckpointError, ClipError
@@ -40,17 +41,25 @@ BACKEND_OF_SUFFIX = {
 
 
 class Preprocess:
-    """What a model wants done to a picture, bit for bit as OpenAI's transform does it.
+    """What a model wants done to a picture; what OpenAI's want is done bit for bit as OpenAI's transform does it.
 
     Called with a PIL image it gives the pixels as a float32 tensor [3, r, r] of the model's framework; NNabla, whose
     variables are part of a graph, and NumPy get an array.
     """
 
-    def __init__(self, resolution: int, backend: str) -> None:
-        self.resolution, self.backend = resolution, backend
+    def __init__(self, resolution: int, wanted: Pixels, backend: str) -> None:
+        self.resolution, self.wanted, self.backend = resolution, wanted, backend
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return _native(preprocessing.preprocess(image, self.resolution), self.backend)
+        return _native(self.pixels(image), self.backend)
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """The pixels as a float32 array [3, r, r].
+
+        Raises:
+            ImageError: as `clip_core.preprocess.preprocess`.
+        """
+        return preprocessing.preprocess(image, self.resolution, self.wanted)
 
     def __repr__(self) -> str:
         return f"Preprocess(resolution={self.resolution}, backend={self.backend!r})"
@@ -66,7 +75,8 @@ class Loaded:
 
     @property
     def preprocess(self) -> Preprocess:
-        return Preprocess(self.model.architecture.image.resolution, self.model.backend)
+        tower = self.model.architecture.image
+        return Preprocess(tower.resolution, tower.pixels, self.model.backend)
 
 
 _current: Loaded | None = None

@@ -19,7 +19,6 @@ from clip_core import similarity, tolerances
 from clip_core.architecture import TextTransformer
 from clip_core.errors import ClipError
 from clip_core.image import open_image
-from clip_core.preprocess import pixels
 from clip_core.reference import CLIP as Reference
 
 
@@ -146,19 +145,17 @@ def sample_inputs(loaded: Loaded) -> Inputs:
 
     Where the model's vocabulary cannot be had, offline say, the token rows stand alone.
     """
-    architecture = loaded.model.architecture
     pictures = samples.pictures()
-    rows = _token_rows(architecture.text)
+    rows = _token_rows(loaded.model.architecture.text)
     with suppress(ClipError):
-        rows = np.concatenate(
-            [loaded.model.tokenizer.tokenize(pictures, architecture.text.context_length, truncate=True), rows]
-        )
-    return Inputs(pixels([open_image(path) for path in pictures.values()], architecture.image.resolution), rows)
+        context_length = loaded.model.architecture.text.context_length
+        rows = np.concatenate([loaded.model.tokenizer.tokenize(pictures, context_length, truncate=True), rows])
+    return Inputs(np.stack([loaded.preprocess.pixels(open_image(path)) for path in pictures.values()]), rows)
 
 
 def _token_rows(text: TextTransformer) -> np.ndarray:
     """Seeded token rows int64 [4, context], start and end included, of lengths from the shortest to the longest."""
-    context, end = text.context_length, text.vocabulary_size - 1
+    context, end = text.context_length, text.end_of_text
     generator = np.random.default_rng(0)
     rows = np.zeros((4, context), np.int64)
     for row, length in zip(rows, np.linspace(min(2, context), context, len(rows)).astype(int)):

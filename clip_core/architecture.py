@@ -1,18 +1,21 @@
 """What shape a CLIP has: frozen descriptions of its towers, the named models, and reading a shape off the weights.
 
-The numbers, addresses and digests of the nine OpenAI models are those of OpenAI's package (github.com/openai/CLIP).
+The numbers, addresses and digests of the nine OpenAI models are those of OpenAI's package (github.com/openai/CLIP), and
+so is what a tower takes for a field that is not given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from math import isqrt
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from clip_core.errors import CheckpointError, ClipError
 
 HEAD_WIDTH = 64  # OpenAI's models have heads of this width in every tower
+MLP_RATIO = 4  # of the inner width of a block's MLP to the tower's width
 OPENAI_CONTEXT_LENGTH = 77
 OPENAI_VOCABULARY_SIZE = 49408
 
@@ -20,8 +23,34 @@ OPENAI_VOCABULARY_SIZE = 49408
 MAX_LAYERS = 1000
 MAX_NUMBER = 10**7
 
-Activation = Literal["quick_gelu", "gelu"]
+# OpenAI's x * sigmoid(1.702 x), the exact GELU, and its approximation by tanh.
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+Interpolation = Literal["bicubic", "bilinear"]
+Resize = Literal["shortest", "squash"]
+Colour = tuple[float, float, float]  # red, green and blue, which go from 0 to 1
 Shape = tuple[int, ...]
+
+# Of the pictures OpenAI trained on.
+MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
+DEVIATION: Colour = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What becomes of a picture: resized to the tower's resolution, then (value / 255 - mean) / deviation.
+
+    The defaults are those of OpenAI's package.
+    """
+
+    mean: Colour = MEAN
+    deviation: Colour = DEVIATION
+    interpolation: Interpolation = "bicubic"  # Pillow's filter
+    # The shorter side becomes as long as the resolution and the middle is kept, or both sides are stretched to it.
+    resize: Resize = "shortest"
+
+
+OPENAI_PIXELS = Pixels()
 
 
 @dataclass(frozen=True)
@@ -33,6 +62,13 @@ class VisionTransformer:
     width: int
     layers: int
     heads: int
+    mlp_width: int = None  # type: ignore[assignment]  # of the MLP inside; None stands for 4 times the width
+    activation: Activation = "quick_gelu"
+    epsilon: float = 1e-5  # of every layer normalisation
+    pixels: Pixels = OPENAI_PIXELS
+
+    def __post_init__(self) -> None:
+        _fill(self, "mlp_width", lambda: MLP_RATIO * self.width)
 
     @property
     def grid(self) -> int:
@@ -48,6 +84,7 @@ class ModifiedResNet:
     width: int
     blocks: tuple[int, int, int, int]
     heads: int  # of the attention pool
+    pixels: Pixels = OPENAI_PIXELS
 
     @property
     def grid(self) -> int:
@@ -62,13 +99,34 @@ class ModifiedResNet:
 
 @dataclass(frozen=True)
 class TextTransformer:
-    """The causal text tower; its feature is the state at the end-of-text token."""
+    """The causal text tower; its feature is the state at the first end-of-text token."""
 
     context_length: int
     vocabulary_size: int
     width: int
     layers: int
     heads: int
+    mlp_width: int = None  # type: ignore[assignment]  # of the MLP inside; None stands for 4 times the width
+    activation: Activation = "quick_gelu"
+    epsilon: float = 1e-5  # of every layer normalisation
+    end_of_text: int = None  # type: ignore[assignment]  # a token; None stands for the last of the vocabulary
+
+    def __post_init__(self) -> None:
+        _fill(self, "mlp_width", lambda: MLP_RATIO * self.width)
+        _fill(self, "end_of_text", lambda: self.vocabulary_size - 1)
+
+
+def _fill(tower: Any, name: str, value: Callable[[], int]) -> None:
+    if getattr(tower, name) is None:
+        with suppress(TypeError):  # what it follows from is no number, which `Architecture.check` says
+            object.__setattr__(tower, name, value())
+
+
+Transformer = VisionTransformer | TextTransformer
+_IMAGE_TOWERS: dict[str, type[VisionTransformer | ModifiedResNet]] = {
+    "vit": VisionTransformer,
+    "resnet": ModifiedResNet,
+}
 
 
 @dataclass(frozen=True)
@@ -78,35 +136,48 @@ class Architecture:
     embed_dim: int
     image: VisionTransformer | ModifiedResNet
     text: TextTransformer
-    activation: Activation = "quick_gelu"  # not stored in the weights: OpenAI's need quick_gelu
     logit_bias: bool = False  # whether a learnt number is added to the logits, as the sigmoid loss wants it
+
+    @property
+    def transformers(self) -> dict[str, Transformer]:
+        """The towers that are transformers, by their place (``image``, ``text``); only they have an activation."""
+        return {place: tower for place, tower in vars(self).items() if isinstance(tower, Transformer)}
+
+    def with_activation(self, activation: Activation) -> Architecture:
+        """This architecture with ``activation`` in both towers."""
+        towers: dict[str, Any] = {
+            place: replace(tower, activation=activation) for place, tower in self.transformers.items()
+        }
+        return replace(self, **towers)
 
     def to_dict(self) -> dict[str, Any]:
         """This architecture as plain data for JSON; `from_dict` reads it back."""
-        kind = "vit" if isinstance(self.image, VisionTransformer) else "resnet"
+        kind = next(kind for kind, tower in _IMAGE_TOWERS.items() if isinstance(self.image, tower))
         return asdict(self) | {"image": {"kind": kind} | asdict(self.image)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
         """Read what `to_dict` wrote.
 
+        One ``activation`` beside the towers stands for that of both, as in older descriptions; what else they leave out
+        is OpenAI's.
+
         Raises:
             ClipError: a field is missing, unknown, or not of its type.
         """
-        expected = [field.name for field in fields(cls)]
-        towers = {"vit": VisionTransformer, "resnet": ModifiedResNet}
         try:
-            if set(data) | {"logit_bias"} != set(expected):  # files written for models without one leave it out
+            given = dict(data)
+            activation = given.pop("activation", None)
+            expected = {field.name for field in fields(cls)}
+            if given.keys() | {"logit_bias"} != expected:  # files written for models without one leave it out
                 raise ValueError(f"its fields are {sorted(data)}, expected {sorted(expected)}")
-            image = dict(data["image"])
+            image = dict(given["image"])
             kind = image.pop("kind", None)
-            if kind not in towers:
-                raise ValueError(f"its image tower is of the kind {kind!r}, expected vit or resnet")
-            if "blocks" in image:
-                image["blocks"] = tuple(image["blocks"])
-            tower = towers[kind](**image)
-            text = TextTransformer(**data["text"])
-            result = cls(data["embed_dim"], tower, text, data["activation"], data.get("logit_bias", False))
+            if kind not in _IMAGE_TOWERS:
+                raise ValueError(f"its image tower is of the kind {kind!r}, expected {' or '.join(_IMAGE_TOWERS)}")
+            given["image"] = _tower(_IMAGE_TOWERS[kind], "image", image, activation)
+            given["text"] = _tower(TextTransformer, "text", dict(given["text"]), activation)
+            result = cls(**given)
         except (TypeError, ValueError) as error:
             raise ClipError(f"The description of the architecture cannot be read: {error}.") from error
         result.check()
@@ -116,21 +187,19 @@ class Architecture:
         """Refuse an architecture that cannot be built.
 
         Raises:
-            ClipError: naming the first impossible number.
+            ClipError: naming the first impossible value.
         """
-        numbers: dict[str, Any] = {"embed_dim": self.embed_dim}
-        for tower in ("image", "text"):
-            numbers |= {f"{tower}.{name}": value for name, value in vars(getattr(self, tower)).items()}
-        for name, value in numbers.items():
-            for number in value if isinstance(value, tuple) else (value,):
-                if type(number) is not int or number < 1:
-                    raise ClipError(f"The architecture's {name} is {value!r}; it must be a whole number above 0.")
-                if number > (MAX_LAYERS if name.endswith(("layers", "blocks")) else MAX_NUMBER):
-                    raise ClipError(f"The architecture's {name} is {value!r}, more than any model that can be built.")
-        if self.activation not in ("quick_gelu", "gelu"):
-            raise ClipError(f"The architecture's activation is {self.activation!r}; it must be quick_gelu or gelu.")
+        _check_number("embed_dim", self.embed_dim)
+        for place, tower in (("image", self.image), ("text", self.text)):
+            for name, value in vars(tower).items():
+                _check_field(f"{place}.{name}", value)
         if type(self.logit_bias) is not bool:
             raise ClipError(f"The architecture's logit_bias is {self.logit_bias!r}; it must be true or false.")
+        if not self.text.end_of_text < self.text.vocabulary_size:
+            raise ClipError(
+                f"The architecture's text.end_of_text is {self.text.end_of_text}, which is outside the vocabulary of "
+                f"{self.text.vocabulary_size}."
+            )
         attention_widths = {"text": self.text.width}
         if isinstance(self.image, VisionTransformer):
             attention_widths["image"] = self.image.width
@@ -138,14 +207,100 @@ class Architecture:
         else:
             if len(self.image.blocks) != 4:
                 raise ClipError(f"The architecture's image.blocks is {self.image.blocks!r}; it must be four numbers.")
+            if self.image.width == 1:
+                raise ClipError("The architecture's image.width is 1; half of it must be a whole number above 0.")
             attention_widths["image"] = self.image.feature_width
             unit, unit_name = 32, "32"
         if self.image.resolution % unit:
             raise ClipError(f"The image resolution {self.image.resolution} is not a multiple of {unit_name} ({unit}).")
-        for tower, width in attention_widths.items():
-            heads = getattr(self, tower).heads
+        for place, width in attention_widths.items():
+            heads = getattr(self, place).heads
             if width % heads:
-                raise ClipError(f"The {tower} tower's width {width} cannot be divided into {heads} heads.")
+                raise ClipError(f"The {place} tower's width {width} cannot be divided into {heads} heads.")
+
+
+def differences(found: Architecture, expected: Architecture) -> list[str]:
+    """Every field in which two architectures differ, as ``text.heads 4 rather than 8``."""
+
+    def leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for name, part in value.items():
+                yield from leaves(part, f"{place}.{name}" if place else name)
+        else:
+            yield place, value
+
+    ours, theirs = dict(leaves(found.to_dict(), "")), dict(leaves(expected.to_dict(), ""))
+    return [
+        f"{place} {ours.get(place, 'none')} rather than {theirs.get(place, 'none')}"
+        for place in ours | theirs
+        if ours.get(place) != theirs.get(place)
+    ]
+
+
+def _tower(kind: type, place: str, data: dict[str, Any], activation: Any) -> Any:
+    """One tower from plain data; ``activation`` is that of the towers that do not say their own.
+
+    Raises:
+        TypeError, ValueError: a field is missing or unknown.
+    """
+    known = {field.name: field for field in fields(kind)}
+    if "activation" in known and data.setdefault("activation", activation) is None:
+        del data["activation"]
+    if unknown := sorted(map(str, data.keys() - known)):
+        raise ValueError(f"its {place} tower has no field {unknown[0]}, only {', '.join(known)}")
+    # What is computed may differ between two models of one shape, so it is never left to a default.
+    needed = [name for name, field in known.items() if field.default is MISSING or name == "activation"]
+    if missing := [name for name in needed if name not in data]:
+        raise ValueError(f"its {place} tower lacks {', '.join(missing)}")
+    if "blocks" in data:
+        data["blocks"] = tuple(data["blocks"])
+    if "pixels" in data:
+        pixels = dict(data["pixels"])
+        colours = {name: tuple(pixels[name]) for name in ("mean", "deviation") if name in pixels}
+        data["pixels"] = Pixels(**pixels | colours)
+    return kind(**data)
+
+
+def _check_field(name: str, value: Any) -> None:
+    if name.endswith(".activation"):
+        _check_choice(name, value, ACTIVATIONS)
+    elif name.endswith(".epsilon"):
+        _check_range(name, value, 1e-12, 1e-3)  # Paddle takes no larger one
+    elif name == "text.end_of_text":
+        if type(value) is not int or value < 0:
+            raise ClipError(f"The architecture's {name} is {value!r}; it must be a whole number from 0.")
+    elif isinstance(value, Pixels):
+        _check_choice(f"{name}.interpolation", value.interpolation, get_args(Interpolation))
+        _check_choice(f"{name}.resize", value.resize, get_args(Resize))
+        # A deviation below one step of a byte would make pixels that no float32 need hold.
+        for part, colour, lowest in (("mean", value.mean, 0), ("deviation", value.deviation, 1 / 255)):
+            if not isinstance(colour, tuple) or len(colour) != 3:
+                raise ClipError(f"The architecture's {name}.{part} is {colour!r}; it must be three numbers.")
+            for number in colour:
+                _check_range(f"{name}.{part}", number, lowest, 1)
+    else:
+        _check_number(name, value)
+
+
+def _check_number(name: str, value: Any) -> None:
+    for number in value if isinstance(value, tuple) else (value,):
+        if type(number) is not int or number < 1:
+            raise ClipError(f"The architecture's {name} is {value!r}; it must be a whole number above 0.")
+        if number > (MAX_LAYERS if name.endswith(("layers", "blocks")) else MAX_NUMBER):
+            raise ClipError(f"The architecture's {name} is {value!r}, more than any model that can be built.")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        *others, last = choices
+        raise ClipError(f"The architecture's {name} is {value!r}; it must be {', '.join(others)} or {last}.")
+
+
+def _check_range(name: str, value: Any, lowest: float, highest: float) -> None:
+    if type(value) not in (int, float) or not lowest <= value <= highest:  # false for NaN, too
+        raise ClipError(
+            f"The architecture's {name} is {value!r}; it must be a number from {lowest:.3g} to {highest:g}."
+        )
 
 
 @dataclass(frozen=True)
@@ -254,12 +409,13 @@ def name_of(architecture: Architecture) -> str | None:
     return next((name for name, model in MODELS.items() if model.architecture == architecture), None)
 
 
-def infer(shapes: Mapping[str, Shape], activation: Activation = "quick_gelu") -> Architecture:
-    """Read the architecture off the shapes of weights under OpenAI's names; heads are taken to be 64 wide.
+def infer(shapes: Mapping[str, Shape]) -> Architecture:
+    """Read the architecture off the shapes of weights under OpenAI's names.
+
+    What they do not tell is OpenAI's: heads 64 wide, activation, epsilon, end of text and pixels.
 
     Args:
         shapes: parameter name -> shape.
-        activation: the weights do not tell; OpenAI's need ``quick_gelu``.
 
     Raises:
         CheckpointError: a tensor that decides the architecture is missing or cannot be of a CLIP.
@@ -287,6 +443,17 @@ def infer(shapes: Mapping[str, Shape], activation: Activation = "quick_gelu") ->
             )
         return side
 
+    def transformer(prefix: str, width: int) -> dict[str, Any]:
+        # The bias has the same shape in every layout, and one block speaks for all: `naming` finds those that differ.
+        biases = (shape for name, shape in shapes.items() if name.startswith(prefix) and name.endswith("mlp.c_fc.bias"))
+        mlp_width = next((shape[0] for shape in biases if len(shape) == 1 and shape[0]), MLP_RATIO * width)
+        return {
+            "width": width,
+            "layers": count(prefix),
+            "heads": max(width // HEAD_WIDTH, 1),
+            "mlp_width": mlp_width,
+        }
+
     embed_dim = shape("text_projection", 2)[1]
     image: VisionTransformer | ModifiedResNet
     if "visual.proj" in shapes:
@@ -294,9 +461,7 @@ def infer(shapes: Mapping[str, Shape], activation: Activation = "quick_gelu") ->
         image = VisionTransformer(
             resolution=grid("visual.positional_embedding") * patch,
             patch=patch,
-            width=width,
-            layers=count("visual.transformer.resblocks."),
-            heads=max(width // HEAD_WIDTH, 1),
+            **transformer("visual.transformer.resblocks.", width),
         )
     else:
         width = shape("visual.layer1.0.conv1.weight", 4)[0]
@@ -315,11 +480,9 @@ def infer(shapes: Mapping[str, Shape], activation: Activation = "quick_gelu") ->
     text = TextTransformer(
         context_length=shape("positional_embedding", 2)[0],
         vocabulary_size=vocabulary_size,
-        width=text_width,
-        layers=count("transformer.resblocks."),
-        heads=max(text_width // HEAD_WIDTH, 1),
+        **transformer("transformer.resblocks.", text_width),
     )
-    result = Architecture(embed_dim, image, text, activation, logit_bias="logit_bias" in shapes)
+    result = Architecture(embed_dim, image, text, logit_bias="logit_bias" in shapes)
     try:
         result.check()
     except ClipError as error:

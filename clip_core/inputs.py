@@ -81,8 +81,8 @@ def check_tokens(tokens: Any, context_length: int, vocabulary_size: int, end: in
 
     Args:
         tokens: int32 or int64 in any memory layout; copied only if it has to be converted.
-        end: the end-of-text token, the last of the vocabulary unless given. The feature of a text is taken where its
-            largest token stands, so each row must have this one and none larger.
+        end: the end-of-text token, the last of the vocabulary unless given; the feature of a text is taken where it
+            first stands.
 
     Raises:
         TextError: not such an array, a token outside the vocabulary, or a text without its end-of-text token.
@@ -99,11 +99,11 @@ def check_tokens(tokens: Any, context_length: int, vocabulary_size: int, end: in
                 f"Token {token} is outside the vocabulary of {vocabulary_size}; make the tokens with this model's own "
                 "tokenize."
             )
-    ended = tokens.max(axis=1) == end
+    ended = (tokens == end).any(axis=1)
     if not ended.all():
         raise TextError(
-            f"Text {np.argmin(ended)} (counted from 0) does not have the end-of-text token {end} as its largest token; "
-            "make the tokens with this model's own tokenize, and keep that one when cutting a text short."
+            f"Text {np.argmin(ended)} (counted from 0) does not have the end-of-text token {end}; make the tokens with "
+            "this model's own tokenize, and keep that one when cutting a text short."
         )
     return np.ascontiguousarray(tokens, dtype=np.int64)
 

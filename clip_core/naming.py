@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from clip_core.architecture import Architecture, ModifiedResNet, Shape, VisionTransformer, infer, name_of
+from clip_core.architecture import Architecture, ModifiedResNet, Shape, Transformer, VisionTransformer, infer, name_of
 from clip_core.errors import CheckpointError
 
 Kind = Literal["linear", "conv", "embedding", "norm", "projection", "vector", "scalar", "statistic", "counter"]
@@ -64,7 +64,7 @@ def _parameters(architecture: Architecture) -> Iterator[Parameter]:
         yield from _vision_transformer(image, architecture.embed_dim)
     else:
         yield from _modified_resnet(image, architecture.embed_dim)
-    yield from _transformer("transformer", text.width, text.layers)
+    yield from _transformer("transformer", text)
     yield Parameter("token_embedding.weight", (text.vocabulary_size, text.width), "embedding")
     yield from _norm("ln_final", text.width)
 
@@ -75,7 +75,7 @@ def _vision_transformer(image: VisionTransformer, embed_dim: int) -> Iterator[Pa
     yield Parameter("visual.proj", (image.width, embed_dim), "projection")
     yield Parameter("visual.conv1.weight", (image.width, 3, image.patch, image.patch), "conv")
     yield from _norm("visual.ln_pre", image.width)
-    yield from _transformer("visual.transformer", image.width, image.layers)
+    yield from _transformer("visual.transformer", image)
     yield from _norm("visual.ln_post", image.width)
 
 
@@ -100,15 +100,16 @@ def _modified_resnet(image: ModifiedResNet, embed_dim: int) -> Iterator[Paramete
         yield from _linear(f"visual.attnpool.{name}", outputs, width)
 
 
-def _transformer(prefix: str, width: int, layers: int) -> Iterator[Parameter]:
-    for layer in range(layers):
+def _transformer(prefix: str, tower: Transformer) -> Iterator[Parameter]:
+    width = tower.width
+    for layer in range(tower.layers):
         block = f"{prefix}.resblocks.{layer}"
         yield Parameter(f"{block}.attn.in_proj_weight", (3 * width, width), "linear")
         yield Parameter(f"{block}.attn.in_proj_bias", (3 * width,), "vector")
         yield from _linear(f"{block}.attn.out_proj", width, width)
         yield from _norm(f"{block}.ln_1", width)
-        yield from _linear(f"{block}.mlp.c_fc", 4 * width, width)
-        yield from _linear(f"{block}.mlp.c_proj", width, 4 * width)
+        yield from _linear(f"{block}.mlp.c_fc", tower.mlp_width, width)
+        yield from _linear(f"{block}.mlp.c_proj", width, tower.mlp_width)
         yield from _norm(f"{block}.ln_2", width)
 
 
@@ -179,7 +180,7 @@ def check(architecture: Architecture, weights: Mapping[str, np.ndarray], source:
         return
     hint = ""
     try:
-        actual = infer({name: array.shape for name, array in weights.items()}, architecture.activation)
+        actual = infer({name: array.shape for name, array in weights.items()})
     except CheckpointError:
         pass
     else:

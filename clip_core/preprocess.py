@@ -2,7 +2,8 @@
 
 The transform is that of OpenAI's package (github.com/openai/CLIP, ``_transform``): resize the shorter side to r with
 Pillow's bicubic filter, crop the centre, convert to RGB, divide by 255, subtract the mean and divide by the deviation.
-The conversion comes after the resizing, which matters for pictures with a palette or an alpha channel.
+The conversion comes after the resizing, which matters for pictures with a palette or an alpha channel. A model that
+wants another filter, mean or deviation, or both sides stretched to r, says so (`clip_core.architecture.Pixels`).
 
 Pictures of more than 8 bits per channel (modes ``I;16``, ``I`` and ``F``), which that transform makes flat white or
 black, get 8 bits first by the rule of `clip_core.image`.
@@ -17,38 +18,38 @@ from math import exp, log, sqrt
 import numpy as np
 from PIL import Image
 
+from clip_core.architecture import OPENAI_PIXELS, Interpolation, Pixels
 from clip_core.errors import ClipError, ImageError
 from clip_core.image import MAX_PIXELS, in_eight_bits
-
-# Of the red, green and blue values, from 0 to 1, of the pictures OpenAI trained on.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # modes whose colours mix in proportion to their alpha
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two are outside
 
 
-def preprocess(image: Image.Image, resolution: int) -> np.ndarray:
+def preprocess(image: Image.Image, resolution: int, wanted: Pixels = OPENAI_PIXELS) -> np.ndarray:
     """One picture of any mode and size as pixels float32 [3, resolution, resolution], channels red, green, blue.
+
+    Args:
+        wanted: what the model was trained on.
 
     Raises:
         ImageError: not a PIL image, without pixels, of a mode that has no conversion to RGB, of values whose range is
             unknown, or so long and narrow that resizing its shorter side to ``resolution`` gives more than `MAX_PIXELS`
             pixels.
     """
-    width, height = _resized_size(image, resolution)
+    width, height = _resized_size(image, resolution, wanted)
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)
     try:
-        resized = resize(in_eight_bits(image, "The picture"), (width, height))
-        return _pixels_of(resized.crop((left, top, left + resolution, top + resolution)))
+        resized = resize(in_eight_bits(image, "The picture"), (width, height), resampling_of(wanted.interpolation))
+        return _pixels_of(resized.crop((left, top, left + resolution, top + resolution)), wanted)
     except ImageError:
         raise
     except Exception as error:  # an image that was opened lazily is decoded here, and decoders raise anything
         raise _unusable(image, error) from error
 
 
-def pixels(images: Sequence[Image.Image], resolution: int) -> np.ndarray:
+def pixels(images: Sequence[Image.Image], resolution: int, wanted: Pixels = OPENAI_PIXELS) -> np.ndarray:
     """Several pictures as pixels float32 [n, 3, resolution, resolution]; no pictures give n = 0.
 
     Raises:
@@ -57,10 +58,15 @@ def pixels(images: Sequence[Image.Image], resolution: int) -> np.ndarray:
     batch = np.empty((len(images), 3, resolution, resolution), np.float32)
     for place, image in enumerate(images):
         try:
-            batch[place] = preprocess(image, resolution)
+            batch[place] = preprocess(image, resolution, wanted)
         except ImageError as error:
             raise ImageError(f"Picture {place} of {len(images)} (counted from 0): {error}") from error
     return batch
+
+
+def resampling_of(interpolation: Interpolation) -> Image.Resampling:
+    """Pillow's filter of that name."""
+    return Image.Resampling[interpolation.upper()]
 
 
 def resize(
@@ -97,7 +103,13 @@ class RandomResizedCrop:
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ClipError(f"The ratio of a random crop is {self.ratio}; give two rising numbers above 0.")
 
-    def __call__(self, image: Image.Image, resolution: int, generator: np.random.Generator) -> np.ndarray:
+    def __call__(
+        self,
+        image: Image.Image,
+        resolution: int,
+        generator: np.random.Generator,
+        wanted: Pixels = OPENAI_PIXELS,
+    ) -> np.ndarray:
         """A random part of ``image`` as pixels float32 [3, resolution, resolution].
 
         Raises:
@@ -107,7 +119,7 @@ class RandomResizedCrop:
         _check_image(image)
         try:
             part = in_eight_bits(image, "The picture").crop(self.box(image.width, image.height, generator))
-            return _pixels_of(resize(part, (resolution, resolution), self.resampling))
+            return _pixels_of(resize(part, (resolution, resolution), self.resampling), wanted)
         except ImageError:
             raise
         except Exception as error:
@@ -130,9 +142,11 @@ class RandomResizedCrop:
         return left, top, left + part_width, top + part_height
 
 
-def _resized_size(image: Image.Image, resolution: int) -> tuple[int, int]:
-    """Width and height once the shorter side is ``resolution``; the longer side is rounded down."""
+def _resized_size(image: Image.Image, resolution: int, wanted: Pixels) -> tuple[int, int]:
+    """Width and height once the shorter side is ``resolution``, the longer side rounded down; or once both are."""
     _check_image(image)
+    if wanted.resize == "squash":
+        return resolution, resolution
     short, long = sorted(image.size)
     resized_long = int(resolution * long / short)
     if resolution * resized_long > MAX_PIXELS:
@@ -144,13 +158,13 @@ def _resized_size(image: Image.Image, resolution: int) -> tuple[int, int]:
     return (resolution, resized_long) if image.width <= image.height else (resized_long, resolution)
 
 
-def _pixels_of(image: Image.Image) -> np.ndarray:
+def _pixels_of(image: Image.Image, wanted: Pixels) -> np.ndarray:
     """Pixels float32 [3, h, w] of a picture that no one else holds, in the order of operations of the transform."""
     image.info.pop("transparency", None)  # without effect on the colours, but Pillow warns of it and may fail on it
     rgb = np.asarray(image.convert("RGB")).transpose(2, 0, 1)  # [h, w, 3] -> [3, h, w]
     values = np.divide(rgb, np.float32(255), dtype=np.float32, order="C")
-    values -= np.array(MEAN, np.float32)[:, None, None]
-    values /= np.array(DEVIATION, np.float32)[:, None, None]
+    values -= np.array(wanted.mean, np.float32)[:, None, None]
+    values /= np.array(wanted.deviation, np.float32)[:, None, None]
     return values
 
 

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from math import erf, sqrt
+from math import erf, pi, sqrt
 
 import numpy as np
 
-from clip_core.architecture import Activation, Architecture, ModifiedResNet, TextTransformer, VisionTransformer
+from clip_core.architecture import (
+    Activation,
+    Architecture,
+    ModifiedResNet,
+    TextTransformer,
+    Transformer,
+    VisionTransformer,
+)
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixels, check_tokens
 from clip_core.naming import Weights, check, parameters
@@ -20,7 +27,7 @@ from clip_core.similarity import logits
 from clip_core.tokenizer import Tokenizer, tokenizer_of
 
 PRECISIONS: dict[str, np.dtype] = {"fp32": np.dtype(np.float32), "fp64": np.dtype(np.float64)}
-EPSILON = 1e-5  # of every layer and batch normalisation
+EPSILON = 1e-5  # of every batch normalisation
 
 Observe = Callable[[str, np.ndarray], None]
 
@@ -115,7 +122,7 @@ class CLIP:
         pixels = check_pixels(image, tower.resolution).astype(self.dtype, copy=False)
         if len(pixels) == 0:
             return np.zeros((0, self.architecture.embed_dim), self.dtype)
-        run = _Pass(self.weights, self.architecture.activation, observe)
+        run = _Pass(self.weights, observe)
         if isinstance(tower, VisionTransformer):
             features = run.vision_transformer(pixels, tower)
         else:
@@ -130,10 +137,10 @@ class CLIP:
                 end-of-text token.
         """
         tower = self.architecture.text
-        text = check_tokens(text, tower.context_length, tower.vocabulary_size)
+        text = check_tokens(text, tower.context_length, tower.vocabulary_size, tower.end_of_text)
         if len(text) == 0:
             return np.zeros((0, self.architecture.embed_dim), self.dtype)
-        run = _Pass(self.weights, self.architecture.activation, observe)
+        run = _Pass(self.weights, observe)
         return run.seen("text_features", run.text_transformer(text, tower))
 
     def __call__(self, image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,8 +168,8 @@ class CLIP:
 class _Pass:
     """One forward pass: the functions of the network over one set of weights."""
 
-    def __init__(self, weights: Weights, activation: Activation, observe: Observe | None) -> None:
-        self.weights, self.activation, self.observe = weights, activation, observe
+    def __init__(self, weights: Weights, observe: Observe | None) -> None:
+        self.weights, self.observe = weights, observe
 
     def seen(self, name: str, x: np.ndarray) -> np.ndarray:
         if self.observe is not None:
@@ -177,26 +184,26 @@ class _Pass:
         x = matmul(patches, self.weights["visual.conv1.weight"].reshape(tower.width, -1).T)
         token = np.broadcast_to(self.weights["visual.class_embedding"], (n, 1, tower.width))
         x = np.concatenate([token, x], axis=1) + self.weights["visual.positional_embedding"]
-        x = self.seen("visual.ln_pre", self.layer_norm(x, "visual.ln_pre"))
+        x = self.seen("visual.ln_pre", self.layer_norm(x, "visual.ln_pre", tower.epsilon))
         x = self.transformer(x, "visual.transformer", tower, pooled=np.zeros(n, np.intp), causal=False)
-        x = self.seen("visual.ln_post", self.layer_norm(x, "visual.ln_post"))
+        x = self.seen("visual.ln_post", self.layer_norm(x, "visual.ln_post", tower.epsilon))
         return x @ self.weights["visual.proj"]
 
     def text_transformer(self, tokens: np.ndarray, tower: TextTransformer) -> np.ndarray:
         """Tokens [n, context] -> features [n, embed_dim]."""
-        end = tokens.argmax(axis=-1)  # end-of-text has the highest id
+        end = (tokens == tower.end_of_text).argmax(axis=-1)
         length = int(end.max()) + 1
         x = self.weights["token_embedding.weight"][tokens[:, :length]] + self.weights["positional_embedding"][:length]
         self.seen("token_embedding", x)
         x = self.transformer(x, "transformer", tower, pooled=end, causal=True)
-        x = self.seen("ln_final", self.layer_norm(x, "ln_final"))
+        x = self.seen("ln_final", self.layer_norm(x, "ln_final", tower.epsilon))
         return x @ self.weights["text_projection"]
 
     def transformer(
         self,
         x: np.ndarray,
         name: str,
-        tower: VisionTransformer | TextTransformer,
+        tower: Transformer,
         pooled: np.ndarray,
         causal: bool,
     ) -> np.ndarray:
@@ -208,18 +215,18 @@ class _Pass:
             last_mask = (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
         for index in range(tower.layers - 1):
             block = f"{name}.resblocks.{index}"
-            y = self.layer_norm(x, f"{block}.ln_1")
+            y = self.layer_norm(x, f"{block}.ln_1", tower.epsilon)
             q, k, v = np.split(self.linear(y, f"{block}.attn.in_proj_", slice(None)), 3, axis=-1)
             x = x + self.linear(attend(q, k, v, tower.heads, mask), f"{block}.attn.out_proj.")
-            x = self.seen(block, x + self.mlp(x, block))
+            x = self.seen(block, x + self.mlp(x, block, tower))
         block = f"{name}.resblocks.{tower.layers - 1}"
         rows = np.arange(len(x))
-        y = self.layer_norm(x, f"{block}.ln_1")
+        y = self.layer_norm(x, f"{block}.ln_1", tower.epsilon)
         q = self.linear(y[rows, pooled][:, None], f"{block}.attn.in_proj_", slice(tower.width))  # [n, 1, d]
         k, v = np.split(self.linear(y, f"{block}.attn.in_proj_", slice(tower.width, None)), 2, axis=-1)
         y = attend(q, k, v, tower.heads, last_mask)[:, 0]
         x = x[rows, pooled] + self.linear(y, f"{block}.attn.out_proj.")
-        return self.seen(block, x + self.mlp(x, block))
+        return self.seen(block, x + self.mlp(x, block, tower))
 
     def modified_resnet(self, pixels: np.ndarray, tower: ModifiedResNet) -> np.ndarray:
         """Pixels [n, 3, r, r] -> features [n, embed_dim]."""
@@ -256,17 +263,17 @@ class _Pass:
         )
         return self.linear(attend(q, k, v, tower.heads)[:, 0], "visual.attnpool.c_proj.")
 
-    def mlp(self, x: np.ndarray, block: str) -> np.ndarray:
-        hidden = self.linear(self.layer_norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc.")
-        return self.linear(activate(hidden, self.activation), f"{block}.mlp.c_proj.")
+    def mlp(self, x: np.ndarray, block: str, tower: Transformer) -> np.ndarray:
+        hidden = self.linear(self.layer_norm(x, f"{block}.ln_2", tower.epsilon), f"{block}.mlp.c_fc.")
+        return self.linear(activate(hidden, tower.activation), f"{block}.mlp.c_proj.")
 
     def linear(self, x: np.ndarray, name: str, rows: slice = slice(None)) -> np.ndarray:
         return matmul(x, self.weights[f"{name}weight"][rows].T) + self.weights[f"{name}bias"][rows]
 
-    def layer_norm(self, x: np.ndarray, name: str) -> np.ndarray:
+    def layer_norm(self, x: np.ndarray, name: str, epsilon: float) -> np.ndarray:
         x = x - x.mean(axis=-1, keepdims=True)
         variance = np.einsum("...d,...d->...", x, x)[..., None] / x.shape[-1]
-        x /= np.sqrt(variance + EPSILON)
+        x /= np.sqrt(variance + epsilon)
         return x * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
     def conv_norm(self, x: np.ndarray, conv: str, norm: str, stride: int = 1) -> np.ndarray:
@@ -297,11 +304,13 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, mask: np.nda
 
 
 def activate(x: np.ndarray, activation: Activation) -> np.ndarray:
-    """OpenAI's QuickGELU, x * sigmoid(1.702 x), or the exact GELU."""
+    """OpenAI's QuickGELU, x * sigmoid(1.702 x), the exact GELU, or its approximation by tanh."""
     if activation == "quick_gelu":
         # exp of a large number is infinity, and dividing by it gives the right 0.
         with np.errstate(over="ignore"):
             return x / (1 + np.exp(-1.702 * x))
+    if activation == "gelu_tanh":
+        return x * (0.5 + 0.5 * np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
     return x * (0.5 + 0.5 * _erf(x / sqrt(2)).astype(x.dtype))
 
 

@@ -265,7 +265,7 @@ def tokenizer_of(name: str, architecture: Architecture, vocabulary: str | None) 
             the model's.
         DownloadError: it is OpenAI's, and that cannot be had.
     """
-    size = architecture.text.vocabulary_size
+    size = architecture.text.end_of_text + 1  # tokens behind it were added to the model, and no text becomes them
     if vocabulary is None:
         if size != OPENAI_VOCABULARY_SIZE:
             raise TextError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_core import files
-from clip_core.architecture import Activation, Architecture, ModifiedResNet, VisionTransformer
+from clip_core.architecture import Activation, Architecture, ModifiedResNet, Transformer, VisionTransformer
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import Weights
 from converters import dialects
@@ -32,7 +32,7 @@ def infer_architecture(path: Path, weights: Weights, layout: str) -> Architectur
     Raises:
         CheckpointError: the weights are not those of a CLIP, or the configuration cannot be read.
     """
-    inferred = dialects.infer_architecture(weights, layout, "quick_gelu")
+    inferred = dialects.infer_architecture(weights, layout)
     try:
         if layout == "huggingface" and (config := _config(path.with_name("config.json"))) is not None:
             return _with_huggingface(inferred, config)
@@ -94,10 +94,9 @@ def _checked(
 ) -> Architecture:
     result = replace(
         inferred,
-        activation=activation,
         text=replace(inferred.text, heads=text_heads or inferred.text.heads),
         image=replace(inferred.image, heads=image_heads or inferred.image.heads),
-    )
+    ).with_activation(activation)
     result.check()
     return result
 
@@ -106,14 +105,14 @@ def _huggingface(architecture: Architecture) -> dict[str, Any]:
     image, text = architecture.image, architecture.text
     assert isinstance(image, VisionTransformer)  # dialects.spell has refused the others
 
-    def tower(width: int, layers: int, heads: int) -> dict[str, Any]:
+    def tower(tower: Transformer) -> dict[str, Any]:
         return {
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "hidden_act": architecture.activation,
-            "layer_norm_eps": 1e-5,
+            "hidden_size": tower.width,
+            "intermediate_size": tower.mlp_width,
+            "num_hidden_layers": tower.layers,
+            "num_attention_heads": tower.heads,
+            "hidden_act": tower.activation,
+            "layer_norm_eps": tower.epsilon,
             "projection_dim": architecture.embed_dim,
         }
 
@@ -121,7 +120,7 @@ def _huggingface(architecture: Architecture) -> dict[str, Any]:
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": architecture.embed_dim,
-        "text_config": tower(text.width, text.layers, text.heads)
+        "text_config": tower(text)
         | {
             "model_type": "clip_text_model",
             "max_position_embeddings": text.context_length,
@@ -129,7 +128,7 @@ def _huggingface(architecture: Architecture) -> dict[str, Any]:
             # With 2, CLIPModel pools at the highest id, which is the end of text in every vocabulary here.
             "eos_token_id": 2,
         },
-        "vision_config": tower(image.width, image.layers, image.heads)
+        "vision_config": tower(image)
         | {"model_type": "clip_vision_model", "image_size": image.resolution, "patch_size": image.patch},
     }
 
@@ -144,7 +143,7 @@ def _open_clip(architecture: Architecture) -> dict[str, Any]:
     return {
         "model_cfg": {
             "embed_dim": architecture.embed_dim,
-            "quick_gelu": architecture.activation == "quick_gelu",
+            "quick_gelu": text.activation == "quick_gelu",
             "vision_cfg": vision,
             "text_cfg": {
                 "context_length": text.context_length,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clip_core.architecture import Activation, Architecture, VisionTransformer, infer
+from clip_core.architecture import Architecture, VisionTransformer, infer
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import Kind, Weights, parameters
 from converters.buffers import Tensor
@@ -266,9 +266,9 @@ def detect(weights: Mapping[str, np.ndarray]) -> str:
     if any_starts("text."):
         return "open_clip"
     for name, array in weights.items():
-        # A block's first linear layer widens four times: (4 w, w) as OpenAI stores it.
-        if _BLOCK.fullmatch(name) and name.endswith(".mlp.c_fc.weight") and array.ndim == 2:
-            return "paddle" if array.shape[1] == 4 * array.shape[0] else "openai"
+        # A block's packed attention widens three times: (3 w, w) as OpenAI stores it.
+        if _BLOCK.fullmatch(name) and name.endswith(".attn.in_proj_weight") and array.ndim == 2:
+            return "paddle" if array.shape[1] == 3 * array.shape[0] else "openai"
     return "openai"
 
 
@@ -295,7 +295,7 @@ def to_canonical(weights: Mapping[str, np.ndarray], layout: str) -> Weights:
     return _join_attention(canonical) if rules.split_attention else canonical
 
 
-def infer_architecture(weights: Mapping[str, np.ndarray], layout: str, activation: Activation) -> Architecture:
+def infer_architecture(weights: Mapping[str, np.ndarray], layout: str) -> Architecture:
     """The architecture that the shapes of weights in the axis order of ``layout`` tell.
 
     Raises:
@@ -304,7 +304,7 @@ def infer_architecture(weights: Mapping[str, np.ndarray], layout: str, activatio
     shapes = {name: array.shape for name, array in weights.items()}
     if "projection" in LAYOUTS[layout].transposed:
         shapes |= {name: shapes[name][::-1] for name in _PROJECTIONS if name in shapes}
-    return infer(shapes, activation)
+    return infer(shapes)
 
 
 def reorder(weights: Mapping[str, np.ndarray], architecture: Architecture, layout: str) -> Weights:

@@ -13,7 +13,8 @@ from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from converters.buffers import sha256
 
-FORMAT = 1
+FORMAT = 2
+OLD_FORMATS = (1,)  # whose architecture has one activation beside its towers
 _REMEDY = "the file is damaged or was changed by another program; convert it again from its source"
 
 
@@ -49,7 +50,7 @@ class Manifest:
             digest = body.pop("sha256")
             if digest != _digest(body):
                 raise CheckpointError(f"the manifest does not match its own SHA-256: {_REMEDY}.")
-            if body["format"] != FORMAT:
+            if body["format"] not in (FORMAT, *OLD_FORMATS):
                 raise CheckpointError(
                     f"the manifest has format {body['format']!r:.50}, expected {FORMAT}; update this package."
                 )

@@ -36,14 +36,21 @@ def reduced(architecture: Architecture) -> Architecture:
         embed_dim=architecture.embed_dim // 8,
         image=small,
         text=TextTransformer(CONTEXT_LENGTH, VOCABULARY_SIZE, heads * HEAD_WIDTH, layers=3, heads=heads),
-        activation=architecture.activation,
     )
 
 
 REDUCED = {name: reduced(model.architecture) for name, model in MODELS.items()}
 VIT = REDUCED["ViT-B/32"]
 RESNET = REDUCED["RN50"]
-GELU = replace(VIT, activation="gelu")
+GELU = VIT.with_activation("gelu")
+# Numbers that differ from OpenAI's and from tower to tower, so that none can be left out or taken from the other tower.
+UNUSUAL = replace(
+    VIT,
+    image=replace(VIT.image, activation="gelu", epsilon=1e-3, mlp_width=96, heads=4),
+    text=replace(
+        VIT.text, activation="gelu_tanh", epsilon=5e-4, mlp_width=160, heads=1, end_of_text=VOCABULARY_SIZE - 2
+    ),
+)
 OPENAI_NAMES = tuple(name for name in MODELS if name != "shapes")
 
 
@@ -88,7 +95,7 @@ def sample_tokens(architecture: Architecture, n: int = 4, seed: int = 0) -> np.n
     tokens = np.zeros((n, text.context_length), np.int64)
     for row, length in zip(tokens, np.linspace(3, text.context_length, n).astype(int)):
         row[: length - 1] = generator.integers(1, text.vocabulary_size - 2, length - 1)
-        row[length - 1] = text.vocabulary_size - 1
+        row[length - 1] = text.end_of_text
     return tokens
 
 

@@ -13,10 +13,10 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.function import PythonFunction
 
+from clip_core.architecture import TextTransformer
 from clip_core.errors import TextError
 from clip_core.inputs import check_tokens
 
-EPSILON = 1e-5  # of every layer and batch normalisation
 Shape = tuple[int, ...]
 Gradients = Sequence[np.ndarray | None]
 
@@ -33,14 +33,14 @@ def project(x: nn.Variable, matrix: nn.Variable) -> nn.Variable:
     return Linear(transposed=False)(x, matrix) if on_cpu() else F.affine(x, matrix, base_axis=x.ndim - 1)
 
 
-def layer_norm(x: nn.Variable, weight: nn.Variable, bias: nn.Variable) -> nn.Variable:
+def layer_norm(x: nn.Variable, weight: nn.Variable, bias: nn.Variable, epsilon: float) -> nn.Variable:
     """Normalisation of the last axis of [..., d], then gain and offset [d]."""
     if on_cpu():
-        return LayerNorm()(x, weight, bias)
+        return LayerNorm(epsilon)(x, weight, bias)
     shape = (1,) * (x.ndim - 1) + weight.shape
     with nn.context_scope(single_precision(nn.get_current_context())):
         return F.layer_normalization(
-            x, F.reshape(bias, shape), F.reshape(weight, shape), batch_axis=list(range(x.ndim - 1)), eps=EPSILON
+            x, F.reshape(bias, shape), F.reshape(weight, shape), batch_axis=list(range(x.ndim - 1)), eps=epsilon
         )
 
 
@@ -75,12 +75,12 @@ def embed_patches(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
     return F.transpose(F.reshape(x, (*x.shape[:2], -1)), (0, 2, 1))
 
 
-def check_when_computed(tokens: nn.Variable, vocabulary_size: int) -> nn.Variable:
+def check_when_computed(tokens: nn.Variable, tower: TextTransformer) -> nn.Variable:
     """The tokens themselves, checked by `usable_tokens` when they are known."""
-    return CheckTokens(vocabulary_size)(tokens)
+    return CheckTokens(tower)(tokens)
 
 
-def usable_tokens(array: np.ndarray, vocabulary_size: int) -> np.ndarray:
+def usable_tokens(array: np.ndarray, tower: TextTransformer) -> np.ndarray:
     """Tokens [n, l] of any dtype as int64: a variable's become float32 where somebody looks at them through ``d``.
 
     NNabla's embedding reads other memory for an id that is not in the vocabulary, and for NaN.
@@ -92,12 +92,12 @@ def usable_tokens(array: np.ndarray, vocabulary_size: int) -> np.ndarray:
         tokens = array.astype(np.int64)
     if not np.array_equal(tokens, array):  # so it is for NaN and infinity, too
         raise TextError("The tokens are not all whole numbers; make them with tokenize.")
-    return check_tokens(tokens, tokens.shape[1], vocabulary_size)
+    return check_tokens(tokens, tokens.shape[1], tower.vocabulary_size, tower.end_of_text)
 
 
-def end_of_text(tokens: nn.Variable) -> nn.Variable:
-    """Where each row of [n, l] has its highest id; NNabla's own maximum, in half precision, takes 49406 for 49407."""
-    return EndOfText()(tokens)
+def end_of_text(tokens: nn.Variable, token: int) -> nn.Variable:
+    """Where each row of [n, l] first has ``token``; NNabla's own functions, in half precision, take 49406 for 49407."""
+    return EndOfText(token)(tokens)
 
 
 def pick(x: nn.Variable, positions: nn.Variable) -> nn.Variable:
@@ -257,6 +257,10 @@ class Linear(ArrayFunction):
 class LayerNorm(ArrayFunction):
     """Normalisation of the last axis, then gain and offset."""
 
+    def __init__(self, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+
     def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
         x, weight, bias = arrays
         np.multiply(self._normalized(x)[0], weight, out=result)
@@ -276,10 +280,9 @@ class LayerNorm(ArrayFunction):
         dx /= deviation
         return [dx.reshape(x.shape), dweight, dbias]
 
-    @staticmethod
-    def _normalized(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _normalized(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = x - x.mean(axis=-1, keepdims=True)
-        deviation = np.sqrt(np.einsum("...d,...d->...", x, x)[..., None] / x.shape[-1] + EPSILON)
+        deviation = np.sqrt(np.einsum("...d,...d->...", x, x)[..., None] / x.shape[-1] + self.epsilon)
         x /= deviation
         return x, deviation
 
@@ -399,13 +402,17 @@ class Pick(ArrayFunction):
 
 
 class EndOfText(ArrayFunction):
-    """The position of the highest token id of each row."""
+    """The first position of a token in each row."""
+
+    def __init__(self, token: int) -> None:
+        super().__init__()
+        self.token = token
 
     def shape(self, *shapes: Shape) -> Shape:
         return shapes[0][:1]
 
     def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
-        result[...] = arrays[0].argmax(axis=1)
+        result[...] = (arrays[0] == self.token).argmax(axis=1)
 
     def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
         return [None]
@@ -414,13 +421,13 @@ class EndOfText(ArrayFunction):
 class CheckTokens(ArrayFunction):
     """Tokens, copied if all of them can be used."""
 
-    def __init__(self, vocabulary_size: int) -> None:
+    def __init__(self, tower: TextTransformer) -> None:
         super().__init__()
-        self.vocabulary_size = vocabulary_size
+        self.tower = tower
 
     def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
         result.fill(0)  # something that can be looked up: NNabla computes the rest of a graph before it raises
-        result[...] = usable_tokens(arrays[0], self.vocabulary_size)
+        result[...] = usable_tokens(arrays[0], self.tower)
 
     def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
         return [np.zeros_like(gradient)]

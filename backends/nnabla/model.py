@@ -21,7 +21,6 @@ from nnabla.ext_utils import get_extension_context
 
 from backends.base import Observe, ignore
 from backends.nnabla.functions import (
-    EPSILON,
     Recomputed,
     attend,
     check_when_computed,
@@ -39,6 +38,7 @@ from backends.nnabla.functions import (
 from backends.nnabla.module import Module, buffer, empty
 from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
+from clip_core.architecture import Transformer as TransformerTower
 from clip_core.architecture import VisionTransformer as ViTTower
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
@@ -61,12 +61,13 @@ def to_array(tensor: nn.Variable) -> np.ndarray:
 class LayerNorm(Module):
     """Layer normalisation of the last axis."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, epsilon: float) -> None:
+        self.epsilon = epsilon
         self.weight = empty(width)
         self.bias = empty(width)
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
-        return layer_norm(x, self.weight, self.bias)
+        return layer_norm(x, self.weight, self.bias, self.epsilon)
 
 
 class BatchNorm2d(Module):
@@ -86,12 +87,14 @@ class BatchNorm2d(Module):
         # The running statistics are moved in place, so they must be variables rather than results of a function.
         shape = (1, *self.bias.shape, 1, 1)
         mean, variance = (value.reshape(shape, unlink=True) for value in (self.running_mean, self.running_var))
-        return F.batch_normalization(x, bias, weight, mean, variance, eps=EPSILON, batch_stat=self.training)
+        return F.batch_normalization(x, bias, weight, mean, variance, eps=1e-5, batch_stat=self.training)
 
 
 def activate(x: nn.Variable, activation: Activation) -> nn.Variable:
-    """OpenAI's QuickGELU, x * sigmoid(1.702 x), or the exact GELU."""
-    return quick_gelu(x) if activation == "quick_gelu" else gelu(x)
+    """OpenAI's QuickGELU, x * sigmoid(1.702 x), the exact GELU, or its approximation by tanh."""
+    if activation == "quick_gelu":
+        return quick_gelu(x)
+    return F.gelu(x) if activation == "gelu_tanh" else gelu(x)  # NNabla's own is the approximation
 
 
 class Linear(Module):
@@ -188,12 +191,12 @@ class Attention(Module):
 
 
 class MLP(Module):
-    """Two linear layers with the activation between them, four times as wide inside."""
+    """Two linear layers with the activation between them."""
 
-    def __init__(self, width: int, activation: Activation) -> None:
-        self.activation = activation
-        self.c_fc = Linear(width, 4 * width)
-        self.c_proj = Linear(4 * width, width)
+    def __init__(self, tower: TransformerTower) -> None:
+        self.activation = tower.activation
+        self.c_fc = Linear(tower.width, tower.mlp_width)
+        self.c_proj = Linear(tower.mlp_width, tower.width)
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
         return self.c_proj(activate(self.c_fc(x), self.activation))
@@ -202,11 +205,11 @@ class MLP(Module):
 class ResidualAttentionBlock(Module):
     """A pre-norm transformer block."""
 
-    def __init__(self, width: int, heads: int, activation: Activation) -> None:
-        self.attn = Attention(width, heads)
-        self.ln_1 = LayerNorm(width)
-        self.mlp = MLP(width, activation)
-        self.ln_2 = LayerNorm(width)
+    def __init__(self, tower: TransformerTower) -> None:
+        self.attn = Attention(tower.width, tower.heads)
+        self.ln_1 = LayerNorm(tower.width, tower.epsilon)
+        self.mlp = MLP(tower)
+        self.ln_2 = LayerNorm(tower.width, tower.epsilon)
 
     def __call__(self, x: nn.Variable, mask: nn.Variable | None, pooled: nn.Variable | None = None) -> nn.Variable:
         """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
@@ -222,8 +225,8 @@ class Transformer(Module):
 
     recomputed = False  # whether backward passes compute each block again
 
-    def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
-        self.resblocks = [ResidualAttentionBlock(width, heads, activation) for _ in range(layers)]
+    def __init__(self, tower: TransformerTower) -> None:
+        self.resblocks = [ResidualAttentionBlock(tower) for _ in range(tower.layers)]
 
     def __call__(self, x: nn.Variable, pooled: nn.Variable, causal: bool, observe: Observe, name: str) -> nn.Variable:
         """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
@@ -247,14 +250,14 @@ class Transformer(Module):
 class VisionTransformer(Module):
     """The image tower of section 2.4 of the paper: patches, a class token, a transformer, a projection."""
 
-    def __init__(self, tower: ViTTower, embed_dim: int, activation: Activation) -> None:
+    def __init__(self, tower: ViTTower, embed_dim: int) -> None:
         self.class_embedding = empty(tower.width)
         self.positional_embedding = empty(tower.grid**2 + 1, tower.width)
         self.proj = empty(tower.width, embed_dim)
         self.conv1 = Conv2d(3, tower.width, tower.patch, stride=tower.patch)
-        self.ln_pre = LayerNorm(tower.width)
-        self.transformer = Transformer(tower.width, tower.layers, tower.heads, activation)
-        self.ln_post = LayerNorm(tower.width)
+        self.ln_pre = LayerNorm(tower.width, tower.epsilon)
+        self.transformer = Transformer(tower)
+        self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
     def __call__(self, x: nn.Variable, observe: Observe) -> nn.Variable:
         x = embed_patches(x, self.conv1.weight)  # [n, 3, r, r] -> [n, grid * grid, d]
@@ -402,12 +405,12 @@ class CLIP(Module):
         self.logit_bias = empty() if architecture.logit_bias else None
         self.visual: VisionTransformer | ModifiedResNet
         if isinstance(architecture.image, ViTTower):
-            self.visual = VisionTransformer(architecture.image, architecture.embed_dim, architecture.activation)
+            self.visual = VisionTransformer(architecture.image, architecture.embed_dim)
         else:
             self.visual = ModifiedResNet(architecture.image, architecture.embed_dim)
-        self.transformer = Transformer(text.width, text.layers, text.heads, architecture.activation)
+        self.transformer = Transformer(text)
         self.token_embedding = Embedding(text.vocabulary_size, text.width)
-        self.ln_final = LayerNorm(text.width)
+        self.ln_final = LayerNorm(text.width, text.epsilon)
         self._set(weights)
 
     def load(self, weights: Mapping[str, np.ndarray], source: str = "the set of weights") -> None:
@@ -494,12 +497,13 @@ class CLIP(Module):
         if text.shape[0] == 0:
             return to_tensor(np.zeros((0, self.architecture.embed_dim), np.float32))
         if nn.get_auto_forward():
-            tokens = usable_tokens(text.data.get_data("r"), tower.vocabulary_size)
-            text = to_tensor(tokens[:, : int(tokens.argmax(axis=-1).max()) + 1])
+            tokens = usable_tokens(text.data.get_data("r"), tower)
+            last = int((tokens == tower.end_of_text).argmax(axis=-1).max())
+            text = to_tensor(tokens[:, : last + 1])
         else:
-            text = check_when_computed(text, tower.vocabulary_size)
+            text = check_when_computed(text, tower)
         with self._in_context():
-            end = end_of_text(text)  # it has the highest id
+            end = end_of_text(text, tower.end_of_text)
             length = text.shape[1]
             x = self.token_embedding(text) + F.reshape(self.positional_embedding[:length], (1, length, -1))  # [n, l, d]
             observe("token_embedding", x)
@@ -557,7 +561,7 @@ class CLIP(Module):
     def _tokens(self, text: nn.Variable | np.ndarray) -> nn.Variable:
         tower = self.architecture.text
         if not isinstance(text, nn.Variable):
-            text = to_tensor(check_tokens(text, tower.context_length, tower.vocabulary_size))
+            text = to_tensor(check_tokens(text, tower.context_length, tower.vocabulary_size, tower.end_of_text))
         check_token_shape(text.shape, tower.context_length)
         return text
 

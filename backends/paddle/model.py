@@ -26,6 +26,7 @@ from paddle.distributed.fleet.utils import recompute
 from backends.base import Observe, ignore
 from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
+from clip_core.architecture import Transformer as TransformerTower
 from clip_core.architecture import VisionTransformer as ViTTower
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
@@ -124,8 +125,10 @@ class BatchNorm2d(nn.Layer):
 
 
 def activate(x: paddle.Tensor, activation: Activation) -> paddle.Tensor:
-    """OpenAI's QuickGELU, x * sigmoid(1.702 x), or the exact GELU."""
-    return x * F.sigmoid(1.702 * x) if activation == "quick_gelu" else F.gelu(x)
+    """OpenAI's QuickGELU, x * sigmoid(1.702 x), the exact GELU, or its approximation by tanh."""
+    if activation == "quick_gelu":
+        return x * F.sigmoid(1.702 * x)
+    return F.gelu(x, approximate=activation == "gelu_tanh")
 
 
 def attend(
@@ -186,13 +189,13 @@ class Attention(nn.Layer):
 
 
 class MLP(nn.Layer):
-    """Two linear layers with the activation between them, four times as wide inside."""
+    """Two linear layers with the activation between them."""
 
-    def __init__(self, width: int, activation: Activation) -> None:
+    def __init__(self, tower: TransformerTower) -> None:
         super().__init__()
-        self.activation = activation
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
+        self.activation = tower.activation
+        self.c_fc = nn.Linear(tower.width, tower.mlp_width)
+        self.c_proj = nn.Linear(tower.mlp_width, tower.width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.c_proj(activate(self.c_fc(x), self.activation))
@@ -201,12 +204,12 @@ class MLP(nn.Layer):
 class ResidualAttentionBlock(nn.Layer):
     """A pre-norm transformer block."""
 
-    def __init__(self, width: int, heads: int, activation: Activation) -> None:
+    def __init__(self, tower: TransformerTower) -> None:
         super().__init__()
-        self.attn = Attention(width, heads)
-        self.ln_1 = LayerNorm(width)
-        self.mlp = MLP(width, activation)
-        self.ln_2 = LayerNorm(width)
+        self.attn = Attention(tower.width, tower.heads)
+        self.ln_1 = LayerNorm(tower.width, tower.epsilon)
+        self.mlp = MLP(tower)
+        self.ln_2 = LayerNorm(tower.width, tower.epsilon)
 
     def forward(
         self, x: paddle.Tensor, mask: paddle.Tensor | None, pooled: paddle.Tensor | None = None
@@ -224,9 +227,9 @@ class Transformer(nn.Layer):
 
     recomputed = False  # whether backward passes compute each block again
 
-    def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
+    def __init__(self, tower: TransformerTower) -> None:
         super().__init__()
-        self.resblocks = nn.LayerList([ResidualAttentionBlock(width, heads, activation) for _ in range(layers)])
+        self.resblocks = nn.LayerList([ResidualAttentionBlock(tower) for _ in range(tower.layers)])
 
     def forward(
         self, x: paddle.Tensor, pooled: paddle.Tensor, causal: bool, observe: Observe, name: str
@@ -249,15 +252,15 @@ class Transformer(nn.Layer):
 class VisionTransformer(nn.Layer):
     """The image tower of section 2.4 of the paper: patches, a class token, a transformer, a projection."""
 
-    def __init__(self, tower: ViTTower, embed_dim: int, activation: Activation) -> None:
+    def __init__(self, tower: ViTTower, embed_dim: int) -> None:
         super().__init__()
         self.class_embedding = empty(tower.width)
         self.positional_embedding = empty(tower.grid**2 + 1, tower.width)
         self.proj = empty(tower.width, embed_dim)
         self.conv1 = nn.Conv2D(3, tower.width, tower.patch, stride=tower.patch, bias_attr=False)
-        self.ln_pre = LayerNorm(tower.width)
-        self.transformer = Transformer(tower.width, tower.layers, tower.heads, activation)
-        self.ln_post = LayerNorm(tower.width)
+        self.ln_pre = LayerNorm(tower.width, tower.epsilon)
+        self.transformer = Transformer(tower)
+        self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
     def forward(self, x: paddle.Tensor, observe: Observe) -> paddle.Tensor:
         x = self.conv1(x).flatten(2).transpose([0, 2, 1])  # [n, 3, r, r] -> [n, grid * grid, d]
@@ -398,12 +401,12 @@ class CLIP(nn.Layer):
             self.logit_scale = empty()
             self.logit_bias = empty() if architecture.logit_bias else None
             if isinstance(architecture.image, ViTTower):
-                self.visual = VisionTransformer(architecture.image, architecture.embed_dim, architecture.activation)
+                self.visual = VisionTransformer(architecture.image, architecture.embed_dim)
             else:
                 self.visual = ModifiedResNet(architecture.image, architecture.embed_dim)
-            self.transformer = Transformer(text.width, text.layers, text.heads, architecture.activation)
+            self.transformer = Transformer(text)
             self.token_embedding = nn.Embedding(text.vocabulary_size, text.width)
-            self.ln_final = LayerNorm(text.width)
+            self.ln_final = LayerNorm(text.width, text.epsilon)
         # Norms, embeddings, statistics and the scale stay in float32, as in OpenAI's package.
         for module in self.sublayers():
             if isinstance(module, nn.Linear | nn.Conv2D | Attention):
@@ -485,13 +488,13 @@ class CLIP(nn.Layer):
         text, tower = self._tokens(text), self.architecture.text
         if len(text) == 0:
             return paddle.zeros([0, self.architecture.embed_dim], self.dtype)
-        is_end = text == tower.vocabulary_size - 1
+        is_end = text == tower.end_of_text
         end = is_end.astype("int32").argmax(axis=-1)  # the first one
         # The only wait for the device.
         found = [text.min(), text.max(), is_end.any(axis=-1).all(), end.max()]
         low, high, ended, last = paddle.stack([value.astype("int64") for value in found]).tolist()
         if not (ended and low >= 0 and high < tower.vocabulary_size):
-            check_tokens(to_array(text), tower.context_length, tower.vocabulary_size)  # says what is wrong
+            check_tokens(to_array(text), tower.context_length, tower.vocabulary_size, tower.end_of_text)  # says why
         x = self.token_embedding(text[:, : last + 1]) + self.positional_embedding[: last + 1]  # [n, l, d]
         x = x.astype(self.dtype)
         observe("token_embedding", x)
@@ -547,7 +550,7 @@ class CLIP(nn.Layer):
     def _tokens(self, text: paddle.Tensor | np.ndarray) -> paddle.Tensor:
         tower = self.architecture.text
         if not isinstance(text, paddle.Tensor):
-            text = paddle.to_tensor(check_tokens(text, tower.context_length, tower.vocabulary_size))
+            text = paddle.to_tensor(check_tokens(text, tower.context_length, tower.vocabulary_size, tower.end_of_text))
         check_token_shape(text.shape, tower.context_length)
         if text.dtype not in (paddle.int32, paddle.int64):
             raise TextError(f"The tokens have dtype {text.dtype}, expected int32 or int64; make them with tokenize.")

@@ -23,6 +23,7 @@ from backends.base import Observe, ignore
 from backends.torch.sharding import part_of, whole_of
 from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
+from clip_core.architecture import Transformer as TransformerTower
 from clip_core.architecture import VisionTransformer as ViTTower
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
@@ -77,8 +78,10 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
-    """OpenAI's QuickGELU, x * sigmoid(1.702 x), or the exact GELU."""
-    return x * torch.sigmoid(1.702 * x) if activation == "quick_gelu" else F.gelu(x)
+    """OpenAI's QuickGELU, x * sigmoid(1.702 x), the exact GELU, or its approximation by tanh."""
+    if activation == "quick_gelu":
+        return x * torch.sigmoid(1.702 * x)
+    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 def attend(
@@ -132,13 +135,13 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with the activation between them, four times as wide inside."""
+    """Two linear layers with the activation between them."""
 
-    def __init__(self, width: int, activation: Activation) -> None:
+    def __init__(self, tower: TransformerTower) -> None:
         super().__init__()
-        self.activation = activation
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
+        self.activation = tower.activation
+        self.c_fc = nn.Linear(tower.width, tower.mlp_width)
+        self.c_proj = nn.Linear(tower.mlp_width, tower.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.c_proj(activate(self.c_fc(x), self.activation))
@@ -147,12 +150,12 @@ class MLP(nn.Module):
 class ResidualAttentionBlock(nn.Module):
     """A pre-norm transformer block."""
 
-    def __init__(self, width: int, heads: int, activation: Activation) -> None:
+    def __init__(self, tower: TransformerTower) -> None:
         super().__init__()
-        self.attn = Attention(width, heads)
-        self.ln_1 = LayerNorm(width)
-        self.mlp = MLP(width, activation)
-        self.ln_2 = LayerNorm(width)
+        self.attn = Attention(tower.width, tower.heads)
+        self.ln_1 = LayerNorm(tower.width, tower.epsilon)
+        self.mlp = MLP(tower)
+        self.ln_2 = LayerNorm(tower.width, tower.epsilon)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None, pooled: torch.Tensor | None = None) -> torch.Tensor:
         """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
@@ -168,9 +171,9 @@ class Transformer(nn.Module):
 
     recomputed = False  # whether backward passes compute each block again
 
-    def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
+    def __init__(self, tower: TransformerTower) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, heads, activation) for _ in range(layers))
+        self.resblocks = nn.ModuleList(ResidualAttentionBlock(tower) for _ in range(tower.layers))
 
     def forward(self, x: torch.Tensor, pooled: torch.Tensor, causal: bool, observe: Observe, name: str) -> torch.Tensor:
         """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
@@ -191,15 +194,15 @@ class Transformer(nn.Module):
 class VisionTransformer(nn.Module):
     """The image tower of section 2.4 of the paper: patches, a class token, a transformer, a projection."""
 
-    def __init__(self, tower: ViTTower, embed_dim: int, activation: Activation) -> None:
+    def __init__(self, tower: ViTTower, embed_dim: int) -> None:
         super().__init__()
         self.class_embedding = nn.Parameter(torch.empty(tower.width))
         self.positional_embedding = nn.Parameter(torch.empty(tower.grid**2 + 1, tower.width))
         self.proj = nn.Parameter(torch.empty(tower.width, embed_dim))
         self.conv1 = nn.Conv2d(3, tower.width, tower.patch, stride=tower.patch, bias=False)
-        self.ln_pre = LayerNorm(tower.width)
-        self.transformer = Transformer(tower.width, tower.layers, tower.heads, activation)
-        self.ln_post = LayerNorm(tower.width)
+        self.ln_pre = LayerNorm(tower.width, tower.epsilon)
+        self.transformer = Transformer(tower)
+        self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
     def forward(self, x: torch.Tensor, observe: Observe) -> torch.Tensor:
         x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
@@ -341,12 +344,12 @@ class CLIP(nn.Module):
             self.logit_scale = nn.Parameter(torch.empty(()))
             self.logit_bias = nn.Parameter(torch.empty(())) if architecture.logit_bias else None
             if isinstance(architecture.image, ViTTower):
-                self.visual = VisionTransformer(architecture.image, architecture.embed_dim, architecture.activation)
+                self.visual = VisionTransformer(architecture.image, architecture.embed_dim)
             else:
                 self.visual = ModifiedResNet(architecture.image, architecture.embed_dim)
-            self.transformer = Transformer(text.width, text.layers, text.heads, architecture.activation)
+            self.transformer = Transformer(text)
             self.token_embedding = nn.Embedding(text.vocabulary_size, text.width)
-            self.ln_final = LayerNorm(text.width)
+            self.ln_final = LayerNorm(text.width, text.epsilon)
         # Norms, embeddings, statistics and the scale stay in float32, as in OpenAI's package.
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | Attention):
@@ -427,12 +430,12 @@ class CLIP(nn.Module):
         text, tower = self._tokens(text), self.architecture.text
         if len(text) == 0:
             return torch.zeros(0, self.architecture.embed_dim, dtype=self.dtype, device=self.device)
-        is_end = text == tower.vocabulary_size - 1
+        is_end = text == tower.end_of_text
         end = is_end.int().argmax(dim=-1)  # the first one
         # The only wait for the device.
         low, high, ended, last = torch.stack([text.min(), text.max(), is_end.any(dim=-1).all(), end.max()]).tolist()
         if not (ended and low >= 0 and high < tower.vocabulary_size):
-            check_tokens(to_array(text), tower.context_length, tower.vocabulary_size)  # says what is wrong
+            check_tokens(to_array(text), tower.context_length, tower.vocabulary_size, tower.end_of_text)  # says why
         x = self.token_embedding(text[:, : last + 1]) + self.positional_embedding[: last + 1]  # [n, l, d]
         x = x.to(self.dtype)
         observe("token_embedding", x)
@@ -488,7 +491,7 @@ class CLIP(nn.Module):
     def _tokens(self, text: torch.Tensor | np.ndarray) -> torch.Tensor:
         tower = self.architecture.text
         if not isinstance(text, torch.Tensor):
-            text = to_tensor(check_tokens(text, tower.context_length, tower.vocabulary_size))
+            text = to_tensor(check_tokens(text, tower.context_length, tower.vocabulary_size, tower.end_of_text))
         check_token_shape(text.shape, tower.context_length)
         if text.dtype not in (torch.int32, torch.int64):
             raise TextError(f"The tokens have dtype {text.dtype}, expected int32 or int64; make them with tokenize.")

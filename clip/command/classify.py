@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from clip.api import open_model
+from clip.api import Preprocess, open_model
 from clip.command.output import Backend, Json, errors, print_json, print_table
 from clip.zero_shot import score
 from clip_core import files
@@ -19,7 +19,6 @@ from clip_core.architecture import SHAPES
 from clip_core.data import shapes
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.image import open_image
-from clip_core.preprocess import preprocess
 
 MAX_LABELS_FILE_BYTES = 16 << 20
 MAX_PLOT_HEIGHT = 500.0  # inches; matplotlib draws no picture of more than 65,535 pixels
@@ -56,7 +55,7 @@ def run(
     if template is None:
         template = PLAIN_TEMPLATE if knows_shapes_only else PHOTO_TEMPLATE
     # One after the other, since a decoded photograph is many times larger than its pixels for the model.
-    pixels = np.stack([_pixels(path, loaded.preprocess.resolution) for path in images])
+    pixels = np.stack([_pixels(path, loaded.preprocess) for path in images])
     scores = score(loaded, pixels, names, template)
     results: list[dict[str, Any]] = [
         {
@@ -95,11 +94,11 @@ def _labels(labels: list[str] | None, labels_file: Path | None) -> list[str]:
     return [label.strip() for label in found if label.strip()]
 
 
-def _pixels(path: Path, resolution: int) -> np.ndarray:
-    """Pixels float32 [3, resolution, resolution] of a picture file."""
+def _pixels(path: Path, preprocess: Preprocess) -> np.ndarray:
+    """Pixels float32 [3, r, r] of a picture file."""
     image = open_image(path)
     try:
-        return preprocess(image, resolution)
+        return preprocess.pixels(image)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
 

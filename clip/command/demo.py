@@ -19,7 +19,6 @@ from clip.parity import Report, compare_models, sample_inputs
 from clip.zero_shot import score
 from clip_core.errors import ClipError
 from clip_core.image import open_image
-from clip_core.preprocess import pixels
 
 LABELS = (
     "red circle",
@@ -60,7 +59,7 @@ def run(
 
     loaded = {name: open_model(files[name], backend=name, device="cpu") for name in names}
     pictures = samples.pictures()
-    inputs = pixels([open_image(path) for path in pictures.values()], loaded["numpy"].preprocess.resolution)
+    inputs = np.stack([loaded["numpy"].preprocess.pixels(open_image(path)) for path in pictures.values()])
     scores = {name: score(model, inputs, LABELS, "{}") for name, model in loaded.items()}
     first = scores["numpy"].probabilities
     rows = []

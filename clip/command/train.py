@@ -20,7 +20,7 @@ import converters
 from clip.api import weights_file
 from clip.command.output import Json, print_fields, print_json
 from clip_core import tokenizer
-from clip_core.architecture import OPENAI_VOCABULARY_SIZE, Architecture
+from clip_core.architecture import OPENAI_VOCABULARY_SIZE, Architecture, differences
 from clip_core.bpe_training import HEADER
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
@@ -181,10 +181,10 @@ def _start(recipe: Recipe, load: str | None) -> tuple[Architecture, dict[str, An
     architecture = recipe.model.build()
     if load is not None:
         checkpoint = converters.read(weights_file(load)[0])
-        if checkpoint.architecture != architecture:
+        if found := differences(checkpoint.architecture, architecture):
             raise CheckpointError(
-                f"{load} holds {checkpoint.architecture}, and the recipe's model is {architecture}; "
-                "change model.architecture."
+                f"{load} holds another model than the recipe's model.architecture, {', '.join(found)}; "
+                "change the recipe."
             )
         return architecture, checkpoint.weights, checkpoint.vocabulary
     weights = prepare(initialize(architecture, recipe.training.seed), recipe.loss)

@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from pydantic import Field, model_validator
 
+from clip_core.architecture import OPENAI_PIXELS, Pixels
 from clip_core.data.settings import Section, SettingError
 from clip_core.errors import ClipError, ImageError
-from clip_core.preprocess import Box, RandomResizedCrop, preprocess, resize
+from clip_core.preprocess import Box, RandomResizedCrop, preprocess, resampling_of, resize
 
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -46,17 +47,23 @@ class Augmentation(Section):
         """Whether the pixels depend on the generator."""
         return self.crop != "centre" or any((self.flip, self.brightness, self.contrast, self.saturation, self.hue))
 
-    def __call__(self, image: Image.Image, resolution: int, generator: np.random.Generator) -> np.ndarray:
-        """Pixels float32 [3, resolution, resolution].
+    def __call__(
+        self,
+        image: Image.Image,
+        resolution: int,
+        generator: np.random.Generator,
+        wanted: Pixels = OPENAI_PIXELS,
+    ) -> np.ndarray:
+        """Pixels float32 [3, resolution, resolution], as the model wants them but for what is done here.
 
         Raises:
             ImageError: the picture has no pixels, or a mode without conversion to RGB.
         """
         if not self.random:
-            return preprocess(image, resolution)
+            return preprocess(image, resolution, wanted)
         try:
-            resampling = Image.Resampling[self.interpolation.upper()]
-            square = resize(image.crop(self._box(image, generator)), (resolution, resolution), resampling)
+            resampling = resampling_of(wanted.interpolation if self.crop == "centre" else self.interpolation)
+            square = resize(image.crop(self._box(image, generator, wanted)), (resolution, resolution), resampling)
             square.info.pop("transparency", None)  # Pillow warns of it on conversion
             square = self._coloured(square.convert("RGB"), generator)
         except Exception as error:  # what Pillow raises for modes that it cannot resize or convert
@@ -64,11 +71,13 @@ class Augmentation(Section):
             raise ImageError(f"A picture of {size} cannot be cropped and resized: {error}; give it in RGB.") from error
         if generator.random() < self.flip:
             square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return preprocess(square, resolution)
+        return preprocess(square, resolution, wanted)
 
-    def _box(self, image: Image.Image, generator: np.random.Generator) -> Box:
+    def _box(self, image: Image.Image, generator: np.random.Generator, wanted: Pixels) -> Box:
         if self.crop == "resized":
             return RandomResizedCrop(self.scale, self.ratio).box(image.width, image.height, generator)
+        if self.crop == "centre" and wanted.resize == "squash":
+            return 0, 0, image.width, image.height
         side = min(image.size)
         room = image.width - side, image.height - side
         if self.crop == "random":

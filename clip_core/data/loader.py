@@ -280,4 +280,5 @@ class _Examples:
         if not isinstance(caption, str):
             caption = caption[generator.integers(len(caption))]
         tokens = self.tokenizer.tokenize(caption, self.architecture.text.context_length, truncate=True)[0]
-        return self.augmentation(example.picture, self.architecture.image.resolution, generator), tokens
+        tower = self.architecture.image
+        return self.augmentation(example.picture, tower.resolution, generator, tower.pixels), tokens

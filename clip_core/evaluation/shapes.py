@@ -73,14 +73,15 @@ def evaluate(
         full description is the nearest of ``captions`` distinct ones, and the other way; trained and held-out
         combinations both occur. ``held_out_pictures``: number of pictures behind the first score.
     """
-    resolution = model.architecture.image.resolution
+    tower = model.architecture.image
     held_out = SingleThings(HELD_OUT, "held out", pictures_per_class, seed)
     trained = SingleThings(TRAINED, "trained", pictures_per_class, seed)
     classes = class_features(model, tokenizer, held_out.prompts)
 
     def accuracy(things: SingleThings) -> float:
         pictures, labels = zip(*(things[index] for index in range(len(things))))
-        return float(np.mean(hits(1, image_features(model, pixels(pictures, resolution)), classes, labels)))
+        features = image_features(model, pixels(pictures, tower.resolution, tower.pixels))
+        return float(np.mean(hits(1, features, classes, labels)))
 
     descriptions: dict[str, Image.Image] = {}
     index = 0
@@ -91,7 +92,7 @@ def evaluate(
             descriptions[describe(scene)] = draw(scene, random)
         index += 1
     texts = text_features(model, tokenizer, list(descriptions))
-    images = image_features(model, pixels(list(descriptions.values()), resolution))
+    images = image_features(model, pixels(list(descriptions.values()), tower.resolution, tower.pixels))
     return {
         "held_out_top1": accuracy(held_out),
         "held_out_classes": len(KINDS),

@@ -124,7 +124,8 @@ class _Pairs:
         """Pixels float32 [3, r, r] of a picture and tokens int64 [captions, context] of its captions."""
         example, context = self._source[index], self._architecture.text.context_length
         tokens = self._tokenizer.tokenize(example.caption, context, truncate=True)
-        return preprocess(example.picture, self._architecture.image.resolution), tokens
+        tower = self._architecture.image
+        return preprocess(example.picture, tower.resolution, tower.pixels), tokens
 
 
 class _Classes:
@@ -158,7 +159,8 @@ class _Classes:
     def _read(self, index: int) -> tuple[np.ndarray, int]:
         """Pixels float32 [3, r, r] of a picture and the number of its class."""
         picture, label = self._labelled[index]
-        return preprocess(picture, self._architecture.image.resolution), label
+        tower = self._architecture.image
+        return preprocess(picture, tower.resolution, tower.pixels), label
 
 
 def _batches(

@@ -18,10 +18,9 @@ from tests.conftest import BACKENDS
 
 ORIGINAL = replace(
     ARCHITECTURE,
-    activation="gelu",
     image=replace(ARCHITECTURE.image, heads=4),
     text=replace(ARCHITECTURE.text, heads=8),
-)
+).with_activation("gelu")
 
 
 @pytest.fixture(scope="session")

@@ -100,4 +100,4 @@ def test_training_starts_from_given_weights(run, recipe, tmp_path):
     other = type(other)(8, other.image, other.text)
     converters.write(converters.Checkpoint(initialize(other, 0), other), tmp_path / "other.safetensors")
     refused = run("train", "-c", recipe, "--load", tmp_path / "other.safetensors", "--output", tmp_path / "third")
-    assert_refused(refused, "other.safetensors holds Architecture(embed_dim=8", "change model.architecture")
+    assert_refused(refused, "other.safetensors holds another model", ", embed_dim 8 rather than 16; change")

@@ -28,10 +28,9 @@ def trained(request, vit) -> Checkpoint:
     """Weights of the size that training gives, so that differences mean something; heads that shapes do not tell."""
     architecture = replace(
         vit.architecture,
-        activation=request.param,
         image=replace(vit.architecture.image, heads=2),
         text=replace(vit.architecture.text, heads=4),
-    )
+    ).with_activation(request.param)
     weights = {
         name: array
         if name == "logit_scale" or (name.endswith("weight") and ".ln_" in name)
@@ -127,7 +126,7 @@ def open_clip_model(architecture: Architecture) -> torch.nn.Module:
             "heads": text.heads,
             "layers": text.layers,
         },
-        quick_gelu=architecture.activation == "quick_gelu",
+        quick_gelu=text.activation == "quick_gelu",
     ).eval()
 
 
@@ -190,7 +189,7 @@ def test_a_custom_text_model_of_open_clip(vit, tmp_path, assert_equal_weights):
         ('{"text_config": {"num_attention_heads": 7}}', r"cannot be used: .*width 128 cannot be divided into 7 heads"),
         ('{"text_config": {"num_attention_heads": "2"}}', r"cannot be used: .*text\.heads is '2'"),
         ('{"text_config": {"hidden_act": "gelu"}}', "different activations: gelu, quick_gelu"),
-        (json.dumps({name: {"hidden_act": "relu"} for name in ("text_config", "vision_config")}), "is 'relu'; it must"),
+        (json.dumps({name: {"hidden_act": "relu"} for name in ("text_config", "vision_config")}), "'relu'; it must"),
         ("[" * 100_000, "the configuration beside it cannot be read: RecursionError"),
         (" " * (1 << 20) + "{}", "at most 1048576 are read here"),
     ],

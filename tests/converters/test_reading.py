@@ -226,7 +226,9 @@ def test_a_model_of_the_registry_is_named(tmp_path):
 
 
 def test_the_manifest_tells_what_shapes_do_not(tmp_path):
-    architecture = Architecture(8, VisionTransformer(16, 8, 64, 1, 4), TextTransformer(8, 20, 64, 1, 2), "gelu")
+    architecture = Architecture(
+        8, VisionTransformer(16, 8, 64, 1, 4), TextTransformer(8, 20, 64, 1, 2)
+    ).with_activation("gelu")
     for suffix in (".pt", ".h5", ".safetensors", ".pdparams"):
         write(Checkpoint(initialize(architecture, 0), architecture), tmp_path / f"a{suffix}")
         assert read(tmp_path / f"a{suffix}").architecture == architecture

@@ -8,7 +8,17 @@ from math import prod
 
 import pytest
 
-from clip_core.architecture import MODELS, SHAPES, Architecture, infer, name_of
+from clip_core.architecture import (
+    MODELS,
+    SHAPES,
+    Architecture,
+    Pixels,
+    TextTransformer,
+    VisionTransformer,
+    differences,
+    infer,
+    name_of,
+)
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import count, parameters
 
@@ -23,6 +33,13 @@ OPENAI = {
     "ViT-B/16": (512, 224, 512, 8, 149_620_737, "ViT-B-16.pt", "5806e77c", "8df416f"),
     "ViT-L/14": (768, 224, 768, 12, 427_616_513, "ViT-L-14.pt", "b8cca3fd", "37a03836"),
     "ViT-L/14@336px": (768, 336, 768, 12, 427_944_193, "ViT-L-14-336px.pt", "3035c92b", "8641f02"),
+}
+
+OPENAI_PIXELS = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "deviation": (0.26862954, 0.26130258, 0.27577711),
+    "interpolation": "bicubic",
+    "resize": "shortest",
 }
 
 
@@ -44,7 +61,7 @@ def test_numbers_addresses_and_digests(name):
     text = architecture.text
     assert (text.context_length, text.vocabulary_size, text.layers) == (77, 49408, 12)
     assert (text.width, text.heads) == (text_width, text_heads)
-    assert architecture.activation == "quick_gelu"
+    assert {tower.activation for tower in architecture.transformers.values()} == {"quick_gelu"}
     assert count(architecture) == scalars
     assert model.sha256 is not None
     assert len(model.sha256) == 64
@@ -82,9 +99,8 @@ def test_heads_and_widths_of_the_resnets():
 def test_inference_is_the_inverse_of_the_table(name):
     architecture = MODELS[name].architecture
     assert infer(shapes_of(architecture)) == architecture
-    assert infer(shapes_of(architecture), "gelu") == replace(architecture, activation="gelu")
     assert name_of(architecture) == name
-    assert name_of(replace(architecture, activation="gelu")) is None
+    assert name_of(architecture.with_activation("gelu")) is None
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -96,9 +112,29 @@ def test_descriptions_survive_json(name):
 def test_a_description_in_full():
     assert MODELS["ViT-B/32"].architecture.to_dict() == {
         "embed_dim": 512,
-        "image": {"kind": "vit", "resolution": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12},
-        "text": {"context_length": 77, "vocabulary_size": 49408, "width": 512, "layers": 12, "heads": 8},
-        "activation": "quick_gelu",
+        "image": {
+            "kind": "vit",
+            "resolution": 224,
+            "patch": 32,
+            "width": 768,
+            "layers": 12,
+            "heads": 12,
+            "mlp_width": 3072,
+            "activation": "quick_gelu",
+            "epsilon": 1e-5,
+            "pixels": OPENAI_PIXELS,
+        },
+        "text": {
+            "context_length": 77,
+            "vocabulary_size": 49408,
+            "width": 512,
+            "layers": 12,
+            "heads": 8,
+            "mlp_width": 2048,
+            "activation": "quick_gelu",
+            "epsilon": 1e-5,
+            "end_of_text": 49407,
+        },
         "logit_bias": False,
     }
     assert MODELS["RN50"].architecture.to_dict()["image"] == {
@@ -107,7 +143,43 @@ def test_a_description_in_full():
         "width": 64,
         "blocks": (3, 4, 6, 3),
         "heads": 32,
+        "pixels": OPENAI_PIXELS,
     }
+
+
+def test_older_descriptions_are_read():
+    """They have one activation beside the towers, and no field for what was the same in all models."""
+    old = {
+        "embed_dim": 512,
+        "image": {"kind": "vit", "resolution": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12},
+        "text": {"context_length": 77, "vocabulary_size": 49408, "width": 512, "layers": 12, "heads": 8},
+        "activation": "gelu",
+    }
+    assert Architecture.from_dict(old) == MODELS["ViT-B/32"].architecture.with_activation("gelu")
+
+
+def test_every_number_of_a_tower_survives_json():
+    architecture = Architecture(
+        32,
+        VisionTransformer(
+            32, 8, 64, 2, 4, 100, "gelu", 1e-6, Pixels((0.5,) * 3, (0.25, 0.5, 1.0), "bilinear", "squash")
+        ),
+        TextTransformer(16, 60, 64, 2, 2, 300, "gelu_tanh", 1e-3, end_of_text=57),
+        logit_bias=True,
+    )
+    assert Architecture.from_dict(json.loads(json.dumps(architecture.to_dict()))) == architecture
+    found = infer(shapes_of(architecture))
+    assert (found.image.mlp_width, found.text.mlp_width) == (100, 300)
+
+
+def test_differences_are_named_by_their_fields():
+    one = MODELS["ViT-B/32"].architecture
+    other = replace(one, text=replace(one.text, heads=4, activation="gelu"))
+    assert differences(other, one) == [
+        "text.heads 4 rather than 8",
+        "text.activation gelu rather than quick_gelu",
+    ]
+    assert differences(one, one) == []
 
 
 VIT, RESNET = MODELS["ViT-B/32"].architecture.to_dict(), MODELS["RN50"].architecture.to_dict()
@@ -119,13 +191,13 @@ VIT, RESNET = MODELS["ViT-B/32"].architecture.to_dict(), MODELS["RN50"].architec
         (None, "The description of the architecture cannot be read: 'NoneType' object is not iterable."),
         (
             [],
-            "The description of the architecture cannot be read: its fields are [], expected ['activation', "
-            "'embed_dim', 'image', 'logit_bias', 'text'].",
+            "The description of the architecture cannot be read: its fields are [], expected ['embed_dim', "
+            "'image', 'logit_bias', 'text'].",
         ),
         (
             VIT | {"bias": 1},
-            "The description of the architecture cannot be read: its fields are ['activation', 'bias', 'embed_dim', "
-            "'image', 'logit_bias', 'text'], expected ",
+            "The description of the architecture cannot be read: its fields are ['bias', 'embed_dim', 'image', "
+            "'logit_bias', 'text'], expected ",
         ),
         (VIT | {"image": 5}, "The description of the architecture cannot be read: 'int' object is not iterable."),
         (
@@ -139,9 +211,41 @@ VIT, RESNET = MODELS["ViT-B/32"].architecture.to_dict(), MODELS["RN50"].architec
         ),
         (
             VIT | {"image": VIT["image"] | {"depth": 3}},
-            "The description of the architecture cannot be read: ",
+            "The description of the architecture cannot be read: its image tower has no field depth, only resolution, ",
         ),
-        (VIT | {"text": {"width": 512}}, "The description of the architecture cannot be read: "),
+        (
+            VIT | {"text": {"width": 512}},
+            "The description of the architecture cannot be read: its text tower lacks context_length, vocabulary_size, "
+            "layers, heads, activation.",
+        ),
+        (
+            VIT | {"text": VIT["text"] | {"mlp_width": 0}},
+            "The architecture's text.mlp_width is 0; it must be a whole number above 0.",
+        ),
+        (
+            VIT | {"text": VIT["text"] | {"end_of_text": 49408}},
+            "The architecture's text.end_of_text is 49408, which is outside the vocabulary of 49408.",
+        ),
+        (
+            VIT | {"text": VIT["text"] | {"end_of_text": -1}},
+            "The architecture's text.end_of_text is -1; it must be a whole number from 0.",
+        ),
+        (
+            VIT | {"image": VIT["image"] | {"epsilon": 0}},
+            "The architecture's image.epsilon is 0; it must be a number from 1e-12 to 0.001.",
+        ),
+        (
+            VIT | {"image": VIT["image"] | {"pixels": {"deviation": [0.5, 0.5, 0]}}},
+            "The architecture's image.pixels.deviation is 0; it must be a number from 0.00392 to 1.",
+        ),
+        (
+            VIT | {"image": VIT["image"] | {"pixels": {"mean": [0.5, 0.5]}}},
+            "The architecture's image.pixels.mean is (0.5, 0.5); it must be three numbers.",
+        ),
+        (
+            VIT | {"image": VIT["image"] | {"pixels": {"resize": "longest"}}},
+            "The architecture's image.pixels.resize is 'longest'; it must be shortest or squash.",
+        ),
         (VIT | {"embed_dim": "512"}, "The architecture's embed_dim is '512'; it must be a whole number above 0."),
         (VIT | {"embed_dim": True}, "The architecture's embed_dim is True; it must be a whole number above 0."),
         (VIT | {"embed_dim": 512.0}, "The architecture's embed_dim is 512.0; it must be a whole number above 0."),
@@ -158,7 +262,14 @@ VIT, RESNET = MODELS["ViT-B/32"].architecture.to_dict(), MODELS["RN50"].architec
             "The architecture's image.width is 64000000000, more than any model that can be built.",
         ),
         (VIT | {"logit_bias": 1}, "The architecture's logit_bias is 1; it must be true or false."),
-        (VIT | {"activation": "relu"}, "The architecture's activation is 'relu'; it must be quick_gelu or gelu."),
+        (
+            VIT | {"text": VIT["text"] | {"activation": "relu"}},
+            "The architecture's text.activation is 'relu'; it must be quick_gelu, gelu or gelu_tanh.",
+        ),
+        (
+            RESNET | {"image": RESNET["image"] | {"width": 1}},
+            "The architecture's image.width is 1; half of it must be a whole number above 0.",
+        ),
         (
             VIT | {"image": VIT["image"] | {"resolution": 225}},
             "The image resolution 225 is not a multiple of its patch (32).",

@@ -53,7 +53,7 @@ def test_no_tokens_are_tokens():
 
 def test_end_of_text_may_be_another_token():
     assert np.array_equal(check_tokens(TEXTS, 4, 20, end=9), TEXTS)
-    with pytest.raises(TextError, match=r"^Text 0 \(counted from 0\) does not have the end-of-text token 19 as its"):
+    with pytest.raises(TextError, match=r"^Text 0 \(counted from 0\) does not have the end-of-text token 19;"):
         check_tokens(TEXTS, 4, 20)
 
 
@@ -76,8 +76,8 @@ def test_end_of_text_may_be_another_token():
         ),
         (
             np.array([[7, 9], [7, 8]]),
-            "Text 1 (counted from 0) does not have the end-of-text token 9 as its largest token; make the tokens with "
-            "this model's own tokenize, and keep that one when cutting a text short.",
+            "Text 1 (counted from 0) does not have the end-of-text token 9; make the tokens with this model's own "
+            "tokenize, and keep that one when cutting a text short.",
         ),
     ],
 )

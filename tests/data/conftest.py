@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import DEVIATION, MEAN, Architecture, TextTransformer, VisionTransformer
 from clip_core.bpe_training import HEADER
 from clip_core.data.loader import Batch, Loader
 from clip_core.data.source import Photograph, fingerprint_of
 from clip_core.errors import ClipError
-from clip_core.preprocess import DEVIATION, MEAN
 from clip_core.tokenizer import Tokenizer
 
 SMALL = Architecture(

@@ -61,7 +61,7 @@ def test_flipping_mirrors_as_often_as_asked():
 
 
 def levels(pixels: np.ndarray) -> np.ndarray:
-    from clip_core.preprocess import DEVIATION, MEAN
+    from clip_core.architecture import DEVIATION, MEAN
 
     return (pixels.transpose(1, 2, 0) * DEVIATION + MEAN) * 255
 

@@ -14,9 +14,9 @@ from clip_core.similarity import contrastive_loss
 from tests import tolerances
 from tests.conftest import FRAMEWORKS, load_backend
 from tests.gradients import gradients_of
-from tests.models import GELU, RESNET, VIT, sample_pixels, sample_tokens, sample_weights
+from tests.models import RESNET, UNUSUAL, VIT, sample_pixels, sample_tokens, sample_weights
 
-ARCHITECTURES = [pytest.param(VIT, id="vit"), pytest.param(RESNET, id="resnet"), pytest.param(GELU, id="gelu")]
+ARCHITECTURES = [pytest.param(VIT, id="vit"), pytest.param(RESNET, id="resnet"), pytest.param(UNUSUAL, id="unusual")]
 PAIRS = 4
 
 

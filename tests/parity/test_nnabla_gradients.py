@@ -46,7 +46,7 @@ FUNCTIONS = {
     "linear": (functions.Linear(transposed=True), (random(2, 3, 5), random(4, 5), random(4)), (0, 1, 2)),
     "linear without bias": (functions.Linear(transposed=True), (random(2, 5), random(4, 5)), (0, 1)),
     "projection": (functions.Linear(transposed=False), (random(2, 3, 5), random(5, 4)), (0, 1)),
-    "layer norm": (functions.LayerNorm(), (random(2, 3, 6), random(6), random(6, seed=1)), (0, 1, 2)),
+    "layer norm": (functions.LayerNorm(1e-5), (random(2, 3, 6), random(6), random(6, seed=1)), (0, 1, 2)),
     "quick GELU": (functions.QuickGELU(), (3 * random(2, 3, 4),), (0,)),
     "attention": (functions.Attend(2), (random(2, 3, 8), random(2, 5, 8), random(2, 5, 8, seed=1)), (0, 1, 2)),
     "causal attention": (

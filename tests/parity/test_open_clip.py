@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -9,10 +10,22 @@ import torch
 from open_clip.model import CLIP as OpenClip
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
-from clip_core.architecture import HEAD_WIDTH, MODELS, Architecture, VisionTransformer
+from clip_core.architecture import MODELS, Architecture, VisionTransformer
 from clip_core.naming import Weights
 from tests import tolerances
-from tests.models import GELU, OPENAI_NAMES, REDUCED, sample_pixels, sample_tokens, sample_weights, stages_of
+from tests.models import (
+    GELU,
+    OPENAI_NAMES,
+    REDUCED,
+    UNUSUAL,
+    VOCABULARY_SIZE,
+    sample_pixels,
+    sample_tokens,
+    sample_weights,
+    stages_of,
+)
+
+ACT_KWARGS = {"quick_gelu": None, "gelu": None, "gelu_tanh": {"approximate": "tanh"}}  # of nn.GELU
 
 
 def open_clip(architecture: Architecture, weights: Weights) -> OpenClip:
@@ -22,15 +35,33 @@ def open_clip(architecture: Architecture, weights: Weights) -> OpenClip:
     vision = CLIPVisionCfg(
         layers=image.layers if vit else image.blocks,
         width=image.width,
-        head_width=HEAD_WIDTH,
+        head_width=(image.width if vit else image.feature_width) // image.heads,
         image_size=image.resolution,
-        **({"patch_size": image.patch} if vit else {}),
+        **(
+            {
+                "patch_size": image.patch,
+                "mlp_ratio": image.mlp_width / image.width,
+                "norm_kwargs": {"eps": image.epsilon},
+                "act_kwargs": ACT_KWARGS[image.activation],
+            }
+            if vit
+            else {}
+        ),
     )
     model = OpenClip(
         architecture.embed_dim,
         vision,
-        CLIPTextCfg(text.context_length, text.vocabulary_size, width=text.width, heads=text.heads, layers=text.layers),
-        quick_gelu=architecture.activation == "quick_gelu",
+        CLIPTextCfg(
+            text.context_length,
+            text.vocabulary_size,
+            width=text.width,
+            heads=text.heads,
+            layers=text.layers,
+            mlp_ratio=text.mlp_width / text.width,
+            norm_kwargs={"eps": text.epsilon},
+            act_kwargs=ACT_KWARGS[text.activation],
+        ),
+        quick_gelu=text.activation == "quick_gelu",
     )
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, strict=True)
     return model.eval()
@@ -58,6 +89,11 @@ def test_reduced(backend, name):
 
 def test_exact_gelu(backend):
     assert_equal_to_open_clip(backend, GELU)
+
+
+def test_other_numbers_in_each_tower(backend):
+    """But for the end of text, which is the last of the vocabulary in open_clip."""
+    assert_equal_to_open_clip(backend, replace(UNUSUAL, text=replace(UNUSUAL.text, end_of_text=VOCABULARY_SIZE - 1)))
 
 
 @pytest.mark.slow

@@ -34,13 +34,13 @@ import converters
 from clip.command import app
 from clip.command import train as train_command
 from clip_core import similarity
-from clip_core.architecture import MODELS, Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import DEVIATION, MEAN, MODELS, Architecture, TextTransformer, VisionTransformer
 from clip_core.bpe_training import HEADER
 from clip_core.data import loader, shapes
 from clip_core.errors import ClipError
 from clip_core.initialize import initialize
 from clip_core.naming import parameters
-from clip_core.preprocess import DEVIATION, MEAN, preprocess
+from clip_core.preprocess import preprocess
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import normalize
 from clip_core.tokenizer import Tokenizer
@@ -1342,7 +1342,9 @@ CHECKS: dict[str, dict[str, Check]] = {
         "-epochs 5": epochs(5),
         "-vocab_size 20000": none,
         "-max_length 32, -text_dim_out 512, -image_dim_out 768, -embedding_dim 512": architecture(
-            Architecture(512, VisionTransformer(224, 32, 768, 12, 12), TextTransformer(32, 49408, 512, 12, 8), "gelu")
+            Architecture(
+                512, VisionTransformer(224, 32, 768, 12, 12), TextTransformer(32, 49408, 512, 12, 8)
+            ).with_activation("gelu")
         ),
         "-decay 0.2, of every parameter": decay(0.2, of_all=True),
         "-beta_1 0.9, -beta_2 0.98": moments(0.9, 0.98),

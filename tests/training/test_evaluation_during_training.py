@@ -13,12 +13,12 @@ import pytest
 
 import converters
 from clip_core import tokenizer as tokenizers
+from clip_core.architecture import DEVIATION, MEAN
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import evaluate
 from clip_core.initialize import initialize
 from clip_core.naming import Weights
-from clip_core.preprocess import DEVIATION, MEAN
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.evaluation import Evaluator
 from clip_core.training.log import EVALUATION, read_metrics

@@ -42,7 +42,7 @@ def test_low_resource_recipe():
     recipe = Recipe.read(CONFIGS / "clip" / "low-resource.yaml")
     architecture = recipe.model.build()
     assert (architecture.image.patch, architecture.image.width, architecture.text.context_length) == (32, 768, 32)
-    assert architecture.activation == "gelu"
+    assert (architecture.image.activation, architecture.text.activation) == ("gelu", "gelu")
     assert (recipe.optimizer.weight_decay, recipe.optimizer.decay) == (0.2, "all")
     assert (recipe.data.batch_size, recipe.training.epochs, recipe.training.precision) == (128, 4, "fp16")
     assert learning_rate(recipe, 2000, 100_000) == pytest.approx(5e-4)
