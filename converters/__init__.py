@@ -24,8 +24,31 @@ from clip_core import files, naming
 from clip_core.architecture import Architecture, name_of
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import Weights
-from converters import companions, dialects, folders, hdf5, pdparams, safetensors, torch_archive, verify
-from converters.buffers import BFLOAT16, Buffer, Content, Tensor, from_bfloat16, map_file, pieces, sha256
+from converters import (
+    companions,
+    dialects,
+    folders,
+    hdf5,
+    nnp,
+    pdparams,
+    protobuf,
+    safetensors,
+    torch_archive,
+    torch_legacy,
+    verify,
+)
+from converters.buffers import (
+    BFLOAT16,
+    START_BYTES,
+    Buffer,
+    Content,
+    Tensor,
+    from_bfloat16,
+    map_file,
+    pieces,
+    sha256,
+    shown,
+)
 from converters.manifest import Manifest
 
 MAX_FILE_BYTES = 16 << 30  # the largest official model is 1.3 GB
@@ -39,11 +62,15 @@ _FORMATS: dict[str, ModuleType] = {
     ".h5": hdf5,
     ".pdparams": pdparams,
 }
-_READ_ONLY_SUFFIXES: dict[str, ModuleType] = {".hdf5": hdf5, ".pd": pdparams}
-_KINDS: dict[ModuleType, str] = {
+_READ_ONLY_SUFFIXES: dict[str, ModuleType] = {".hdf5": hdf5, ".pd": pdparams, ".protobuf": protobuf, ".nnp": nnp}
+_OLD_FORMATS = {torch_archive: torch_legacy}  # of the same suffixes
+_KINDS: dict[ModuleType, str] = {  # in the order in which they are looked for: the first two are special cases
+    nnp: "an archive of NNabla",
+    torch_legacy: "a file of PyTorch before 1.6",
     torch_archive: "a PyTorch zip archive",
     hdf5: "an HDF5 file",
-    pdparams: "a pickle, as Paddle and old versions of PyTorch write it",
+    pdparams: "a pickle, as Paddle writes it",
+    protobuf: "parameters of NNabla in Protocol Buffers",
     safetensors: "a safetensors file",
 }
 _DEFAULT_LAYOUTS = {torch_archive: "openai", safetensors: "openai", hdf5: "nnabla", pdparams: "paddle"}
@@ -57,7 +84,10 @@ class Checkpoint:
     # What `read` gives may be read-only: views of the file's bytes.
     weights: Weights
     architecture: Architecture  # from the manifest or the shapes
-    container: str = "memory"  # "torch archive", "torch state dict", "safetensors", "hdf5" or "pdparams"
+    container: str = (
+        "memory"  # or "torch archive", "torch state dict", "safetensors", "hdf5", "pdparams", "protobuf", "nnp"
+    )
+    entry: str = ""  # the dictionary in the file that they are from, as "model.state_dict"; "" where there is no other
     layout: str = "openai"  # one of dialects.LAYOUTS
     sha256: str = ""  # of the very bytes that were read; of several files, of the index and them one after the other
     size: int = 0  # bytes of the file, or of all of them
@@ -96,6 +126,7 @@ class Inspection:
     size: int  # bytes
     sha256: str
     container: str
+    entry: str  # the dictionary in the file that they are from, as "model.state_dict"; "" where there is no other
     layout: str
     model: str | None  # the registry's name for the architecture
     architecture: Architecture | None  # None: the weights are not those of a CLIP
@@ -122,6 +153,7 @@ class _Loaded:
     size: int
     sha256: str
     container: str
+    entry: str
     prefix: str
     left_out: tuple[str, ...]
     layout: str
@@ -161,7 +193,8 @@ def read(
         ClipError: the path cannot be read.
         CheckpointError: the file is damaged, of another kind than its suffix says, not a CLIP, or does not fit.
     """
-    return _finished(_open(path, strict, prefix, like))
+    with _enough_memory(path):
+        return _finished(_open(path, strict, prefix, like))
 
 
 def write(
@@ -200,7 +233,8 @@ def convert(
     """
     if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
         raise ClipError(f"{target} is the file to convert itself; give another name for the result.")
-    return _publish(source, lambda: _open(source, False, prefix, like), target, layout, dtype)
+    with _enough_memory(source):
+        return _publish(source, lambda: _open(source, False, prefix, like), target, layout, dtype)
 
 
 def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspection:
@@ -210,7 +244,8 @@ def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspe
         ClipError: the path cannot be read.
         CheckpointError: the file is damaged so that nothing can be said of what it holds, or is of another kind.
     """
-    loaded = _load(path, prefix)
+    with _enough_memory(path):
+        loaded = _load(path, prefix)
     architecture, manifest = loaded.architecture, loaded.manifest
     faults = list(loaded.faults)
     if architecture is not None:
@@ -220,6 +255,7 @@ def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspe
         size=loaded.size,
         sha256=loaded.sha256,
         container=loaded.container,
+        entry=loaded.entry,
         layout=loaded.layout,
         model=None if architecture is None else name_of(architecture),
         architecture=architecture,
@@ -253,6 +289,7 @@ def _open(
         weights=loaded.weights,
         architecture=loaded.architecture,
         container=loaded.container,
+        entry=loaded.entry,
         layout=loaded.layout,
         sha256=loaded.sha256,
         size=loaded.size,
@@ -276,7 +313,7 @@ def _load(path: str | os.PathLike[str], prefix: str | None, known: Architecture 
     if folders.is_index(path):
         content, size, digest = _joined(path)
     else:
-        data = _bytes_of(path, MAX_FILE_BYTES)
+        data = _bytes_of(path, MAX_FILE_BYTES, _format_of)
         content, size, digest = _content(path, data), len(data), hashlib.sha256(data)
     with _about(path):
         return _understand(path, content, size, digest.hexdigest(), prefix, known)
@@ -291,7 +328,7 @@ def _joined(index: Path) -> tuple[Content, int, hashlib._Hash]:
     container = ""
     tensors: Weights = {}
     for part, names in parts.items():
-        data = _bytes_of(part, MAX_FILE_BYTES - size)
+        data = _bytes_of(part, MAX_FILE_BYTES - size, _format_of)
         size += len(data)
         digest.update(data)
         content = _content(part, data)
@@ -312,17 +349,33 @@ def _about(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _bytes_of(path: Path, limit: int) -> bytes:
+@contextmanager
+def _enough_memory(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn memory that runs out into a sentence."""
+    try:
+        yield
+    except MemoryError as error:
+        raise CheckpointError(
+            f"{path} needs more memory than there is; close other programs or use a smaller one."
+        ) from error
+
+
+def _bytes_of(path: Path, limit: int, check: Callable[[Path, bytes], object] | None = None) -> bytes:
+    """The bytes of a file, which is read whole when its first ones have passed ``check``."""
     with files.open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ClipError(f"{path} has {size} bytes; at most {limit} are read here.")
+        if check is not None:
+            with _about(path):
+                check(path, file.read(START_BYTES))
+            file.seek(0)
         return file.read(size)
 
 
 def _content(path: Path, data: Buffer) -> Content:
     with _about(path):
-        module = _format_of(path, data)
+        module = _format_of(path, data[:START_BYTES])
         if module is hdf5:
             hdf5.check_unlocked(path)
         return module.read(data)
@@ -357,6 +410,7 @@ def _understand(
         size=size,
         sha256=sha256,
         container=content.container,
+        entry=content.entry,
         prefix=selection.prefix,
         left_out=selection.left_out,
         layout=layout,
@@ -378,7 +432,7 @@ def _plain(tensors: Weights, size: int) -> Weights:
     return {name: from_bfloat16(array) if array.dtype == BFLOAT16 else array for name, array in tensors.items()}
 
 
-def _format_of(path: Path, data: Buffer) -> ModuleType:
+def _format_of(path: Path, start: bytes) -> ModuleType:
     """The reader for a file, by its first bytes; its suffix, where it has a known one, must agree.
 
     Raises:
@@ -386,21 +440,20 @@ def _format_of(path: Path, data: Buffer) -> ModuleType:
     """
     suffix = path.suffix.lower()
     expected = _FORMATS.get(suffix) or _READ_ONLY_SUFFIXES.get(suffix)
-    found = next((module for module in _KINDS if module.recognise(data)), None)
+    found = next((module for module in _KINDS if module.recognise(start)), None)
     if found is None:
         wanted = f"; expected {_KINDS[expected]}" if expected else ""
-        raise CheckpointError(f"the file is {_describe(data)}{wanted}.")
-    if expected is not None and found is not expected:
+        raise CheckpointError(f"the file is {_describe(start)}{wanted}.")
+    if expected is not None and found not in (expected, _OLD_FORMATS.get(expected)):
         remedy = "give it the suffix that fits"
         if expected is torch_archive and found is pdparams:
-            remedy = "if PyTorch before 1.6 wrote it, save it again with a newer one"
+            remedy += ", or save the weights with torch.save"
         raise CheckpointError(f"the file is {_KINDS[found]}; expected {_KINDS[expected]}; {remedy}.")
     return found
 
 
-def _describe(data: Buffer) -> str:
+def _describe(start: bytes) -> str:
     """What a file that is no weights file is, from its first bytes."""
-    start = bytes(data[:512])
     if not start:
         return "empty"
     if start[:2] == b"\x1f\x8b":
@@ -417,7 +470,7 @@ def _describe(data: Buffer) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if all(letter.isprintable() or letter.isspace() for letter in text):
-        return f"text that starts with {text.strip()[:40]!r}: download it again"
+        return f"text that starts with {shown(text.strip()[:40])}: download it again"
     return "none of the known kinds, or cut short"
 
 

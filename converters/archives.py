@@ -1,7 +1,8 @@
 """The directory of a zip archive, held to the narrow form in which PyTorch writes it; nothing is ever inflated.
 
-The format is described in PKWARE's APPNOTE. Every field that is said twice must agree, members must not overlap, and
-the archive must fill the file from the first byte to the last, so that no other reader can see a different archive.
+The format is described in PKWARE's APPNOTE. Every field that is said twice must agree, members must not overlap or
+leave room between them for others, and the archive must fill the file from the first byte to the last, so that no other
+reader can see a different archive.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import zlib
 from dataclasses import dataclass
 
 from clip_core.errors import CheckpointError
-from converters.buffers import Buffer, pieces
+from converters.buffers import MAX_NAME_LETTERS, Buffer, pieces, shown
 
 MAX_MEMBERS = 20_000  # RN50x64, the largest official model, has about 2,000
-MAX_NAME_BYTES = 1_000
 
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
@@ -23,6 +23,7 @@ _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000  # encrypted, patched, strongly encrypted, masked
 _DESCRIPTOR = 0x8  # the local header leaves sizes and CRC-32 to a record behind the data
+_MAX_DESCRIPTOR_BYTES = 24  # of that record
 _FULL_2, _FULL_4 = 0xFFFF, 0xFFFFFFFF  # "see the 64-bit field"
 
 
@@ -69,9 +70,13 @@ def members(data: Buffer) -> dict[str, Member]:
             raise CheckpointError(f"the archive's member {name} overlaps another.")
         if last == 0 and offset != 0:
             raise CheckpointError("the archive does not start with a member.")
+        if offset - last > _MAX_DESCRIPTOR_BYTES:
+            raise CheckpointError(f"the archive has data before its member {name} that belongs to none.")
         last = stop
     if last > start:
         raise CheckpointError("the archive's members overlap its directory.")
+    if start - last > _MAX_DESCRIPTOR_BYTES:
+        raise CheckpointError("the archive has data before its directory that belongs to no member.")
     return found
 
 
@@ -128,6 +133,8 @@ def _central(data: Buffer, position: int, end: int) -> tuple[Member, int, int]:
         raise CheckpointError(f"the archive's member {name} is encrypted.")
     if disk or comment_size:
         raise CheckpointError(f"the archive's member {name} has a comment or is on another disk.")
+    if offset > len(data):
+        raise CheckpointError(f"the archive's member {name} starts behind the file.")
     local = _LOCAL.unpack_from(data, offset)
     signature, _, local_flags, local_method, _, _, local_crc, local_packed, local_size, local_name, local_extra = local
     name_start = offset + _LOCAL.size
@@ -168,7 +175,7 @@ def _checked_name(raw: bytes) -> str:
         name = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"the archive has a member named {raw[:100]!r}, which is not UTF-8.") from error
-    parts = name.split("/")
-    if len(raw) > MAX_NAME_BYTES or not name.isprintable() or set(name) & set("\\:") or {"", ".", ".."} & set(parts):
-        raise CheckpointError(f"the archive has a member named {name[:100]!r}; weights files have no such names.")
+    long = len(name) > MAX_NAME_LETTERS
+    if long or not name.isprintable() or set(name) & set("\\:") or {"", ".", ".."} & set(name.split("/")):
+        raise CheckpointError(f"the archive has a member named {shown(name)}; weights files have no such names.")
     return name

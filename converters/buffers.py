@@ -17,7 +17,10 @@ from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
 
 PIECE_BYTES = 1 << 24
+START_BYTES = 512  # of a file tell what kind of file it is
 MAX_DIMENSIONS = 8
+MAX_SIZE = 1 << 40  # elements, far more than any file that is read has bytes
+MAX_NAME_LETTERS = 1_000
 
 # NumPy has no bfloat16; a record of one field keeps its bits apart from integers until `from_bfloat16`.
 BFLOAT16 = np.dtype([("bits", "<u2")])
@@ -35,6 +38,7 @@ class Content:
     container: str
     tensors: Weights
     manifest: str | None = None
+    entry: str = ""  # the dictionary in the file that they are from, as "model.state_dict"; "" where there is no other
 
 
 @dataclass(frozen=True)
@@ -96,17 +100,61 @@ def pieces(buffer: Buffer, start: int = 0, stop: int | None = None) -> Iterator[
         release(buffer)
 
 
+def shown(value: object) -> str:
+    """A value out of a stranger's file for a sentence: short, on one line, and made without looking into containers."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 100 else f"{value[:100]}...")
+    if isinstance(value, int) and value.bit_length() > 100:
+        return f"a number of {value.bit_length()} bits"
+    if value is None or isinstance(value, (int, float)):
+        return repr(value)
+    return f"an object of the type {type(value).__name__}"
+
+
+def checked_name(name: object) -> str:
+    """``name`` if it is one that a tensor may have.
+
+    Raises:
+        CheckpointError: it is no text, longer than `MAX_NAME_LETTERS`, or has letters that cannot be printed.
+    """
+    if type(name) is not str:
+        raise CheckpointError("a tensor has a name that is not a text.")
+    if len(name) > MAX_NAME_LETTERS or not name.isprintable():
+        raise CheckpointError(
+            f"a tensor is named {shown(name)}; names are printable texts of at most {MAX_NAME_LETTERS} letters."
+        )
+    return name
+
+
 def checked_shape(shape: object, name: str) -> Shape:
-    """``shape`` as a tuple of whole numbers of at least 0, at most `MAX_DIMENSIONS` of them.
+    """``shape`` as a tuple of at most `MAX_DIMENSIONS` whole numbers of at least 0, whose array could be in a file.
 
     Raises:
         CheckpointError: it is anything else.
     """
-    if not isinstance(shape, (tuple, list)) or any(type(size) is not int or size < 0 for size in shape):
-        raise CheckpointError(f"the shape of {name} is {shape!r:.100}; it must be whole numbers of at least 0.")
-    if len(shape) > MAX_DIMENSIONS:
-        raise CheckpointError(f"{name} has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are read.")
-    return tuple(shape)
+    sizes = checked_sizes(shape, f"the shape of {name}")
+    # An array without elements takes no bytes, but NumPy counts the others of its sizes all the same.
+    if prod(size for size in sizes if size) > MAX_SIZE:
+        raise CheckpointError(f"the shape of {name} is {sizes}, more than any file holds.")
+    return sizes
+
+
+def checked_sizes(sizes: object, what: str) -> Shape:
+    """``sizes`` as a tuple of at most `MAX_DIMENSIONS` whole numbers from 0 to `MAX_SIZE`.
+
+    Raises:
+        CheckpointError: it is anything else.
+    """
+    if not isinstance(sizes, (tuple, list)):
+        raise CheckpointError(f"{what} is {shown(sizes)}; it must be whole numbers of at least 0.")
+    if len(sizes) > MAX_DIMENSIONS:
+        raise CheckpointError(f"{what} has {len(sizes)} dimensions; at most {MAX_DIMENSIONS} are read.")
+    for size in sizes:
+        if type(size) is not int or not 0 <= size <= MAX_SIZE:
+            raise CheckpointError(
+                f"{what} has {shown(size)} in it; it must be whole numbers of at least 0, and at most 2^40."
+            )
+    return tuple(sizes)
 
 
 def view(buffer: Buffer | memoryview, dtype: np.dtype, shape: Shape, offset: int = 0) -> np.ndarray:

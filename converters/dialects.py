@@ -359,10 +359,9 @@ def _join_attention(weights: Weights) -> Weights:
             names = [f"{stem}.{part}_proj.{leaf}" for part in "qkv"]
             parts = [weights.get(part) for part in names]
             # Parts that do not fit together stay as they are: the table then names them.
-            if len({(part.shape, part.dtype) for part in parts if part is not None and part.ndim}) == 1 and all(
-                part is not None for part in parts
-            ):
-                joined[f"{stem}.in_proj_{leaf}"] = np.concatenate(parts)  # type: ignore[arg-type]
+            found = [part for part in parts if part is not None and part.ndim]
+            if len(found) == 3 and len({(part.shape, part.dtype) for part in found}) == 1:
+                joined[f"{stem}.in_proj_{leaf}"] = np.concatenate(found)
                 for part in names:
                     del joined[part]
     return joined

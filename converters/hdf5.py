@@ -20,7 +20,7 @@ import numpy as np
 
 from clip_core import files
 from clip_core.errors import CheckpointError
-from converters.buffers import Buffer, Content, Tensor, checked_shape, view
+from converters.buffers import Buffer, Content, Tensor, checked_name, checked_shape, shown, view
 
 try:
     import fcntl
@@ -28,7 +28,6 @@ except ImportError:  # Windows refuses to open a locked file by itself
     fcntl = None  # type: ignore[assignment]
 
 MAX_OBJECTS = 20_000  # RN50x64, the largest official model, has about 2,500 datasets and groups
-MAX_NAME_LETTERS = 1_000
 MANIFEST_ATTRIBUTE = "triclip_manifest_"
 MAX_MANIFEST_PARTS = 1_000
 _ATTRIBUTE_BYTES = 60_000  # HDF5 keeps at most 64 KiB in one attribute
@@ -37,9 +36,9 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DTYPES = [np.dtype(code) for code in ("<f2", "<f4", "<f8", "<i8", "<i4")]
 
 
-def recognise(data: Buffer) -> bool:
-    """Whether the file starts like an HDF5 file."""
-    return data[:8] == _SIGNATURE
+def recognise(start: bytes) -> bool:
+    """Whether a file that starts like this is an HDF5 file."""
+    return start.startswith(_SIGNATURE)
 
 
 def check_unlocked(path: str | os.PathLike[str]) -> None:
@@ -61,7 +60,7 @@ def check_unlocked(path: str | os.PathLike[str]) -> None:
             pass
 
 
-def read(data: Buffer) -> Content:
+def read(data: Buffer | memoryview) -> Content:
     """The datasets of a file, under their paths, in the order of their attribute ``index``.
 
     Raises:
@@ -115,8 +114,8 @@ def _datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
         prefix, group = waiting.pop()
         for name in group:
             path = f"{prefix}{name}"
-            if len(path) > MAX_NAME_LETTERS or not path.isprintable() or {"", ".", ".."} & set(path.split("/")):
-                raise CheckpointError(f"the file has an object named {path[:100]!r}; NNabla writes no such names.")
+            if {"", ".", ".."} & set(checked_name(path).split("/")):
+                raise CheckpointError(f"the file has an object named {shown(path)}; NNabla writes no such names.")
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 raise CheckpointError(f"{path} is a link to something else; save the parameters again without links.")
@@ -135,7 +134,7 @@ def _datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
                 raise CheckpointError(f"{path} is neither a group nor a dataset.")
 
 
-def _parameter(name: str, dataset: h5py.Dataset, data: Buffer) -> tuple[int, np.ndarray]:
+def _parameter(name: str, dataset: h5py.Dataset, data: Buffer | memoryview) -> tuple[int, np.ndarray]:
     """(its index, its values)"""
     plan = dataset.id.get_create_plist()
     if plan.get_external_count():
@@ -145,7 +144,7 @@ def _parameter(name: str, dataset: h5py.Dataset, data: Buffer) -> tuple[int, np.
     if plan.get_layout() != h5py.h5d.CONTIGUOUS or plan.get_nfilters():
         raise CheckpointError(f"{name} is stored in chunks or compressed; save the parameters again as plain datasets.")
     if dataset.dtype not in _DTYPES:
-        raise CheckpointError(f"{name} has dtype {dataset.dtype}; weights are float32, float16 or float64.")
+        raise CheckpointError(f"{name} has dtype {dataset.dtype!s:.100}; weights are float32, float16 or float64.")
     if dataset.shape is None:
         raise CheckpointError(f"{name} has no shape.")
     shape = checked_shape(tuple(map(int, dataset.shape)), name)

@@ -1,7 +1,7 @@
 """Paddle's weights: pickles of NumPy arrays, in each of the variants that Paddle and PASSL write.
 
-A ``.pdparams`` file is a dictionary from names to arrays, or one that holds it under ``state_dict``. ``paddle.load``
-runs what a file tells it to; this reader runs nothing and refuses everything that is no array.
+A ``.pdparams`` file is a dictionary from names to arrays, or one that holds it beside other things. ``paddle.load``
+runs what a file tells it to; this reader runs nothing and builds nothing but arrays.
 """
 
 from __future__ import annotations
@@ -16,18 +16,14 @@ import numpy as np
 
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
-from converters import pickles
-from converters.buffers import BFLOAT16, Buffer, Content, Tensor, checked_shape, view
-from converters.pickles import Buildable, Function, Rules
+from converters import pickles, states
+from converters.buffers import BFLOAT16, Buffer, Content, Tensor, checked_name, checked_shape, shown, view
+from converters.pickles import Buildable, Function, Rules, Unbuilt
 
 # The manifest is a text that the pickle pushes and pops again, before anything else: readers pass over it.
 MANIFEST_MARK = "triclip manifest "
 
 _DTYPES = {code: np.dtype(f"<{code}") for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1")}
-_OPERATIONS = pickles.PLAIN_OPERATIONS | {
-    *("FRAME", "MEMOIZE", "STACK_GLOBAL"),
-    *("SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
-}
 # Entries beside the parameters: Paddle's own names for them, and how it cut arrays above 1 GiB into slices.
 _NAME_TABLE = "StructuredToParameterName@@"
 _SLICES = "UnpackBigParamInfor@@"
@@ -35,32 +31,42 @@ _SLICES = "UnpackBigParamInfor@@"
 
 class _Dtype(Buildable):
     def __init__(self, code: str) -> None:
-        self.dtype = _DTYPES[code]
+        self.code = code
+        self.little_endian = True
 
     def build(self, state: Any) -> None:
-        if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", "|"):
-            raise CheckpointError("an array of the pickle is not little-endian; save it again on such a machine.")
+        order = state[1] if type(state) is tuple and len(state) > 1 else None
+        self.little_endian = type(order) is str and order in ("<", "|")
 
 
 class _Array(Buildable):
+    """An array, as soon as its state is set; one of numbers that are no weights has a fault instead."""
+
     values: np.ndarray | None = None
+    fault = "is not a whole array"
 
     def build(self, state: Any) -> None:
-        if type(state) is not tuple or len(state) != 5 or not isinstance(state[2], _Dtype) or self.values is not None:
+        if type(state) is not tuple or len(state) != 5 or type(state[2]) is not _Dtype or self.values is not None:
             raise CheckpointError("an array of the pickle is not made of a shape, a dtype and bytes.")
         _, shape, kind, fortran, raw = state
-        shape, dtype = checked_shape(shape, "an array"), kind.dtype
-        if not isinstance(raw, (bytes, memoryview)) or len(raw) != prod(shape) * dtype.itemsize:
+        if kind.code not in _DTYPES:
+            self.fault = f"has dtype {shown(kind.code)}; weights are float32, float16 or float64"
+            return
+        if not kind.little_endian:
+            self.fault = "is not little-endian; save it again on such a machine"
+            return
+        shape, dtype = checked_shape(shape, "an array"), _DTYPES[kind.code]
+        if type(raw) not in (bytes, memoryview) or len(raw) != prod(shape) * dtype.itemsize:
             raise CheckpointError(
                 f"an array of shape {shape} and dtype {dtype} does not have as many bytes as it needs."
             )
-        values = view(raw, dtype, shape[::-1] if fortran is True else shape)  # type: ignore[arg-type]
+        values = view(raw, dtype, shape[::-1] if fortran is True else shape)
         self.values = values.T if fortran is True else values
 
 
-def recognise(data: Buffer) -> bool:
-    """Whether the file starts like a pickle of protocol 2 or above."""
-    return data[:1] == b"\x80" and data[1:2] in (b"\2", b"\3", b"\4", b"\5")
+def recognise(start: bytes) -> bool:
+    """Whether a file that starts like this is a pickle of protocol 2 or above."""
+    return start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
 
 
 def read(data: Buffer) -> Content:
@@ -70,23 +76,10 @@ def read(data: Buffer) -> Content:
         CheckpointError: the pickle holds anything but named arrays and plain values, or is damaged.
     """
     stream, manifest = _split_manifest(data)
-    loaded = pickles.load(stream, Rules(_OPERATIONS, _find))
-    if type(loaded) is not dict:
-        raise CheckpointError("the file does not hold a dictionary of parameters; save layer.state_dict().")
-    state = loaded.get("state_dict", loaded)
-    if type(state) is not dict:
-        raise CheckpointError("the entry state_dict is not a dictionary.")
-    tensors: Weights = {}
-    for name, value in state.items():
-        if name in (_NAME_TABLE, _SLICES):
-            continue
-        if type(value) is tuple and len(value) == 2 and type(value[0]) is str:
-            value = value[1]  # (Paddle's own name, array)
-        if type(name) is not str or not isinstance(value, _Array) or value.values is None:
-            raise CheckpointError(f"the entry {name!r:.200} is not a named array.")
-        # Paddle stores bfloat16 as uint16.
-        tensors[name] = value.values.view(BFLOAT16) if value.values.dtype == np.uint16 else value.values
-    return Content("pdparams", _join_slices(tensors, state.get(_SLICES, {})), manifest)
+    loaded = pickles.load(stream, Rules(pickles.PYTHON_OPERATIONS, _find))
+    state = states.find(loaded, _array_of, _fault)
+    tensors = _join_slices(state.tensors, state.entries.get(_SLICES, {}), len(data))
+    return Content("pdparams", tensors, manifest, state.entry)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], manifest: str) -> None:
@@ -130,15 +123,33 @@ def _split_manifest(data: Buffer) -> tuple[memoryview, str | None]:
 
 
 def _find(module: str, name: str) -> Any:
-    if (module, name) in _GLOBALS:
-        return _GLOBALS[module, name]
-    if name == "eval":  # tensors of the static graph
+    return _GLOBALS.get((module, name)) or Unbuilt(module, name)
+
+
+def _array_of(value: Any) -> np.ndarray | None:
+    value = _unnamed(value)
+    if type(value) is not _Array or value.values is None:
+        return None
+    # Paddle stores bfloat16 as uint16.
+    return value.values.view(BFLOAT16) if value.values.dtype == np.uint16 else value.values
+
+
+def _fault(value: Any) -> str | None:
+    value = _unnamed(value)
+    if type(value) is _Array and value.values is None:
+        return f"an array of the pickle {value.fault}."
+    if type(value) is not Unbuilt:
+        return None
+    if value.name == "eval":  # tensors of the static graph
         remedy = "If you trust this file, load it with Paddle and save layer.state_dict() of a dynamic-graph layer."
     else:
         remedy = "Save layer.state_dict() instead of a whole object, if you trust this file."
-    raise CheckpointError(
-        f"the pickle refers to {module}.{name}, which weights files have no use for; it was not run. {remedy}"
-    )
+    return f"the pickle refers to {value}, which weights files have no use for; it was not run. {remedy}"
+
+
+def _unnamed(value: Any) -> Any:
+    """A value that may be paired with Paddle's own name for it, without the name."""
+    return value[1] if type(value) is tuple and len(value) == 2 and type(value[0]) is str else value
 
 
 def _reconstruct(*arguments: Any) -> _Array:
@@ -148,14 +159,14 @@ def _reconstruct(*arguments: Any) -> _Array:
 
 
 def _dtype(*arguments: Any) -> _Dtype:
-    if not arguments or arguments[0] not in _DTYPES:
-        raise CheckpointError(f"an array has dtype {arguments[0]!r:.50}; weights are float32, float16 or float64.")
+    if not arguments or type(arguments[0]) is not str:
+        raise CheckpointError("a dtype of the pickle is not made of a text.")
     return _Dtype(arguments[0])
 
 
 def _encode(*arguments: Any) -> bytes:
     """Bytes as protocol 2 writes them: a text of the same code points."""
-    if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] != "latin1":
+    if [type(argument) for argument in arguments] != [str, str] or arguments[1] != "latin1":
         raise CheckpointError("bytes of the pickle are not written as Latin-1.")
     return arguments[0].encode("latin-1")
 
@@ -191,20 +202,28 @@ _GLOBALS = {
 }
 
 
-def _join_slices(tensors: Weights, table: Any) -> Weights:
-    """The arrays that Paddle cut into flat slices, whole again."""
+def _join_slices(tensors: Weights, table: Any, size: int) -> Weights:
+    """The arrays that Paddle cut into flat slices, whole again; each slice of a file of ``size`` bytes is used once."""
     if type(table) is not dict:
         raise CheckpointError(f"the entry {_SLICES} is not a dictionary.")
     joined = dict(tensors)
+    made = 0
     for name, entry in table.items():
+        checked_name(name)
         if type(entry) is not dict or type(entry.get("slices")) is not list:
-            raise CheckpointError(f"the entry {name!r:.200} of {_SLICES} is not a list of slices.")
-        shape = checked_shape(entry.get("OriginShape"), f"{name!r:.200}")
-        slices = [joined.pop(part) for part in entry["slices"] if type(part) is str and part in joined]
-        whole = slices and len(slices) == len(entry["slices"])
-        if not whole or any(part.ndim != 1 or part.dtype != slices[0].dtype for part in slices):
-            raise CheckpointError(f"the slices of {name!r:.200} are not all there.")
-        if sum(part.size for part in slices) != prod(shape) or name in joined:
-            raise CheckpointError(f"the slices of {name!r:.200} do not make an array of shape {shape}.")
+            raise CheckpointError(f"the entry {name} of {_SLICES} is not a list of slices.")
+        shape = checked_shape(entry.get("OriginShape"), name)
+        slices: list[np.ndarray] = []
+        for part in entry["slices"]:
+            if type(part) is not str or part not in joined or joined[part].ndim != 1:
+                raise CheckpointError(f"the slices of {name} are not all there.")
+            slices.append(joined.pop(part))
+        if len({part.dtype for part in slices}) != 1 or sum(part.size for part in slices) != prod(shape):
+            raise CheckpointError(f"the slices of {name} do not make an array of shape {shape}.")
+        if name in joined:
+            raise CheckpointError(f"the file has {name} whole and in slices.")
+        made += sum(part.nbytes for part in slices)
+        if made > size:  # slices of the same bytes
+            raise CheckpointError("the slices of arrays are together larger than the file.")
         joined[name] = np.concatenate(slices).reshape(shape)
     return joined

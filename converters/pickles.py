@@ -1,34 +1,47 @@
 """A pickle machine that executes nothing: it builds plain containers and calls only the few functions it was given.
 
 The stream is read once, by this machine alone, so no second parser can understand it differently. Every operation must
-be on the format's list of operations and every global on its list of globals; a global is looked up by a function of
-the reader and never imported. Bytes are views of the stream, and no number in the stream decides how much memory is
-taken.
+be on the format's list. A global is looked up by a function of the reader and never imported; what the reader does not
+know becomes `Unbuilt`, a note of its name, and so does everything that would be made with it.
+
+Work and memory stay in proportion to the stream: operations and bytes made are counted, bytes are views of the stream,
+and no object of the stream is compared, hashed, printed or walked through before its type is known, since a few bytes
+can describe one that is deeper than any stack and larger than any memory.
 """
 
 from __future__ import annotations
 
 import pickletools
 import struct
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from clip_core.errors import CheckpointError
+from converters.buffers import shown
 
 MAX_OPERATIONS = 1_000_000  # RN50x64, the largest official model, takes about 50,000
 MAX_OPEN_MARKS = 1_000
+MAX_GLOBAL_LETTERS = 1_000
+MAX_ARGUMENTS = 16
+MAX_MADE = 2  # bytes that calls may make for each byte of the stream
 
-# What dictionaries of names, numbers and tensors take in protocol 2.
-PLAIN_OPERATIONS = frozenset(
+# What the pickler of TorchScript writes, always in protocol 2.
+SCRIPT_OPERATIONS = frozenset(
     (
         *("PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
         *("BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
         *("EMPTY_DICT", "SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
-        *("GLOBAL", "REDUCE", "BUILD"),
+        *("GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"),
     )
 )
+# What Python's pickler writes of data in protocols 2 to 5, but for references to outside the stream.
+PYTHON_OPERATIONS = (SCRIPT_OPERATIONS - {"BINPERSID"}) | {
+    *("FRAME", "MEMOIZE", "STACK_GLOBAL", "NEWOBJ_EX", "EMPTY_SET", "ADDITEMS", "FROZENSET"),
+    *("SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
 
 _CODES = {ord(operation.code): operation for operation in pickletools.opcodes}
 _LENGTH_WIDTHS = {  # how pickletools marks an argument that starts with its length -> bytes of that length
@@ -46,6 +59,17 @@ class Function:
     call: Callable[..., Any]
 
 
+@dataclass(frozen=True, eq=False)
+class Unbuilt:
+    """What stands for a global that the reader does not know, and for everything that would be made with it."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return shown(f"{self.module}.{self.name}")[1:-1]
+
+
 class Buildable(ABC):
     """An object of a reader's own whose state a pickle may set."""
 
@@ -59,7 +83,7 @@ class Rules:
     """What a pickle of one format may contain."""
 
     operations: frozenset[str]
-    find: Callable[[str, str], Any]  # (module, name) -> what stands for the global; raises CheckpointError for others
+    find: Callable[[str, str], Any]  # (module, name) -> what stands for the global: `Unbuilt` for one that is not known
     persistent: Callable[[Any], Any] | None = None  # the object that a persistent id stands for
 
 
@@ -69,11 +93,19 @@ def load(data: memoryview, rules: Rules) -> Any:
     Raises:
         CheckpointError: the stream is cut short, goes on after its end, or holds what ``rules`` do not allow.
     """
+    loaded, end = load_first(data, rules)
+    if end != len(data):
+        raise CheckpointError(f"{len(data) - end} bytes follow the end of the pickle.")
+    return loaded
+
+
+def load_first(data: memoryview, rules: Rules) -> tuple[Any, int]:
+    """As `load`, of a pickle that other bytes follow: the object, and where its pickle ends."""
     machine = _Machine(data, rules)
     try:
-        return machine.run()
+        return machine.run(), machine.position
     except (IndexError, KeyError, TypeError, ValueError, struct.error) as error:
-        raise CheckpointError(f"the pickle is damaged near byte {machine.position}: {error!r:.200}.") from error
+        raise CheckpointError(f"the pickle is damaged near byte {machine.position}: {error!s:.200}.") from error
 
 
 class _Machine:
@@ -81,21 +113,22 @@ class _Machine:
 
     def __init__(self, data: memoryview, rules: Rules):
         self.data, self.rules = data, rules
-        self.position = self.frame_end = 0
+        self.position = self.frame_end = self.made = 0
         self.stack: list[Any] = []
         self.covered: list[list[Any]] = []  # for each open mark, the stack below it
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
         for _ in range(MAX_OPERATIONS):
+            start = self.position
             operation, argument = self.next()
+            if start < self.frame_end < self.position:
+                raise CheckpointError("the pickle is damaged: a frame ends inside of an operation.")
             if operation == "STOP":
                 break
             _OPERATIONS[operation](self, argument)
         else:
             raise CheckpointError(f"the pickle has more than {MAX_OPERATIONS} operations.")
-        if self.position != len(self.data):
-            raise CheckpointError(f"{len(self.data) - self.position} bytes follow the end of the pickle.")
         if self.covered or len(self.stack) != 1:
             raise CheckpointError("the pickle is damaged: it does not end with one object.")
         return self.stack[0]
@@ -116,12 +149,10 @@ class _Machine:
             return code.name, (self.line(), self.line())
         if size < 0:
             size = int.from_bytes(self.take(_LENGTH_WIDTHS[size]), "little")
-        if kind == "long1" and size > 8:
-            raise CheckpointError("the pickle contains a number of more than 64 bits.")
         raw = self.take(size)
         if kind.startswith("unicodestring"):
             return code.name, str(raw, "utf-8", "surrogatepass")
-        if kind.startswith("bytes"):
+        if kind.startswith("byte"):
             return code.name, raw
         if kind == "float8":
             return code.name, struct.unpack(">d", raw)[0]
@@ -136,7 +167,7 @@ class _Machine:
         return self.data[self.position - size : self.position]
 
     def line(self) -> str:
-        window = bytes(self.data[self.position : self.position + 1000])
+        window = bytes(self.data[self.position : self.position + MAX_GLOBAL_LETTERS])
         end = window.find(b"\n")
         if end < 0:
             raise CheckpointError("the pickle is damaged: the name of a global does not end.")
@@ -190,9 +221,20 @@ class _Machine:
         self.extend(self.pop_mark())
 
     def extend(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is Unbuilt:
+            return
         if type(self.stack[-1]) is not list:
             raise CheckpointError("the pickle appends to something that is not a list.")
         self.stack[-1].extend(items)
+
+    def additems(self, _: None) -> None:
+        self.pop_mark()
+        if type(self.stack[-1]) is not Unbuilt:
+            raise CheckpointError("the pickle adds to something that is not a set.")
+
+    def frozenset(self, _: None) -> None:
+        self.pop_mark()
+        self.push(_FROZENSET)
 
     def setitem(self, _: None) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -202,44 +244,67 @@ class _Machine:
         self.update(self.pop_mark())
 
     def update(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not dict:
-            raise CheckpointError("the pickle sets an item of something that is not a dictionary.")
         if len(items) % 2:
             raise CheckpointError("the pickle is damaged: a dictionary has a key without a value.")
+        target = self.stack[-1]
+        if type(target) is Unbuilt:
+            return
+        if type(target) is not dict:
+            raise CheckpointError("the pickle sets an item of something that is not a dictionary.")
         for key, value in zip(items[::2], items[1::2]):
-            if type(key) not in (str, int):
-                raise CheckpointError("the pickle has a dictionary with a key that is neither a text nor a number.")
-            if key in self.stack[-1]:
-                raise CheckpointError(f"the pickle has a dictionary with two entries {key!r:.200}.")
-            self.stack[-1][key] = value
+            if type(key) is not str:
+                key = Unbuilt("", "key")  # what it was is not hashed; names of weights are texts
+            if key in target:
+                raise CheckpointError(f"the pickle has a dictionary with two entries {shown(key)}.")
+            target[key] = value
 
     def global_(self, names: Any) -> None:
         module, name = names
-        self.stack.append(self.rules.find(module, name))
+        self.push(self.rules.find(module, name))
 
     def stack_global(self, _: None) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        if type(module) is not str or type(name) is not str:
-            raise CheckpointError("the pickle names a global by something that is not a text.")
-        self.stack.append(self.rules.find(module, name))
+        if type(module) is not str or type(name) is not str or len(module) + len(name) > MAX_GLOBAL_LETTERS:
+            raise CheckpointError("the pickle names a global by something that is not a short text.")
+        self.push(self.rules.find(module, name))
 
     def reduce(self, _: None) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        if type(function) is not Function or type(arguments) is not tuple:
+        if type(function) not in (Function, Unbuilt) or type(arguments) is not tuple:
             raise CheckpointError("the pickle calls something that is not a function.")
-        self.stack.append(function.call(*arguments))
+        if type(function) is Unbuilt:
+            self.push(function)
+            return
+        if len(arguments) > MAX_ARGUMENTS:
+            raise CheckpointError(f"the pickle calls a function with more than {MAX_ARGUMENTS} arguments.")
+        unbuilt = next((argument for argument in arguments if type(argument) is Unbuilt), None)
+        self.push(function.call(*arguments) if unbuilt is None else unbuilt)
+        if type(self.stack[-1]) in (bytes, tuple):
+            self.made += sys.getsizeof(self.stack[-1])
+        if self.made > MAX_MADE * len(self.data) + 1000:
+            raise CheckpointError(f"the pickle makes more than {MAX_MADE} times as many bytes as it has.")
 
     def newobj(self, _: None) -> None:
         arguments, cls = self.stack.pop(), self.stack.pop()
-        if not (isinstance(cls, type) and issubclass(cls, Buildable)) or arguments != ():
+        if type(cls) is Unbuilt:
+            self.push(cls)
+            return
+        if not (isinstance(cls, type) and issubclass(cls, Buildable)) or type(arguments) is not tuple or arguments:
             raise CheckpointError("the pickle makes an object of something that is not a class.")
-        self.stack.append(cls())
+        self.push(cls())
+
+    def newobj_ex(self, _: None) -> None:
+        self.stack.pop()  # arguments by name, which nothing that can be made here takes
+        if type(self.stack[-2]) is not Unbuilt:
+            raise CheckpointError("the pickle makes an object of something that is not a class.")
+        self.newobj(None)
 
     def build(self, _: None) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Buildable):
             target.build(state)
-        elif type(target) is not dict:  # an ordered dictionary's attributes, such as _metadata, are of no use here
+        # An ordered dictionary's attributes, such as _metadata, are of no use here.
+        elif type(target) not in (dict, Unbuilt):
             raise CheckpointError("the pickle sets the state of something that has none.")
 
     def persistent(self, _: None) -> None:
@@ -247,6 +312,8 @@ class _Machine:
             raise CheckpointError("the pickle refers to something outside itself.")
         self.stack.append(self.rules.persistent(self.stack.pop()))
 
+
+_SET, _FROZENSET = Unbuilt("builtins", "set"), Unbuilt("builtins", "frozenset")
 
 _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": _Machine.proto,
@@ -259,7 +326,7 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "EMPTY_DICT": lambda machine, _: machine.push({}),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _Machine.push),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.push),
-    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _Machine.push),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _Machine.push),
     "MARK": _Machine.mark,
     "TUPLE": _Machine.long_tuple,
     "TUPLE1": lambda machine, _: machine.short_tuple(1),
@@ -274,10 +341,14 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "APPENDS": _Machine.appends,
     "SETITEM": _Machine.setitem,
     "SETITEMS": _Machine.setitems,
+    "EMPTY_SET": lambda machine, _: machine.push(_SET),
+    "ADDITEMS": _Machine.additems,
+    "FROZENSET": _Machine.frozenset,
     "GLOBAL": _Machine.global_,
     "STACK_GLOBAL": _Machine.stack_global,
     "REDUCE": _Machine.reduce,
     "NEWOBJ": _Machine.newobj,
+    "NEWOBJ_EX": _Machine.newobj_ex,
     "BUILD": _Machine.build,
     "BINPERSID": _Machine.persistent,
 }

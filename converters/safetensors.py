@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 
 from clip_core.errors import CheckpointError
-from converters.buffers import BFLOAT16, Buffer, Content, Tensor, checked_shape, view
+from converters.buffers import (
+    BFLOAT16,
+    Buffer,
+    Content,
+    Tensor,
+    checked_name,
+    checked_shape,
+    checked_sizes,
+    shown,
+    view,
+)
 
 MAX_HEADER_BYTES = 16 << 20  # a CLIP needs 0.1 MB, and its vocabulary up to 1 MB
 MANIFEST_KEY = "triclip"
@@ -37,9 +47,9 @@ _DTYPES: dict[str, np.dtype] = {
 _NAMES: dict[np.dtype, str] = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-def recognise(data: Buffer) -> bool:
-    """Whether the file starts like a safetensors file: an 8-byte length, then a JSON object."""
-    return len(data) >= 10 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
+def recognise(start: bytes) -> bool:
+    """Whether a file that starts like this is a safetensors file: an 8-byte length, no text of 8 letters, then JSON."""
+    return start[6:9] == b"\0\0{"
 
 
 def read(data: Buffer) -> Content:
@@ -53,7 +63,8 @@ def read(data: Buffer) -> Content:
     if not isinstance(metadata, dict) or any(type(text) is not str for text in metadata.values()):
         raise CheckpointError("the header's __metadata__ does not map names to texts.")
     entries = sorted(
-        ((name, *_entry(name, entry)) for name, entry in header.items()), key=lambda entry: (entry[3], entry[4])
+        ((checked_name(name), *_entry(name, entry)) for name, entry in header.items()),
+        key=lambda entry: (entry[3], entry[4]),
     )
     tensors = {}
     end = 0
@@ -97,7 +108,7 @@ def _header(data: Buffer) -> tuple[dict[str, Any], int]:
             data[8 : 8 + size].decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant
         )
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the header is not JSON: {error}.") from error
+        raise CheckpointError(f"the header is not JSON: {error!s:.200}.") from error
     if not isinstance(header, dict):
         raise CheckpointError("the header is not a JSON object.")
     return header, 8 + size
@@ -105,14 +116,14 @@ def _header(data: Buffer) -> tuple[dict[str, Any], int]:
 
 def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"the header's entry for {name!r:.200} is not a dtype, a shape and data_offsets.")
+        raise CheckpointError(f"the header's entry for {name} is not a dtype, a shape and data_offsets.")
     dtype, offsets = entry["dtype"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise CheckpointError(f"{name} has dtype {dtype!r:.100}; weights are F32, F16, BF16 or F64.")
+        raise CheckpointError(f"{name} has dtype {shown(dtype)}; weights are F32, F16, BF16 or F64.")
     shape = checked_shape(entry["shape"], name)
-    if not isinstance(offsets, list) or len(offsets) != 2 or any(type(o) is not int or o < 0 for o in offsets):
-        raise CheckpointError(f"the data_offsets of {name} are {offsets!r:.100}; expected two whole numbers.")
-    begin, end = offsets
+    if not isinstance(offsets, list) or len(offsets) != 2:
+        raise CheckpointError(f"the data_offsets of {name} are not two whole numbers.")
+    begin, end = checked_sizes(offsets, f"the list data_offsets of {name}")
     if end - begin != prod(shape) * _DTYPES[dtype].itemsize:
         raise CheckpointError(
             f"{name} of shape {shape} and dtype {dtype} takes {prod(shape) * _DTYPES[dtype].itemsize} bytes; "

@@ -241,6 +241,7 @@ def test_inspect_a_sound_file(resnet, tmp_path):
         "size": (tmp_path / "a.h5").stat().st_size,
         "sha256": hashlib.sha256((tmp_path / "a.h5").read_bytes()).hexdigest(),
         "container": "hdf5",
+        "entry": "",
         "layout": "nnabla",
         "model": None,
         "architecture": resnet.architecture.to_dict(),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from clip_core.errors import CheckpointError
-from converters import Checkpoint, read, torch_archive, write
+from converters import Checkpoint, read, torch_archive, torch_legacy, write
 from converters.buffers import from_bfloat16
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,10 +180,35 @@ def test_a_whole_model_is_not_unpickled(tmp_path):
         read(tmp_path / "a.pt")
 
 
-def test_the_old_format_is_named(tmp_path):
-    torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"is a pickle.*PyTorch before 1\.6"):
-        read(tmp_path / "a.pt")
+def test_files_of_pytorch_before_1_6(any_checkpoint, tmp_path, assert_equal_weights):
+    state = {name: torch.from_numpy(np.array(array)) for name, array in any_checkpoint.weights.items()}
+    name = next(name for name, tensor in state.items() if tensor.ndim == 2)
+    saved = {"state_dict": state | {name: state[name].t().contiguous().t()}, "epoch": 3, "of_it": state[name][1:]}
+    torch.save(saved, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    found = read(tmp_path / "a.pt")
+    assert (found.container, found.entry) == ("torch state dict", "state_dict")
+    assert_equal_weights(found.weights, any_checkpoint.weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda data: data[:-1], "storage [0-9]+ is said to have 6 elements, which the file does not hold"),
+        (lambda data: data + b"x", "1 bytes follow the last storage"),
+        (lambda data: data.replace(b"M\xe9\3.", b"M\xe9\4."), "another protocol"),
+        (lambda data: data.replace(b"little_endianq\2\x88", b"little_endianq\2\x89"), "numbers are big-endian"),
+        (lambda data: data[:-32] + b"\7" + data[-31:], "is said to have 6 elements"),
+        (lambda data: data[:-32] + b"\xff" * 8 + data[-24:], "is said to have 6 elements"),
+        (lambda data: data.replace(b"FloatStorage", b"ComplexFloatStorage"), "some of unknown numbers"),
+        (lambda data: data[:200], "cut short"),
+    ],
+)
+def test_damaged_files_of_pytorch_before_1_6(change, what, tmp_path):
+    torch.save({"a.b": torch.arange(6.0)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "a.pt").read_bytes()
+    assert torch_legacy.read(data).tensors["a.b"].tolist() == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(CheckpointError, match=what):
+        torch_legacy.read(change(data))
 
 
 def test_bfloat16_weights_become_float32(vit, tmp_path):

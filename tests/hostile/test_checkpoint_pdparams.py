@@ -40,7 +40,10 @@ def test_a_payload_that_writes_a_file(tmp_path):
         def __reduce__(self):
             return exec, (f"open({str(tmp_path / 'canary')!r}, 'w')",)
 
-    refused(tmp_path, pickle.dumps({"w": ARRAY, "x": Payload()}, protocol=4), r"refers to builtins\.exec")
+    for content in (Payload(), {"x": Payload()}, {"model": Payload()}, {"w.x": ARRAY, "visual.proj": Payload()}):
+        refused(tmp_path, pickle.dumps(content, protocol=4), r"refers to builtins\.exec, .*; it was not run")
+    # Beside the weights it is passed over, and does not run either.
+    assert list(pdparams.read(pickle.dumps({"w.x": ARRAY, "y": Payload()}, protocol=4)).tensors) == ["w.x"]
     assert not (tmp_path / "canary").exists()
 
 
@@ -48,22 +51,27 @@ def test_a_payload_that_writes_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (ARRAY, "does not hold a dictionary of parameters"),
-        ([ARRAY], "does not hold a dictionary of parameters"),
-        (None, "does not hold a dictionary of parameters"),
-        ({"state_dict": [ARRAY]}, "the entry state_dict is not a dictionary"),
-        ({"w": 1.5}, "the entry 'w' is not a named array"),
-        ({"w": [ARRAY]}, "the entry 'w' is not a named array"),
-        ({"w": ("name", 3)}, "the entry 'w' is not a named array"),
-        ({"w": {"w": ARRAY}}, "the entry 'w' is not a named array"),
-        ({3: ARRAY}, "the entry 3 is not a named array"),
+        (ARRAY, "the file holds one tensor, not a dictionary of weights"),
+        ([ARRAY], "the file holds an object of the type list, not a dictionary of weights"),
+        (None, "the file holds None, not a dictionary of weights"),
+        ({}, "the file holds no weights: .*; its entries are none"),
+        ({"state_dict": [ARRAY]}, "the file holds no weights: .*; its entries are 'state_dict'"),
+        ({"w": 1.5}, "the file holds no weights: .*; its entries are 'w'"),
+        ({"w": [ARRAY]}, "the file holds no weights"),
+        ({"w": ("name", 3)}, "the file holds no weights"),
+        ({"w": {"w": ARRAY}}, "the file holds no weights"),
+        ({"w.x": ARRAY, "w.y": 1.5}, "'w.y' is 1.5, where a tensor is expected"),
+        ({"w.x": ARRAY, "logit_bias": -10}, "'logit_bias' is -10, where a tensor is expected"),
+        ({"w.x": ARRAY, "w.y": [ARRAY]}, "'w.y' is an object of the type list, where a tensor is expected"),
+        ({3: ARRAY}, "a tensor has a name that is not a text"),
+        ({"w": ARRAY, "\x1b[31mred": ARRAY}, r"a tensor is named '\\x1b\[31mred'; names are printable texts"),
         ({"w": ARRAY.astype(">f4")}, "is not little-endian"),
-        ({"w": ARRAY.astype(np.complex64)}, "an array has dtype 'c8'"),
-        ({"w": np.array(["a"])}, "an array has dtype 'U1'"),
-        ({"w": np.zeros(1, "f4,f4")}, "an array has dtype 'V8'"),
-        ({"UnpackBigParamInfor@@": 1}, "is not a dictionary"),
-        ({"UnpackBigParamInfor@@": {"w": 1}}, "is not a list of slices"),
-        ({"UnpackBigParamInfor@@": {"w": {"OriginShape": (2, 2), "slices": ["a"]}}}, "are not all there"),
+        ({"w": ARRAY.astype(np.complex64)}, "an array of the pickle has dtype 'c8'"),
+        ({"w": np.array(["a"])}, "an array of the pickle has dtype 'U1'"),
+        ({"w": np.zeros(1, "f4,f4")}, "an array of the pickle has dtype 'V8'"),
+        ({"a": ARRAY, "UnpackBigParamInfor@@": 1}, "is not a dictionary"),
+        ({"a": ARRAY, "UnpackBigParamInfor@@": {"w": 1}}, "is not a list of slices"),
+        ({"b": ARRAY, "UnpackBigParamInfor@@": {"w": {"OriginShape": (2, 2), "slices": ["a"]}}}, "are not all there"),
         ({"a": ARRAY, "UnpackBigParamInfor@@": {"w": {"OriginShape": (5,), "slices": ["a"]}}}, "do not make an array"),
         ({"a": ARRAY, "UnpackBigParamInfor@@": {"w": {"OriginShape": (4,), "slices": ["a", "a"]}}}, "not all there"),
         ({"a": ARRAY, "UnpackBigParamInfor@@": {"w": {"OriginShape": (-4,), "slices": ["a"]}}}, "of at least 0"),
@@ -93,23 +101,25 @@ def test_the_plain_array_is_read():
         (array_pickle(shape=b"K\5\x85"), r"an array of shape \(5,\) and dtype float32 does not have as many bytes"),
         (array_pickle(shape=b"J\xff\xff\xff\xff\x85"), "must be whole numbers of at least 0"),
         (array_pickle(shape=b"K\4"), "must be whole numbers"),
-        (array_pickle(shape=b"\x8a\x08" + b"\xff" * 7 + b"\x7fK\4\x86"), "does not have as many bytes"),
+        (array_pickle(shape=b"\x8a\x08" + b"\xff" * 7 + b"\x7fK\4\x86"), r"must be whole numbers .* at most 2\^40"),
+        (array_pickle(shape=b"\x8a\xff" + b"\x7f" * 255 + b"\x85"), "the shape of an array has a number of 2039 bits"),
+        (array_pickle(shape=b"K\0\x8a\x05\0\0\0\0\1\x8a\x05\0\0\0\0\1\x87"), "more than any file holds"),
         (array_pickle(shape=b"(" + b"K\1" * 9 + b"t"), "9 dimensions; at most 8"),
-        (array_pickle(dtype=b"O8"), "an array has dtype 'O8'"),
+        (array_pickle(dtype=b"O8"), "an array of the pickle has dtype 'O8'"),
         (array_pickle(dtype=b"f8"), "does not have as many bytes"),
         (array_pickle(order=b">"), "is not little-endian"),
         (array_pickle(data=b""), "does not have as many bytes"),
-        (b"\x80\2}" + text("w") + b"cnumpy\nndarray\n)\x81s.", "contains the operation NEWOBJ"),
+        (b"\x80\2}" + text("w") + b"cnumpy\nndarray\n)\x81s.", "an array of the pickle is not a whole array"),
         (b"\x80\2}" + text("w") + b"cnumpy.core.multiarray\n_reconstruct\n)Rs.", "is not a plain array"),
-        (b"\x80\2}" + text("w") + b"cnumpy\ndtype\n)Rs.", "damaged near byte"),
-        (b"\x80\2}" + text("w") + b"cnumpy\ndtype\n]\x85Rs.", "damaged near byte"),
+        (b"\x80\2}" + text("w") + b"cnumpy\ndtype\n)Rs.", "a dtype of the pickle is not made of a text"),
+        (b"\x80\2}" + text("w") + b"cnumpy\ndtype\n]\x85Rs.", "a dtype of the pickle is not made of a text"),
         (b"\x80\2}" + text("w") + b"c_codecs\nencode\n" + text("\u20ac") + text("latin1") + b"\x86Rs.", "damaged near"),
         (b"\x80\2}" + text("w") + b"c_codecs\nencode\n" + text("a") + text("utf-7") + b"\x86Rs.", "written as Latin-1"),
         (b"\x80\2}" + text("w") + b"c__builtin__\nbytes\nK\5\x85Rs.", "written as Latin-1"),
         (b"\x80\2}" + text("w") + b"cbuiltins\ntuple\nK\5\x85Rs.", "a tuple of the pickle is not made of a sequence"),
         (
             b"\x80\4}" + text("w") + b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\1b\x87Rs.",
-            "named ar",
+            "an array of the pickle is not a whole array",
         ),
     ],
 )
