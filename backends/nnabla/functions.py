@@ -13,6 +13,7 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.function import PythonFunction
 
+from backends.nnabla.module import SWITCHES
 from clip_core.architecture import TextTransformer
 from clip_core.errors import TextError
 from clip_core.inputs import check_tokens
@@ -211,7 +212,7 @@ class Recomputed(Function):
         x = nn.Variable(inputs[0].shape, need_grad=True)
         x.data = inputs[0].data
         x.grad.zero()
-        with nn.context_scope(self.context), nn.auto_forward():
+        with SWITCHES, nn.context_scope(self.context), nn.auto_forward():
             result = self.block(x, *self.others)
         result.backward(outputs[0].grad, clear_buffer=True)
         if propagate_down[0]:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
+from typing import TypeVar
 
 import nnabla as nn
 import nnabla.functions as F
@@ -35,7 +37,7 @@ from backends.nnabla.functions import (
     reshape,
     usable_tokens,
 )
-from backends.nnabla.module import Module, buffer, empty
+from backends.nnabla.module import SWITCHES, Module, buffer, empty, plain_errors
 from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
 from clip_core.architecture import Transformer as TransformerTower
@@ -45,6 +47,8 @@ from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape,
 from clip_core.naming import Weights, check, parameters
 from clip_core.tokenizer import Tokenizer, tokenizer_of
 from converters.dialects import LAYOUTS
+
+M = TypeVar("M", bound=Module)
 
 
 def to_tensor(array: np.ndarray) -> nn.Variable:
@@ -147,6 +151,18 @@ def context_of(device: str) -> nn.Context:
             f"NNabla cannot use the device {device!r} here ({error}); "
             "install its extension with: pip install 'triclip[nnabla-cuda]'."
         ) from error
+
+
+def evaluating(module: M) -> M:
+    """A copy in evaluation mode that has the same variables: the module itself may be training in another thread."""
+    twin = copy(module)
+    twin.training = False
+    for name, value in vars(module).items():
+        if isinstance(value, Module):
+            setattr(twin, name, evaluating(value))
+        elif isinstance(value, list):
+            setattr(twin, name, [evaluating(part) for part in value])
+    return twin
 
 
 def run(block: ResidualAttentionBlock | Bottleneck, recomputed: bool, *inputs: nn.Variable | None) -> nn.Variable:
@@ -369,6 +385,11 @@ class Embedding(Module):
 class CLIP(Module):
     """Two towers into one space, in evaluation mode until ``train()`` is called.
 
+    Several threads may use a model at once; only between their calls may its mode be changed, or its weights. NNabla
+    has one switch ``auto_forward`` for all threads, and ``embed_image``, ``embed_text`` and ``layers`` turn it on for
+    as long as they compute: a thread that computes in another way meanwhile sets it once for all, with
+    ``nn.set_auto_forward(True)``, rather than by ``with nn.auto_forward()``.
+
     Args:
         architecture: the shape of the model.
         weights: canonical name -> array, all of them.
@@ -496,13 +517,13 @@ class CLIP(Module):
         text, tower = self._tokens(text), self.architecture.text
         if text.shape[0] == 0:
             return to_tensor(np.zeros((0, self.architecture.embed_dim), np.float32))
-        if nn.get_auto_forward():
-            tokens = usable_tokens(text.data.get_data("r"), tower)
-            last = int((tokens == tower.end_of_text).argmax(axis=-1).max())
-            text = to_tensor(tokens[:, : last + 1])
-        else:
-            text = check_when_computed(text, tower)
         with self._in_context():
+            if nn.get_auto_forward():
+                tokens = usable_tokens(text.data.get_data("r"), tower)
+                last = int((tokens == tower.end_of_text).argmax(axis=-1).max())
+                text = to_tensor(tokens[:, : last + 1])
+            else:
+                text = check_when_computed(text, tower)
             end = end_of_text(text, tower.end_of_text)
             length = text.shape[1]
             x = self.token_embedding(text) + F.reshape(self.positional_embedding[:length], (1, length, -1))  # [n, l, d]
@@ -531,13 +552,13 @@ class CLIP(Module):
 
     def embed_image(self, pixels: np.ndarray) -> np.ndarray:
         """The values of `encode_image` as a float32 array [n, d], without gradient."""
-        with self._evaluation():
-            return to_array(self.encode_image(pixels))
+        with self._evaluation() as model:
+            return to_array(model.encode_image(pixels))
 
     def embed_text(self, tokens: np.ndarray) -> np.ndarray:
         """The values of `encode_text` as a float32 array [n, d], without gradient."""
-        with self._evaluation():
-            return to_array(self.encode_text(tokens))
+        with self._evaluation() as model:
+            return to_array(model.encode_text(tokens))
 
     def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
         """What each block computes, float32, in the order of computation (`backends.base.Model.layers`)."""
@@ -546,9 +567,9 @@ class CLIP(Module):
         def observe(name: str, value: nn.Variable) -> None:
             seen[name] = to_array(value)
 
-        with self._evaluation():
-            self.encode_image(pixels, observe)
-            self.encode_text(tokens, observe)
+        with self._evaluation() as model:
+            model.encode_image(pixels, observe)
+            model.encode_text(tokens, observe)
         return seen
 
     def _pixels(self, image: nn.Variable | np.ndarray) -> nn.Variable:
@@ -567,17 +588,11 @@ class CLIP(Module):
 
     @contextmanager
     def _in_context(self) -> Iterator[None]:
-        with nn.context_scope(self.context or nn.get_current_context()):
+        with SWITCHES, plain_errors(), nn.context_scope(self.context or nn.get_current_context()):
             yield
 
     @contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        """At once, without gradient, and with running statistics used rather than moved."""
-        training = [module for module in self.modules() if module.training]
-        self.eval()
-        try:
-            with nn.auto_forward(), nn.no_grad():
-                yield
-        finally:
-            for module in training:  # train() would wake those that were frozen, too
-                module.training = True
+    def _evaluation(self) -> Iterator[CLIP]:
+        """This model at once, without gradient, and with running statistics used rather than moved."""
+        with SWITCHES, nn.auto_forward(), nn.no_grad():
+            yield evaluating(self) if any(module.training for module in self.modules()) else self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import nnabla as nn
@@ -17,6 +19,22 @@ def empty(*shape: int) -> nn.Variable:
 def buffer(value: np.ndarray) -> nn.Variable:
     """A tensor that belongs to the parameters but is not trained."""
     return nn.Variable.from_numpy_array(value, need_grad=False)
+
+
+SWITCHES = RLock()
+"""Held by who sets NNabla's ``auto_forward``, ``no_grad`` or context, of which there is one each for all threads."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise what a Python function raised while NNabla computed, without the SystemErrors that NNabla wraps it in."""
+    try:
+        yield
+    except SystemError as error:
+        cause: BaseException = error
+        while isinstance(cause, SystemError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from None
 
 
 class Module:

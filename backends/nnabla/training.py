@@ -25,6 +25,7 @@ from nnabla.solver import SolverState
 from backends.base import StepResult
 from backends.nnabla.functions import linear, on_cpu
 from backends.nnabla.model import CLIP, normalize, to_array, to_tensor
+from backends.nnabla.module import SWITCHES, plain_errors
 from backends.nnabla.ranks import Ranks
 from clip_core.errors import ClipError
 from clip_core.naming import Weights
@@ -90,13 +91,13 @@ class Trainer:
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
-        """The towers in their context, and everything else in float32."""
-        before, self.model.context = self.model.context, self.tower_context
-        try:
-            with nn.context_scope(self.context):
+        """The towers in their context, and everything else in float32; no other thread sees the model meanwhile."""
+        with SWITCHES, plain_errors(), nn.context_scope(self.context):
+            before, self.model.context = self.model.context, self.tower_context
+            try:
                 yield
-        finally:
-            self.model.context = before
+            finally:
+                self.model.context = before
 
     def _encode(self, pixels: np.ndarray, tokens: np.ndarray) -> tuple[nn.Variable, nn.Variable]:
         """Features [n, d] of both towers; a frozen tower keeps nothing for a gradient."""

@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import paddle
@@ -33,6 +35,7 @@ from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape,
 from clip_core.naming import Weights, check, parameters
 from clip_core.tokenizer import Tokenizer, tokenizer_of
 
+M = TypeVar("M", bound=nn.Layer)
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PROCESSOR = Path("/proc/cpuinfo")
 
@@ -147,6 +150,14 @@ def attend(
 def pick(x: paddle.Tensor, positions: paddle.Tensor) -> paddle.Tensor:
     """[n, l, d] at ``positions`` [n] -> [n, d]."""
     return x[paddle.arange(len(x)), positions]
+
+
+def evaluating(layer: M) -> M:
+    """A copy in evaluation mode that has the same tensors: the layer itself may be training in another thread."""
+    twin = copy(layer)
+    twin.training = False
+    twin._sub_layers = {name: None if part is None else evaluating(part) for name, part in layer._sub_layers.items()}
+    return twin
 
 
 def run(block: nn.Layer, recomputed: bool, *inputs: paddle.Tensor | None) -> paddle.Tensor:
@@ -362,6 +373,8 @@ class ModifiedResNet(nn.Layer):
 class CLIP(nn.Layer):
     """Two towers into one space, in evaluation mode until ``train()`` is called.
 
+    Several threads may use a model at once. Only between their calls may its mode be changed, or its weights.
+
     Args:
         architecture: the shape of the model.
         weights: canonical name -> array, all of them.
@@ -518,13 +531,13 @@ class CLIP(nn.Layer):
 
     def embed_image(self, pixels: np.ndarray) -> np.ndarray:
         """The values of `encode_image` as a float32 array [n, d], without gradient."""
-        with self._evaluation():
-            return to_array(self.encode_image(pixels))
+        with self._evaluation() as model:
+            return to_array(model.encode_image(pixels))
 
     def embed_text(self, tokens: np.ndarray) -> np.ndarray:
         """The values of `encode_text` as a float32 array [n, d], without gradient."""
-        with self._evaluation():
-            return to_array(self.encode_text(tokens))
+        with self._evaluation() as model:
+            return to_array(model.encode_text(tokens))
 
     def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
         """What each block computes, float32, in the order of computation (`backends.base.Model.layers`)."""
@@ -533,9 +546,9 @@ class CLIP(nn.Layer):
         def observe(name: str, value: paddle.Tensor) -> None:
             seen[name] = to_array(value)
 
-        with self._evaluation():
-            self.encode_image(pixels, observe)
-            self.encode_text(tokens, observe)
+        with self._evaluation() as model:
+            model.encode_image(pixels, observe)
+            model.encode_text(tokens, observe)
         return seen
 
     def _pixels(self, image: paddle.Tensor | np.ndarray) -> paddle.Tensor:
@@ -557,13 +570,7 @@ class CLIP(nn.Layer):
         return text
 
     @contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        """Without gradient, and with running statistics used rather than moved."""
-        training = [module for module in self.sublayers(include_self=True) if module.training]
-        self.eval()
-        try:
-            with paddle.no_grad():
-                yield
-        finally:
-            for module in training:  # train() would wake those that were frozen, too
-                module.training = True
+    def _evaluation(self) -> Iterator[CLIP]:
+        """This model without gradient, and with running statistics used rather than moved."""
+        with paddle.no_grad():
+            yield evaluating(self) if any(layer.training for layer in self.sublayers(include_self=True)) else self

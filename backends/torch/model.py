@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from itertools import count
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape,
 from clip_core.naming import Weights, check, parameters
 from clip_core.tokenizer import Tokenizer, tokenizer_of
 
+M = TypeVar("M", bound=nn.Module)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -96,6 +99,14 @@ def attend(
 def pick(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """[n, l, d] at ``positions`` [n] -> [n, d]."""
     return x[torch.arange(len(x), device=x.device), positions]
+
+
+def evaluating(module: M) -> M:
+    """A copy in evaluation mode that has the same tensors: the module itself may be training in another thread."""
+    twin = copy(module)
+    twin.training = False
+    twin._modules = {name: None if part is None else evaluating(part) for name, part in module._modules.items()}
+    return twin
 
 
 def run(block: nn.Module, recomputed: bool, *inputs: torch.Tensor | None) -> torch.Tensor:
@@ -307,6 +318,8 @@ BLOCKS = ResidualAttentionBlock | Bottleneck  # what is recomputed, compiled and
 class CLIP(nn.Module):
     """Two towers into one space, in evaluation mode until ``train()`` is called.
 
+    Several threads may use a model at once. Only between their calls may its mode be changed, or its weights.
+
     Args:
         architecture: the shape of the model.
         weights: canonical name -> array, all of them.
@@ -459,13 +472,13 @@ class CLIP(nn.Module):
 
     def embed_image(self, pixels: np.ndarray) -> np.ndarray:
         """The values of `encode_image` as a float32 array [n, d], without gradient."""
-        with self._evaluation():
-            return to_array(self.encode_image(pixels))
+        with self._evaluation() as model:
+            return to_array(model.encode_image(pixels))
 
     def embed_text(self, tokens: np.ndarray) -> np.ndarray:
         """The values of `encode_text` as a float32 array [n, d], without gradient."""
-        with self._evaluation():
-            return to_array(self.encode_text(tokens))
+        with self._evaluation() as model:
+            return to_array(model.encode_text(tokens))
 
     def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
         """What each block computes, float32, in the order of computation (`backends.base.Model.layers`)."""
@@ -474,9 +487,9 @@ class CLIP(nn.Module):
         def observe(name: str, value: torch.Tensor) -> None:
             seen[name] = to_array(value)
 
-        with self._evaluation():
-            self.encode_image(pixels, observe)
-            self.encode_text(tokens, observe)
+        with self._evaluation() as model:
+            model.encode_image(pixels, observe)
+            model.encode_text(tokens, observe)
         return seen
 
     def _pixels(self, image: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -498,13 +511,7 @@ class CLIP(nn.Module):
         return text.to(self.device)
 
     @contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        """Without gradient, and with running statistics used rather than moved."""
-        training = [module for module in self.modules() if module.training]
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module in training:  # train() would wake those that were frozen, too
-                module.training = True
+    def _evaluation(self) -> Iterator[CLIP]:
+        """This model without gradient, and with running statistics used rather than moved."""
+        with torch.no_grad():
+            yield evaluating(self) if any(module.training for module in self.modules()) else self

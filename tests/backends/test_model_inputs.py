@@ -166,7 +166,7 @@ def test_each_model_has_its_own_tokenizer(backend):
     texts = ["a red circle", "blue"]
     for merges in (learn(["a red circle"], 4), learn(["blue blue blue"], 6)):
         expected = Tokenizer(merges)
-        text = replace(VIT.text, vocabulary_size=expected.vocabulary_size, context_length=20)
+        text = replace(VIT.text, context_length=20, vocabulary_size=expected.vocabulary_size, end_of_text=expected.end)
         architecture = replace(VIT, text=text)
         model = backend.CLIP(architecture, sample_weights(architecture), device="cpu", vocabulary=merges)
         tokens = model.tokenize(texts)
