@@ -1,14 +1,15 @@
 # Every target works from a fresh clone: it first makes .venv and installs what it needs, pinned by constraints.txt.
 
-PYTHON ?= python3
+# NNabla has wheels for Python 3.10 alone, so that is preferred where it runs; what pyenv puts on the PATH may not.
+PYTHON ?= $(shell python3.10 -c 'import ensurepip, venv' 2>/dev/null && echo python3.10 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format types clean
+.PHONY: help demo test test-slow test-kernels test-newest lint format types clean
 
 help:  ## Say what each target does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: $(VENV)/.demo  ## Convert the embedded model, run it in every framework, compare the numbers
 	@$(BIN)/clip demo
@@ -18,6 +19,12 @@ test: $(VENV)/.dev  ## Run the default tests
 
 test-slow: $(VENV)/.dev  ## Run the tests that take minutes: models at full size
 	$(BIN)/python -m pytest -m slow
+
+test-kernels: $(VENV)/.dev  ## Run the tests of numbers with each kind of kernels that this processor can run
+	$(BIN)/python .ci/kernels.py
+
+test-newest:  ## Run the default tests with the newest versions of everything on the newest Python found
+	.ci/newest
 
 lint: $(VENV)/.dev  ## Check format and style
 	$(BIN)/ruff format --check .
@@ -30,8 +37,8 @@ format: $(VENV)/.dev  ## Put format and style right
 types: $(VENV)/.dev  ## Check types
 	$(BIN)/mypy
 
-clean:  ## Remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+clean:  ## Remove the environments and caches
+	rm -rf $(VENV) $(VENV)-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \

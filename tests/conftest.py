@@ -1,14 +1,15 @@
 """Which backends the tests run on, and how quietly.
 
-``CLIP_TEST_BACKENDS`` names them, separated by commas; unset means all four. A named backend that does not import fails
-its tests. A test file with a backend's name in its own, such as ``test_nnabla.py``, is about that backend and is left
-out when the backend is not named.
+``CLIP_TEST_BACKENDS`` names them, separated by commas; unset means all that this Python can install. A named backend
+that does not import fails its tests. A test marked ``needs("nnabla")``, and a test file with a backend's name in its
+own, such as ``test_nnabla.py``, is about that backend and is left out when the backend is not named.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -24,9 +25,13 @@ import pytest  # noqa: E402
 
 import backends  # noqa: E402
 
+PYTHON = ".".join(map(str, sys.version_info[:2]))
+WITHOUT_WHEEL = {"nnabla"} if sys.version_info >= (3, 11) else set()  # as setup.cfg says
+
 
 def _requested() -> tuple[str, ...]:
-    names = tuple(os.environ.get("CLIP_TEST_BACKENDS", ",".join(backends.NAMES)).split(","))
+    installable = ",".join(name for name in backends.NAMES if name not in WITHOUT_WHEEL)
+    names = tuple(os.environ.get("CLIP_TEST_BACKENDS", installable).split(","))
     unknown = [name for name in names if name not in backends.NAMES]
     if unknown:
         raise pytest.UsageError(f"CLIP_TEST_BACKENDS names {unknown}; choose from {', '.join(backends.NAMES)}.")
@@ -59,6 +64,12 @@ def framework(request: pytest.FixtureRequest) -> ModuleType:
     return load_backend(request.param)
 
 
+def pytest_report_header() -> str:
+    reasons = dict.fromkeys(WITHOUT_WHEEL, f", which has no wheel for Python {PYTHON}")
+    left_out = [f"; without {name}{reasons.get(name, '')}" for name in backends.NAMES if name not in BACKENDS]
+    return f"backends: {', '.join(BACKENDS)}{''.join(left_out)}"
+
+
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     about = [name for name in backends.NAMES if name in collection_path.stem.split("_")]
     return True if collection_path.suffix == ".py" and about and not set(about) & set(BACKENDS) else None
@@ -66,5 +77,9 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without a framework, its tests are not there, rather than skipped."""
-    if not FRAMEWORKS:
-        items[:] = [item for item in items if "framework" not in getattr(item, "fixturenames", ())]
+
+    def asked_for(item: pytest.Item) -> bool:
+        needed = {name for mark in item.iter_markers("needs") for name in mark.args}
+        return needed <= set(BACKENDS) and (bool(FRAMEWORKS) or "framework" not in getattr(item, "fixturenames", ()))
+
+    items[:] = [item for item in items if asked_for(item)]

@@ -12,9 +12,10 @@ import backends
 from clip_core.training.checkpoint import newest
 from tests.clip.running import Ended, assert_refused
 from tests.clip.test_torch_train import RECIPE, metrics
+from tests.conftest import FRAMEWORKS
 from tests.training.test_run_faults import largest_file
 
-for name in ("torch", "paddle", "nnabla"):
+for name in FRAMEWORKS:
     backends.get(name)
 
 
@@ -29,7 +30,7 @@ def plan_of(result: Ended) -> dict:
     return json.loads(result.out)
 
 
-@pytest.mark.parametrize("framework", ["torch", "paddle", "nnabla"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_plan_is_what_training_does(run, recipe, tmp_path, framework):
     output = tmp_path / "run"
     plan = plan_of(run("train", "-c", recipe, "--backend", framework, "--dry-run", "--json", "--output", output))

@@ -13,8 +13,7 @@ import converters
 from clip_core.initialize import initialize
 from tests.clip.running import assert_refused, ended, process
 from tests.clip.test_torch_train import RECIPE, metrics
-
-FRAMEWORKS = ("torch", "paddle", "nnabla")
+from tests.conftest import FRAMEWORKS
 
 
 @pytest.fixture
@@ -31,14 +30,14 @@ def test_every_framework_writes_comparable_metrics(run, recipe, tmp_path):
     for framework in FRAMEWORKS:
         result = run("train", "-c", recipe, "--backend", framework, "--seed", 0, "--output", tmp_path / framework)
         assert result.code == 0, result.err
-    expected = losses(tmp_path / "torch")
+    expected = losses(tmp_path / FRAMEWORKS[0])
     assert len(expected) == 6
     for framework in FRAMEWORKS[1:]:
         np.testing.assert_allclose(losses(tmp_path / framework), expected, rtol=1e-4)
         assert converters.read(tmp_path / framework / "model.safetensors").vocabulary is not None
 
 
-@pytest.mark.parametrize(("first", "second"), [("torch", "paddle"), ("paddle", "nnabla"), ("nnabla", "torch")])
+@pytest.mark.parametrize(("first", "second"), list(zip(FRAMEWORKS, FRAMEWORKS[1:] + FRAMEWORKS[:1])))
 def test_a_run_resumes_in_another_framework(run, recipe, tmp_path, first, second):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run("train", "-c", recipe, "--backend", first, "--output", whole).code == 0

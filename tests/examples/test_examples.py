@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import converters
@@ -53,6 +54,7 @@ def test_fine_tuning_on_food101_in_paddle(tmp_path):
     assert (tuned.weights["visual.proj"] != weights["visual.proj"]).any()
 
 
+@pytest.mark.needs("nnabla")
 def test_a_linear_probe_in_nnabla(tmp_path):
     out = run("linear_probe_nnabla.py", "shapes", "--pictures", 4, folder=tmp_path)
     loss, accuracy = map(float, re.findall(r"\d\.\d+", out))

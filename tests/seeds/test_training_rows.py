@@ -47,6 +47,7 @@ from clip_core.tokenizer import Tokenizer
 from clip_core.training import loop
 from clip_core.training.recipe import Recipe
 from converters import Checkpoint
+from tests.conftest import FRAMEWORKS
 from tests.data.conftest import shard
 from tests.data.test_sources import save
 
@@ -326,7 +327,7 @@ def train(data, tmp_path_factory) -> Iterator[Trainings]:
         patch.chdir(data)
         patch.setattr(shapes, "vocabulary", cache(shapes.vocabulary))
         patch.setattr(loop, "plot", lambda run: None)  # takes longer than most of these runs
-        for backend in ("torch", "paddle", "nnabla"):
+        for backend in FRAMEWORKS:
             trainer = importlib.import_module(f"backends.{backend}.training").Trainer
 
             def step(self, pixels, tokens, rate, own=trainer.step):
@@ -1448,7 +1449,17 @@ def test_every_row_has_a_check_and_every_check_a_row():
     ]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[f"{row.seed}: {row.theirs}" for row in ROWS])
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(
+            row,
+            id=f"{row.seed}: {row.theirs}",
+            marks=[pytest.mark.needs(name) for name in re.findall(r"--backend (\w+)", row.here)],
+        )
+        for row in ROWS
+    ],
+)
 def test_row(row, train):
     assert row.here.startswith("none: ") == (CHECKS[row.seed][row.theirs] in WITHOUT_COUNTERPART)
     CHECKS[row.seed][row.theirs](row, train)

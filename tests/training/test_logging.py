@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nnabla.monitor import Monitor, MonitorSeries
 from PIL import Image
 from rich.console import Console
 from tensorboardX.crc32c import crc32c
@@ -122,7 +121,10 @@ def test_a_start_at_the_same_step_replaces_the_event_file(tmp_path):
     assert sorted(path.name for path in tmp_path.glob(f"{EVENTS}*")) == [f"{EVENTS}0000000000", f"{EVENTS}0000000004"]
 
 
+@pytest.mark.needs("nnabla")
 def test_the_monitor_files_are_nnablas(told, tmp_path):
+    from nnabla.monitor import Monitor, MonitorSeries
+
     monitor = Monitor(str(tmp_path))
     values = {
         "Total loss": [(line["step"], line["loss"]) for line in read_metrics(told)],

@@ -9,7 +9,8 @@ import pytest
 
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.training.scaling import GROWTH_STEPS, LARGEST, LossScaling
-from tests.training.test_trainers import FRAMEWORKS, RATE, batches, recipe, run, trainer_for
+from tests.conftest import FRAMEWORKS
+from tests.training.test_trainers import RATE, batches, recipe, run, trainer_for
 
 TOO_LARGE = 2.0**127  # float32 itself cannot hold gradients that are multiplied by this
 
@@ -182,7 +183,10 @@ def test_float16_finds_its_scale():
     ("framework", "sentence"),
     [
         ("paddle", "Paddle has no float16 kernels for the CPU; train with precision fp32, or on a GPU."),
-        ("nnabla", "NNabla trains with precision fp32, not fp16; change the recipe."),
+        pytest.param(
+            *("nnabla", "NNabla trains with precision fp32, not fp16; change the recipe."),
+            marks=pytest.mark.needs("nnabla"),
+        ),
     ],
 )
 def test_float16_is_refused_where_there_is_none(framework, sentence):

@@ -15,8 +15,9 @@ import backends
 from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer
 from clip_core.errors import ClipError
 from clip_core.initialize import initialize
+from tests.conftest import FRAMEWORKS
 from tests.training.distributed_worker import ARCHITECTURE, batches
-from tests.training.test_trainers import FRAMEWORKS, recipe
+from tests.training.test_trainers import recipe
 
 # Two blocks in the first stage, so that one has a shortcut of its own and the other has none.
 RESNET = Architecture(8, ModifiedResNet(32, 8, (2, 1, 1, 1), 2), TextTransformer(8, 50, 64, 2, 1))

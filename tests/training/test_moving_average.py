@@ -12,7 +12,8 @@ import backends
 from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer
 from clip_core.errors import CheckpointError
 from clip_core.initialize import initialize
-from tests.training.test_trainers import FRAMEWORKS, RATE, WEIGHT_BOUND, batches, recipe, run, trainer_for
+from tests.conftest import FRAMEWORKS
+from tests.training.test_trainers import RATE, WEIGHT_BOUND, batches, recipe, run, trainer_for
 
 DECAY = 0.75
 AVERAGED = {"optimizer": {"ema_decay": DECAY}}

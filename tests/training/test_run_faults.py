@@ -249,7 +249,11 @@ def exhausted_numpy() -> None:
 
 
 @pytest.mark.parametrize(
-    "exhausted", [exhausted_torch, exhausted_gpu, exhausted_paddle, exhausted_nnabla, exhausted_numpy]
+    "exhausted",
+    [
+        *(exhausted_torch, exhausted_gpu, exhausted_paddle, exhausted_numpy),
+        pytest.param(exhausted_nnabla, marks=pytest.mark.needs("nnabla")),
+    ],
 )
 def test_memory_that_does_not_suffice_is_said_with_what_to_lower(exhausted, tokenizer, tmp_path):
     recipe = tiny_recipe(training={"micro_batch_size": 4})
@@ -261,6 +265,7 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_lower(exhausted, toke
     )
 
 
+@pytest.mark.needs("nnabla")
 def test_a_fault_of_one_process_ends_them_all(tmp_path):
     """Only the first one finds the other run; the second one waits for it in vain."""
     (tmp_path / "tiny.yaml").write_text(RECIPE)
