@@ -456,7 +456,7 @@ def infer(shapes: Mapping[str, Shape]) -> Architecture:
 
     embed_dim = shape("text_projection", 2)[1]
     image: VisionTransformer | ModifiedResNet
-    if "visual.proj" in shapes:
+    if not any(name.startswith("visual.layer1.") for name in shapes):
         width, _, patch, _ = shape("visual.conv1.weight", 4)
         image = VisionTransformer(
             resolution=grid("visual.positional_embedding") * patch,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import log, prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -136,12 +136,12 @@ def count(architecture: Architecture) -> int:
     return sum(prod(parameter.shape) for parameter in parameters(architecture) if parameter.trainable)
 
 
-def faults(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> list[str]:
+def faults(architecture: Architecture, weights: Mapping[str, Any]) -> list[str]:
     """Everything in which ``weights`` differ from the table of ``architecture``, each as a short phrase, sorted.
 
-    Missing, extra and misshapen tensors, dtypes that are not float32, float16 or float64 (int64 for a counter), and
-    values, or a logit scale, that are not finite numbers in float32 are all found at once. An empty list means that the
-    weights fit.
+    Missing, extra and misshapen tensors, values that are no arrays, dtypes that are not float32, float16 or float64
+    (int64 for a counter), and values, or a logit scale, that are not finite numbers in float32 are all found at once.
+    An empty list means that the weights fit.
     """
     expected = {parameter.name: parameter for parameter in parameters(architecture)}
     largest = float(np.finfo(np.float32).max)
@@ -152,7 +152,9 @@ def faults(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> lis
     found += [f"{name} is not a parameter of this model" for name in extra]
     for name in sorted(expected.keys() & weights.keys()):
         parameter, array = expected[name], weights[name]
-        if array.shape != parameter.shape:
+        if not isinstance(array, (np.ndarray, np.generic)):
+            found.append(f"{name} is an object of the type {type(array).__name__}, expected a NumPy array")
+        elif array.shape != parameter.shape:
             found.append(f"{name} has shape {array.shape}, expected {parameter.shape}")
         elif parameter.kind == "counter":
             if array.dtype != np.int64:
@@ -161,8 +163,8 @@ def faults(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> lis
             found.append(f"{name} has dtype {array.dtype}, expected float32, float16 or float64")
         elif not (-largest <= float(array.min()) and float(array.max()) <= largest):  # false for NaN, too
             found.append(f"{name} holds NaN or infinity in float32")
-        elif name == "logit_scale" and not float(array) <= log(largest):
-            found.append(f"logit_scale is {float(array):g}, the logarithm of what is infinite in float32")
+        elif name == "logit_scale" and not array.item() <= log(largest):
+            found.append(f"logit_scale is {array.item():g}, the logarithm of what is infinite in float32")
     return found
 
 
@@ -180,7 +182,7 @@ def check(architecture: Architecture, weights: Mapping[str, np.ndarray], source:
         return
     hint = ""
     try:
-        actual = infer({name: array.shape for name, array in weights.items()})
+        actual = infer({name: getattr(array, "shape", ()) for name, array in weights.items()})
     except CheckpointError:
         pass
     else:

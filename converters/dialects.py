@@ -265,11 +265,15 @@ def detect(weights: Mapping[str, np.ndarray]) -> str:
         return "passl"
     if any_starts("text."):
         return "open_clip"
+    # A bias is as long as the output, which is the first axis of a linear weight as OpenAI stores it. All of them are
+    # asked, so that one that is wrong does not put the others in the wrong.
+    first = second = 0
     for name, array in weights.items():
-        # A block's packed attention widens three times: (3 w, w) as OpenAI stores it.
-        if _BLOCK.fullmatch(name) and name.endswith(".attn.in_proj_weight") and array.ndim == 2:
-            return "paddle" if array.shape[1] == 3 * array.shape[0] else "openai"
-    return "openai"
+        bias = weights.get(f"{name.removesuffix('weight')}bias") if _BLOCK.fullmatch(name) else None
+        if bias is not None and array.ndim == 2:
+            first += bias.shape == array.shape[:1]
+            second += bias.shape == array.shape[1:]
+    return "paddle" if second > first else "openai"
 
 
 def to_canonical(weights: Mapping[str, np.ndarray], layout: str) -> Weights:

@@ -166,10 +166,43 @@ def test_every_missing_extra_and_misshapen_name_at_once(vit, tmp_path):
     assert loose.weights["zebra"].shape == (1,)
 
 
+def test_a_misspelt_projection_hides_no_other_fault(any_checkpoint, tmp_path):
+    name = "visual.proj" if "visual.proj" in any_checkpoint.weights else "visual.attnpool.c_proj.weight"
+    weights = dict(any_checkpoint.weights)
+    del weights["ln_final.bias"]
+    weights[f"{name}x"] = weights.pop(name)
+    with pytest.raises(CheckpointError) as caught:
+        read(save(weights, tmp_path / "a.safetensors"))
+    assert str(caught.value).endswith(
+        f"the model: ln_final.bias is missing; {name} is missing; {name}x is not a parameter of this model."
+    )
+
+
+@pytest.mark.parametrize("layout", ["openai", "paddle"])
+@pytest.mark.parametrize("leaf", ["attn.in_proj_weight", "mlp.c_fc.weight", "mlp.c_proj.weight"])
+def test_one_transposed_matrix_is_the_one_to_blame(vit, layout, leaf, tmp_path, spelled):
+    name = f"visual.transformer.resblocks.0.{leaf}"
+    weights = spelled(vit, layout)
+    with pytest.raises(CheckpointError) as caught:
+        read(save(weights | {name: weights[name].T}, tmp_path / "a.safetensors"))
+    shape = vit.weights[name].shape
+    assert str(caught.value).endswith(f"does not fit the model: {name} has shape {shape[::-1]}, expected {shape}.")
+
+
 def test_the_parts_of_attention_that_are_missing_are_named(vit, tmp_path, spelled):
     weights = spelled(vit, "huggingface")
     del weights["text_model.encoder.layers.0.self_attn.k_proj.weight"]
     with pytest.raises(CheckpointError, match=r"transformer\.resblocks\.0\.attn\.in_proj_weight is missing"):
+        read(save(weights, tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("part", [np.float32(1.0), np.zeros(7, np.float32), np.zeros(128, np.float16)])
+def test_the_parts_of_attention_that_do_not_fit_together_are_named(vit, part, tmp_path, spelled):
+    name = "text_model.encoder.layers.0.self_attn.k_proj.bias"
+    weights = spelled(vit, "huggingface") | {name: np.asarray(part)}
+    with pytest.raises(
+        CheckpointError, match=r"resblocks\.0\.attn\.in_proj_bias is missing; .*k_proj\.bias is not a para"
+    ):
         read(save(weights, tmp_path / "a.safetensors"))
 
 

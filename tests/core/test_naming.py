@@ -119,6 +119,7 @@ def test_names_are_unique_and_sample_weights_fit(architecture):
             np.array(88.75, np.float32),
             "logit_scale is 88.75, the logarithm of what is infinite in float32",
         ),
+        ("logit_scale", [4.6], "logit_scale is an object of the type list, expected a NumPy array"),
         (
             "visual.bn1.num_batches_tracked",
             np.zeros((), np.float32),
