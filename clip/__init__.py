@@ -14,6 +14,8 @@ from clip.api import (
 )
 from clip_core.errors import BackendMissing, CheckpointError, ClipError, DownloadError, ImageError, TextError
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BackendMissing",
     "CheckpointError",
@@ -21,6 +23,7 @@ __all__ = [
     "DownloadError",
     "ImageError",
     "TextError",
+    "__version__",
     "available_models",
     "encode_image",
     "encode_text",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ import numpy as np
 from clip.api import Loaded
 from clip_core import similarity
 from clip_core.errors import CheckpointError, TextError
-from clip_core.evaluation.zero_shot import image_features, text_features
+from clip_core.evaluation.zero_shot import image_features, unit_features
+from clip_core.tokenizer import END_OF_TEXT
 
 
 @dataclass(frozen=True)
@@ -21,35 +23,62 @@ class Scores:
     probabilities: np.ndarray
 
 
-def score(loaded: Loaded, pixels: np.ndarray, labels: Sequence[str], template: str) -> Scores:
-    """Compare each picture with each label put into ``template``.
+class Classifier:
+    """Compares pictures with labels, each put into ``template``; the labels are encoded once.
 
     Args:
-        pixels: float32 [n, 3, r, r].
         template: a text with one ``{}`` for the label.
+        truncate: cut texts that are too long for the model; otherwise they are refused.
 
     Raises:
-        TextError: there are no labels, one occurs twice, or the template has no place for one.
-        CheckpointError: the model's weights are such that a logit is no finite number.
+        TextError: there are no labels, one occurs twice or cannot be used, or the template has no place for one.
     """
-    if not labels:
-        raise TextError("There are no labels; give some with --labels or --labels-file.")
-    if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if list(labels).count(label) > 1)
-        raise TextError(f"The label {twice!r} occurs more than once; give each label once.")
-    if template.count("{}") != 1:
+
+    def __init__(self, loaded: Loaded, labels: Sequence[str], template: str, truncate: bool = False) -> None:
+        if not labels:
+            raise TextError("There are no labels; give some with --labels or --labels-file.")
+        label, occurrences = Counter(labels).most_common(1)[0]
+        if occurrences > 1:
+            raise TextError(f"The label {label!r} occurs more than once; give each label once.")
+        if template.count("{}") != 1:
+            raise TextError(
+                f"The template {template!r} has {template.count('{}')} places for the label; it needs one {{}}."
+            )
+        texts = [template.replace("{}", label) for label in labels]
+        for label, text in zip(labels, texts):
+            _check(loaded, label, text, truncate)
+        self.loaded, self.labels = loaded, list(labels)
+        tokens = loaded.model.tokenizer.tokenize(texts, loaded.model.architecture.text.context_length, truncate=True)
+        with np.errstate(all="ignore"):  # what comes of it is looked at with the logits
+            self._texts = unit_features(loaded.model.embed_text, tokens)
+
+    def score(self, pixels: np.ndarray) -> Scores:
+        """Compare each picture of ``pixels`` float32 [n, 3, r, r] with each label.
+
+        Raises:
+            CheckpointError: the model's weights are such that a logit is no finite number.
+        """
+        with np.errstate(all="ignore"):
+            images = image_features(self.loaded.model, pixels)
+            logits = similarity.logits(images, self._texts, self.loaded.logit_scale)
+        if not np.isfinite(logits).all():
+            raise CheckpointError(
+                f"{self.loaded.name} gives logits that are not finite numbers; look at its weights with clip inspect."
+            )
+        return Scores(logits, similarity.probabilities(logits))
+
+
+def _check(loaded: Loaded, label: str, text: str, truncate: bool) -> None:
+    """Refuse a label whose text the model would not read to its end."""
+    encoder, longest = loaded.model.tokenizer, loaded.model.architecture.text.context_length
+    try:
+        tokens = encoder.encode(text)
+    except TextError as error:
+        raise TextError(f"The label {label!r:.100} cannot be used: {error}") from error
+    if encoder.end in tokens:
+        raise TextError(f"The label {label!r:.100} has {END_OF_TEXT} in it, where a model stops reading; remove that.")
+    if len(tokens) + 2 > longest and not truncate:
         raise TextError(
-            f"The template {template!r} has {template.count('{}')} places for the label; it needs one {{}}."
+            f"The label {label!r:.100} is too long: with template, start and end it has {len(tokens) + 2} tokens, and "
+            f"the model reads {longest}; shorten it, or cut it with --truncate."
         )
-    texts = [template.replace("{}", label) for label in labels]
-    with np.errstate(all="ignore"):  # what comes of it is looked at below
-        logits = similarity.logits(
-            image_features(loaded.model, pixels),
-            text_features(loaded.model, loaded.model.tokenizer, texts),
-            loaded.logit_scale,
-        )
-    if not np.isfinite(logits).all():
-        raise CheckpointError(
-            f"{loaded.name} gives logits that are not finite numbers; look at its weights with clip inspect."
-        )
-    return Scores(logits, similarity.probabilities(logits))

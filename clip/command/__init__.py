@@ -5,20 +5,41 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
 
 import typer
 
+import clip
 from clip.command import classify, convert, demo, download, evaluate, inspect, models, parity, tokenize, train
-from clip_core.errors import ClipError
+from clip_core.errors import ClipError, visible
 
 app = typer.Typer(
-    help="One CLIP for NNabla, Paddle, PyTorch and NumPy, held to the same numbers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"triclip {clip.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """One CLIP for NNabla, Paddle, PyTorch and NumPy, held to the same numbers."""
+
+
 for module in (models, inspect, convert, parity, classify, tokenize, download, train, evaluate, demo):
     app.command(module.__name__.rsplit(".", 1)[-1])(module.run)
 
@@ -36,19 +57,45 @@ def main() -> None:
     # What frameworks say of themselves while they are imported is no part of the command's output.
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", "No ccache found", UserWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of what a picture's sentence says, if anything
+    warnings.formatwarning = lambda message, *_: f"clip: {visible(str(message))}\n"
     try:
         try:
-            app()
+            with _ending_on_signals():
+                app()
         finally:
             if sys.stdout is not None:  # as it is when it was closed from the start
                 sys.stdout.flush()
     except ClipError as error:
-        print(f"clip: {error}", file=sys.stderr)
-        sys.exit(1)
+        _refuse(str(error))
+    except MemoryError:
+        _refuse("The memory does not suffice for this; give less at once, or close other programs.")
     except BrokenPipeError:
         # Whoever read the output has closed it; Python must not complain about that again when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        print(f"clip: {error.filename or 'The output'} cannot be used: {error.strerror or error}.", file=sys.stderr)
-        sys.exit(1)
+        _refuse(f"{error.filename or 'The output'} cannot be used: {error.strerror or error}.")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"clip: {visible(sentence)}", file=sys.stderr)
+    sys.exit(1)
+
+
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Let the signals that end a program end this one as an error does, so that nothing half-written stays behind."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows lacks one
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores one
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)

@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import os
 import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from glob import glob
 from importlib.util import find_spec
+from math import floor, isnan
 from pathlib import Path
-from textwrap import fill
-from typing import Annotated, Any
+from textwrap import fill, indent
+from typing import Annotated
 
 import numpy as np
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from clip.api import Preprocess, open_model
-from clip.command.output import Backend, Json, errors, print_json, print_table
-from clip.zero_shot import score
+from clip.api import Loaded, Preprocess, open_model
+from clip.command.output import FILE_WIDTH, Backend, Console, Device, Json, Precision, console, errors, print_table
+from clip.zero_shot import Classifier
 from clip_core import files
 from clip_core.architecture import SHAPES
 from clip_core.data import shapes
-from clip_core.errors import ClipError, ImageError, TextError
-from clip_core.image import open_image
+from clip_core.errors import ClipError, ImageError, TextError, visible
+from clip_core.image import SUFFIXES, open_image
 
 MAX_LABELS_FILE_BYTES = 16 << 20
 MAX_PLOT_HEIGHT = 500.0  # inches; matplotlib draws no picture of more than 65,535 pixels
 DOTS_PER_INCH = 120
+MAX_DRAWN_PIXELS = 512  # of a picture's longer side
+MAX_NAMED = 5  # labels in a warning
 PHOTO_TEMPLATE = "a photo of a {}."  # OpenAI's models do best with a sentence
 PLAIN_TEMPLATE = "{}"
 
 
+@dataclass(frozen=True)
+class Result:
+    """How a picture fits the labels: all in their order, or the best ones, the best first."""
+
+    image: str
+    backend: str
+    model: str
+    probabilities: dict[str, float]
+    logits: dict[str, float]
+
+    def ranked(self) -> list[tuple[str, float, float]]:
+        """(label, probability, logit), the best first."""
+        rows = [(label, self.probabilities[label], logit) for label, logit in self.logits.items()]
+        return sorted(rows, key=lambda row: -row[2])
+
+
 def run(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Picture files.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE", help="Picture files, folders of them at any depth, or patterns ('a/*.png')."),
+    ],
     labels: Annotated[
         list[str] | None, typer.Option(help="Labels, separated by commas; may be given several times.")
     ] = None,
@@ -39,45 +69,208 @@ def run(
             help=f"A text with {{}} for the label. By default {PHOTO_TEMPLATE!r}, for the embedded model '{{}}'."
         ),
     ] = None,
+    truncate: Annotated[bool, typer.Option("--truncate", help="Cut labels that are too long for the model.")] = False,
     model: Annotated[str, typer.Option(metavar="NAME|FILE", help="A model's name or a weights file.")] = "shapes",
     backend: Backend = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that are held in memory and scored at once.")] = 32,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Give the best labels of each picture only.")] = None,
+    fault_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Exit with 1 when more of the pictures than this cannot be used.")
+    ] = 0.1,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the results into this file; .csv or .json at its end decides how.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the pictures beside bars into this PNG file.")] = None,
-    json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for machines, a line for each label.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Print how probable each label is for each picture."""
+    """Print how probable each label is for each picture, as soon as it is known."""
     names = _labels(labels, labels_file)
+    form = _form(as_csv, as_json, output)
+    paths = [path for image in images for path in _pictures(image)]
     if plot is not None:
-        _check_plot(plot, len(images), len(names))
-    loaded = open_model(model, backend=backend)
+        _check_plot(plot, len(paths), min(len(names), top_k or len(names)))
+    loaded = open_model(model, backend=backend, device=device, precision=precision)
     knows_shapes_only = loaded.model.architecture == SHAPES
     if knows_shapes_only:
         _warn_of_unknown_words(names)
     if template is None:
         template = PLAIN_TEMPLATE if knows_shapes_only else PHOTO_TEMPLATE
-    # One after the other, since a decoded photograph is many times larger than its pixels for the model.
-    pixels = np.stack([_pixels(path, loaded.preprocess) for path in images])
-    scores = score(loaded, pixels, names, template)
-    results: list[dict[str, Any]] = [
-        {
-            "image": str(path),
-            "backend": loaded.model.backend,
-            "model": model,
-            "probabilities": dict(zip(names, probabilities.tolist())),
-            "logits": dict(zip(names, logits.tolist())),
-        }
-        for path, probabilities, logits in zip(images, scores.probabilities, scores.logits)
-    ]
-    if plot is not None:
-        _draw(plot, images, results)
-    if json:
-        print_json(results)
-        return
-    for result in results:
-        ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
-        rows = [
-            [label, f"{100 * probability:.2f} %", f"{result['logits'][label]:.3f}"] for label, probability in ranked
-        ]
-        print_table(["label", "probability", "logit"], rows, title=f"{result['image']} ({result['backend']})")
+    classifier = Classifier(loaded, names, template, truncate)
+    # A bar that moves below results that scroll would be in their way.
+    shown = errors.is_terminal and not (console.is_terminal and output is None)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    faulty: list[str] = []
+    with Progress(*columns, console=errors, transient=True, disable=not shown) as progress:
+        results: Iterable[list[Result]] = _results(classifier, paths, batch_size, top_k, faulty, progress)
+        if plot is not None:
+            results = list(results)
+            _draw(plot, [result for batch in results for result in batch])
+        if output is None:
+            for text in FORMS[form](results, console):
+                print(text, end="", flush=True)
+        else:
+            with files.atomic_open(output) as file:
+                for text in FORMS[form](results, Console(file=io.StringIO(), width=FILE_WIDTH)):
+                    file.write(text.encode("utf-8", "backslashreplace"))
+    if output is not None:
+        console.print(f"{len(paths) - len(faulty)} pictures against {len(names)} labels; the results are in {output}")
+    if faulty:
+        _judge(faulty, paths, fault_share)
+
+
+def _results(
+    classifier: Classifier, paths: list[str], batch_size: int, top_k: int | None, faulty: list[str], progress: Progress
+) -> Iterator[list[Result]]:
+    """The results of one batch after the other; a picture that cannot be used is said and put into ``faulty``.
+
+    Raises:
+        ClipError: that is so of all of them.
+    """
+    loaded, task = classifier.loaded, progress.add_task("", total=len(paths))
+    for start in range(0, len(paths), batch_size):
+        # One after the other, since a decoded photograph is many times larger than its pixels for the model.
+        pixels: dict[int, np.ndarray] = {}
+        for place, path in enumerate(paths[start : start + batch_size], start):
+            try:
+                pixels[place] = _pixels(path, loaded.preprocess)
+            except ImageError as error:
+                if len(paths) == 1:
+                    raise
+                errors.print(f"clip: {error}")
+                faulty.append(path)
+            progress.advance(task)
+        if pixels:
+            scores = classifier.score(np.stack(list(pixels.values())))
+            yield [
+                _result(loaded, paths[place], classifier.labels, probabilities, logits, top_k)
+                for place, probabilities, logits in zip(pixels, scores.probabilities, scores.logits)
+            ]
+    if len(faulty) == len(paths):
+        raise ClipError(f"None of the {len(paths)} pictures can be used.")
+
+
+def _result(
+    loaded: Loaded, path: str, labels: list[str], probabilities: np.ndarray, logits: np.ndarray, top_k: int | None
+) -> Result:
+    places = range(len(labels)) if top_k is None else np.argsort(-logits, kind="stable")[:top_k]
+    return Result(
+        path,
+        loaded.model.backend,
+        loaded.name,
+        {labels[place]: float(probabilities[place]) for place in places},
+        {labels[place]: float(logits[place]) for place in places},
+    )
+
+
+def _judge(faulty: list[str], paths: list[str], fault_share: float) -> None:
+    """Say how many pictures could not be used.
+
+    Raises:
+        ClipError: they are more than ``fault_share`` of all.
+    """
+    found = f"{len(faulty)} of {len(paths)} pictures could not be used"
+    allowed = 0 if isnan(fault_share) else floor(fault_share * len(paths))  # NaN passes for a number between 0 and 1
+    if len(faulty) > allowed:
+        raise ClipError(
+            f"{found}, and --fault-share {fault_share:g} allows at most {allowed}; mend or remove them, or allow more."
+        )
+    errors.print(f"clip: {found}.")
+
+
+# Forms of the results: each makes texts out of batches of them, to be written one after the other.
+
+
+def _as_tables(batches: Iterable[list[Result]], to: Console) -> Iterator[str]:
+    for batch in batches:
+        with to.capture() as captured:
+            for result in batch:
+                rows = [
+                    [label, f"{100 * probability:.2f} %", f"{logit:.3f}"]
+                    for label, probability, logit in result.ranked()
+                ]
+                title = f"{result.image} ({result.backend})"
+                print_table(["label", "probability", "logit"], rows, title, to)
+        yield captured.get()
+
+
+def _as_csv(batches: Iterable[list[Result]], _: Console) -> Iterator[str]:
+    """RFC 4180, with the best label of each picture first."""
+    yield _lines_of_csv([("image", "rank", "label", "probability", "logit")])
+    for batch in batches:
+        yield _lines_of_csv(
+            (visible(result.image), rank, visible(label), probability, logit)
+            for result in batch
+            for rank, (label, probability, logit) in enumerate(result.ranked(), 1)
+        )
+
+
+def _lines_of_csv(rows: Iterable[Iterable[object]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _as_json(batches: Iterable[list[Result]], _: Console) -> Iterator[str]:
+    """One array in ASCII, which every terminal and pipe can carry; it is whole also when the work ends early."""
+    start = "[\n"
+    try:
+        for batch in batches:
+            values = [json.dumps(asdict(result), indent=2, allow_nan=False) for result in batch]
+            yield start + indent(",\n".join(values), "  ")
+            start = ",\n"
+    except Exception:
+        if start != "[\n":
+            yield "\n]\n"
+        raise
+    yield "\n]\n"
+
+
+FORMS = {"table": _as_tables, "csv": _as_csv, "json": _as_json}
+
+
+def _form(as_csv: bool, as_json: bool, output: Path | None) -> str:
+    """The form that is asked for, by an option or by how the name of the output ends."""
+    if as_csv and as_json:
+        raise ClipError("--csv and --json were both given; choose one.")
+    suffix = "" if output is None else output.suffix.lower().lstrip(".")
+    return "csv" if as_csv else "json" if as_json else suffix if suffix in FORMS else "table"
+
+
+def _pictures(argument: str) -> list[str]:
+    """A file itself, the pictures in a folder and below it, or both for all that fits a pattern.
+
+    Raises:
+        ClipError: there are none, or a folder cannot be read.
+    """
+    if os.path.lexists(argument) or "://" in argument or not re.search("[*?[]", argument):
+        fitting = [argument]
+    else:
+        fitting = sorted(glob(argument, recursive=True))
+    found = [path for name in fitting for path in (_below(name) if os.path.isdir(name) else [name])]
+    if not found:
+        raise ClipError(f"{argument} names no pictures ({', '.join(SUFFIXES)}); check the path or the pattern.")
+    return list(dict.fromkeys(found))  # a pattern with ** fits a folder, and what is in it as well
+
+
+def _below(folder: str) -> Iterator[str]:
+    """The pictures in a folder and in those below it or linked in it, in the order of their names; hidden ones not."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
+        if os.path.realpath(parent) in seen:  # links can lead back
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                yield os.path.join(parent, name)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise ClipError(f"{error.filename} cannot be read: {error.strerror}; check that it may be.") from error
 
 
 def _labels(labels: list[str] | None, labels_file: Path | None) -> list[str]:
@@ -94,7 +287,7 @@ def _labels(labels: list[str] | None, labels_file: Path | None) -> list[str]:
     return [label.strip() for label in found if label.strip()]
 
 
-def _pixels(path: Path, preprocess: Preprocess) -> np.ndarray:
+def _pixels(path: str, preprocess: Preprocess) -> np.ndarray:
     """Pixels float32 [3, r, r] of a picture file."""
     image = open_image(path)
     try:
@@ -115,9 +308,10 @@ def _warn_of_unknown_words(labels: list[str]) -> None:
         label for label in labels if not {word.rstrip("s") for word in re.findall(r"\w+", label.lower())} & singular
     ]
     if unknown:
+        more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
         errors.print(
-            f"clip: the embedded model knows drawn shapes only, and {', '.join(map(repr, unknown))} is none of them; "
-            "for photographs use --model ViT-B/32."
+            f"clip: the embedded model knows drawn shapes only, and {', '.join(map(repr, unknown[:MAX_NAMED]))}{more} "
+            "is none of them; for photographs use --model ViT-B/32."
         )
 
 
@@ -136,33 +330,29 @@ def _plot_height(labels: int) -> float:
     return max(2.4, 0.32 * labels + 0.8)
 
 
-def _draw(target: Path, images: list[Path], results: list[dict[str, Any]]) -> None:
+def _draw(target: Path, results: list[Result]) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    labels = list(results[0]["probabilities"])
     with rc_context({"text.parse_math": False}):  # a label may have dollar signs
-        figure = Figure(figsize=(8, _plot_height(len(labels)) * len(results)), layout="constrained")
+        height = _plot_height(len(results[0].logits))
+        figure = Figure(figsize=(8, height * len(results)), layout="constrained")
         rows = figure.subplots(len(results), 2, squeeze=False, width_ratios=(1, 2))
-        for (left, right), path, result in zip(rows, images, results):
-            left.imshow(open_image(path).convert("RGB"))
+        for (left, right), result in zip(rows, results):
+            image = open_image(result.image).convert("RGB")
+            left.imshow(image.reduce(max(1, max(image.size) // MAX_DRAWN_PIXELS)))  # all stay in memory until the end
             left.set_axis_off()
-            left.set_title(fill(_drawable(path.name), 24), fontsize=8)
-            values = list(result["probabilities"].values())
+            left.set_title(fill(visible(Path(result.image).name), 24), fontsize=8)
+            values = list(result.probabilities.values())
             best = max(values)
-            places = range(len(labels))
+            places = range(len(values))
             bars = right.barh(places, values, color=["#2a6fbb" if value == best else "#b9c7d8" for value in values])
             right.bar_label(bars, [f"{100 * value:.1f} %" for value in values], padding=3, fontsize=8)
-            right.set_yticks(places, [fill(label, 28) for label in labels], fontsize=9)
+            right.set_yticks(places, [fill(label, 28) for label in result.probabilities], fontsize=9)
             right.set_xlim(0, 1.12)
             right.set_xticks([])
             right.invert_yaxis()
             right.spines[["top", "right", "bottom"]].set_visible(False)
-            right.set_title(f"{_drawable(result['model'])}, {result['backend']}", fontsize=8)
+            right.set_title(f"{visible(result.model)}, {result.backend}", fontsize=8)
         with files.atomic_open(target) as file:
             figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
-
-
-def _drawable(name: str) -> str:
-    """A file's name with what is no text in it spelt out, since fonts cannot be asked for it."""
-    return name.encode("utf-8", "backslashreplace").decode()

@@ -16,7 +16,7 @@ from clip.api import BACKEND_OF_SUFFIX, open_model, weights_file
 from clip.command.output import console, print_table
 from clip.command.parity import print_report
 from clip.parity import Report, compare_models, sample_inputs
-from clip.zero_shot import score
+from clip.zero_shot import Classifier
 from clip_core.errors import ClipError
 from clip_core.image import open_image
 
@@ -60,7 +60,7 @@ def run(
     loaded = {name: open_model(files[name], backend=name, device="cpu") for name in names}
     pictures = samples.pictures()
     inputs = np.stack([loaded["numpy"].preprocess.pixels(open_image(path)) for path in pictures.values()])
-    scores = {name: score(model, inputs, LABELS, "{}") for name, model in loaded.items()}
+    scores = {name: Classifier(model, LABELS, "{}").score(inputs) for name, model in loaded.items()}
     first = scores["numpy"].probabilities
     rows = []
     for index, caption in enumerate(pictures):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clip.api import open_model
-from clip.command.output import Backend, Json, errors, print_fields, print_json
+from clip.command.output import Backend, Device, Json, Precision, errors, print_fields, print_json
 
 
 class Test(str, Enum):
@@ -19,12 +19,14 @@ def run(
     test: Annotated[Test, typer.Argument(help="shapes: drawn pictures, with combinations that training never shows.")],
     model: Annotated[str, typer.Option(metavar="NAME|FILE", help="A model's name or a weights file.")] = "shapes",
     backend: Backend = None,
+    device: Device = None,
+    precision: Precision = "fp32",
     json: Json = False,
 ) -> None:
     """Score a model."""
     from clip_core.evaluation import shapes
 
-    loaded = open_model(model, backend=backend)
+    loaded = open_model(model, backend=backend, device=device, precision=precision)
     with errors.status(f"drawing and encoding with {loaded.model.backend}"):
         scores = shapes.evaluate(loaded.model, loaded.model.tokenizer)
     result = {"test": test.value, "model": model, "backend": loaded.model.backend} | scores

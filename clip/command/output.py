@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.table import Table
+
+from clip_core.errors import visible
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Backend = Annotated[
@@ -18,12 +20,28 @@ Backend = Annotated[
 Prefix = Annotated[
     str | None, typer.Option(help="Of a file with several CLIPs, take the one whose names start like this: teacher.")
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(help="The framework's own name of a device, such as cuda; by default the first that works."),
+]
+Precision = Annotated[str, typer.Option(help="fp32; PyTorch and Paddle also take bf16 and fp16.")]
 
-WIDTH = None if sys.stdout is not None and sys.stdout.isatty() else 200  # a file or pipe has no width of its own
+FILE_WIDTH = 200  # a file or pipe has no width of its own
+WIDTH = None if sys.stdout is not None and sys.stdout.isatty() else FILE_WIDTH
 
-# Labels and file names are shown as they are: brackets and colons in them are neither markup nor emoji.
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=WIDTH)
-errors = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
+
+class Console(RichConsole):
+    """Shows names as they are: brackets and colons in them are neither markup nor emoji, and each text is one line."""
+
+    def __init__(self, **options: Any):
+        super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(visible(value) if isinstance(value, str) else value for value in objects), **options)
+
+
+console = Console(width=WIDTH)
+errors = Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
@@ -42,17 +60,19 @@ def print_fields(fields: dict[str, Any]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in fields.items():
-        table.add_row(name.replace("_", " "), str(value))
+        table.add_row(name.replace("_", " "), visible(str(value)))
     console.print(table)
 
 
-def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None) -> None:
+def print_table(
+    columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None, to: Console = console
+) -> None:
     """Rows under column heads; numbers to the right."""
     cells = [list(row) for row in rows]
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = Table(box=None, pad_edge=False, title=title and visible(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         numeric = bool(cells) and isinstance(cells[0][index], int | float)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
-        table.add_row(*(str(value) for value in row))
-    console.print(table)
+        table.add_row(*(visible(str(value)) for value in row))
+    to.print(table)

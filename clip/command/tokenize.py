@@ -13,6 +13,8 @@ from clip.command.output import Json, print_json
 from clip_core import tokenizer
 from clip_core.architecture import OPENAI_CONTEXT_LENGTH
 
+MAXIMUM_CONTEXT = 1 << 17  # no text that a tokenizer accepts has more tokens
+
 
 def run(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="The texts.")],
@@ -21,7 +23,11 @@ def run(
     ] = None,
     context_length: Annotated[
         int | None,
-        typer.Option(min=2, help="Tokens a text may have, start and end included; by default the model's, else 77."),
+        typer.Option(
+            min=2,
+            max=MAXIMUM_CONTEXT,
+            help="Tokens a text may have, start and end included; by default the model's, else 77.",
+        ),
     ] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long.")] = False,
     json: Json = False,

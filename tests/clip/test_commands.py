@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,9 +24,13 @@ import clip
 import converters
 from clip import api, samples
 from clip.command import app
+from clip.command.output import Console
+from clip.zero_shot import Classifier
 from clip_core import tolerances
 from clip_core.architecture import MODELS, SHAPES
+from clip_core.errors import ClipError
 from clip_core.evaluation import shapes as shapes_test
+from clip_core.files import atomic_open
 from clip_core.image import open_image
 from clip_core.naming import count, parameters
 from clip_core.preprocess import preprocess
@@ -32,7 +40,7 @@ from clip_core.similarity import probabilities
 from clip_core.tokenizer import Tokenizer, openai
 from converters import Checkpoint
 from tests.clip.conftest import ARCHITECTURE
-from tests.clip.running import ROOT, assert_refused, ended, process
+from tests.clip.running import ROOT, Ended, assert_refused, ended, process
 from tests.conftest import BACKENDS
 from tests.models import sample_weights
 
@@ -71,6 +79,7 @@ def test_entry_points_name_the_same_function():
     [
         *(["paint"], ["models", "--yaml"], ["convert", "one.pt"], ["convert", "a.pt", "b.h5", "--dtype", "int8"]),
         *(["evaluate", "imagenet"], ["tokenize", "--context-length", "1", "a"], ["train"], ["classify"], ["inspect"]),
+        *(["tokenize", "--context-length", "1000000000000", "a"], ["classify", "a.png", "--batch-size", "0"]),
     ],
 )
 def test_wrong_usage(arguments, run):
@@ -94,6 +103,53 @@ def test_full_disk_behind_standard_output():
         result = ended(process("models", stdout=full))
     assert result.code == 1
     assert result.err == "clip: The output cannot be used: No space left on device.\n"
+
+
+def test_version(run):
+    result = run("--version")
+    assert (result.code, result.out) == (0, f"triclip {clip.__version__}\n")
+    assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", clip.__version__)
+    assert "version = attr: clip.__version__" in (ROOT / "setup.cfg").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_leave_nothing_behind(number, run, monkeypatch, tmp_path):
+    def work() -> None:
+        with atomic_open(tmp_path / "half.bin") as file:
+            file.write(b"half")
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+
+    monkeypatch.setattr("clip.command.app", work)
+    result = run("convert")
+    assert (result.code, result.out, result.err) == (128 + number, "", "")
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_memory_that_runs_out_is_a_sentence(run, monkeypatch):
+    def too_much() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("clip.command.app", too_much)
+    assert_refused(run("convert"), "The memory does not suffice")
+
+
+def test_nothing_that_a_stranger_named_moves_the_cursor(run, tmp_path):
+    """In a sentence, a table, a warning and a title."""
+    from safetensors.numpy import save_file
+
+    name = "\x1b[2J\nclip: all is well.\u202e"
+    shown = "\\x1b[2J\\nclip: all is well.\\u202e"
+    save_file({name: np.zeros(1, np.float32)}, tmp_path / "weights.safetensors")
+    result = run("inspect", tmp_path / "weights.safetensors")
+    assert shown in result.out + result.err
+    assert_refused(run("inspect", tmp_path / name), shown)
+    (tmp_path / f"{name}.png").write_bytes(CIRCLE.read_bytes())
+    result = run("classify", tmp_path / f"{name}.png", "--labels", f"red{name},{name}", "--backend", "numpy")
+    assert result.out.splitlines()[0].rstrip() == f"{tmp_path}/{shown}.png (numpy)"
+    assert sorted(line.split("  ")[0] for line in result.out.splitlines()[2:]) == sorted([f"red{shown}", shown])
+    assert name not in result.out + result.err
 
 
 def test_interrupt_is_no_fault(run, monkeypatch):
@@ -499,6 +555,7 @@ def test_classify_refuses(run, tmp_path):
     (tmp_path / "empty.txt").write_bytes(b"\n \r\n")
     (tmp_path / "page.png").write_text("<html>")
     Image.new("RGB", (1, 60000)).save(tmp_path / "narrow.png")
+    (tmp_path / "bare").mkdir()
     red = ["--labels", "red circle"]
     for arguments, part in (
         ([CIRCLE], "There are no labels; give some with --labels or --labels-file"),
@@ -506,20 +563,189 @@ def test_classify_refuses(run, tmp_path):
         ([CIRCLE, "--labels", "red,blue,red"], "The label 'red' occurs more than once"),
         ([CIRCLE, *red, "--template", "a photo"], "has 0 places for the label"),
         ([CIRCLE, *red, "--template", "{} {}"], "has 2 places for the label"),
-        ([CIRCLE, *red, "--template", "{}" + " word" * 100], "too long"),
+        ([CIRCLE, *red, "--template", "{}" + " word" * 100], "The label 'red circle' is too long: with template"),
+        ([CIRCLE, "--labels", "red,blue" + " circle" * 90], "The label 'blue circle circle"),
+        (
+            [CIRCLE, "--labels", "red,red <|EndOfText|>b"],
+            "The label 'red <|EndOfText|>b' has <|endoftext|> in it, where a",
+        ),
+        ([CIRCLE, "--labels", "red,red \udcff"], "The label 'red \\udcff' cannot be used: the text has the lone"),
         ([CIRCLE, "--labels-file", tmp_path / "binary.txt"], "binary.txt is not UTF-8 text (byte 4)"),
         ([CIRCLE, "--labels-file", tmp_path / "wide.txt"], "wide.txt is not a text: it holds zero bytes"),
         ([CIRCLE, "--labels-file", tmp_path / "empty.txt"], "There are no labels"),
         ([CIRCLE, "--labels-file", tmp_path / "none.txt"], "none.txt cannot be read: No such file"),
         ([CIRCLE, "--labels-file", "/dev/zero"], "/dev/zero is not a regular file"),
-        ([CIRCLE, CIRCLE.parent, *red], "pictures is not a regular file"),
-        ([CIRCLE, tmp_path / "page.png", *red], "page.png is text"),
-        ([CIRCLE, tmp_path / "narrow.png", *red], "narrow.png"),
+        ([tmp_path / "page.png", *red], "page.png is text"),
+        ([tmp_path / "narrow.png", *red], "narrow.png"),
+        ([tmp_path / "none.png", *red], "none.png cannot be read: No such file"),
+        ([tmp_path / "bare", *red], "bare names no pictures (.png, "),
+        ([CIRCLE, tmp_path / "*.jpg", *red], "*.jpg names no pictures (.png, "),
+        ([CIRCLE, *red, "--csv", "--json"], "--csv and --json were both given; choose one"),
+        ([CIRCLE, *red, "--output", tmp_path / "none" / "scores.csv"], "scores.csv cannot be written"),
+        ([CIRCLE, *red, "--device", "cuda"], "The numpy backend has no device 'cuda'"),
+        ([CIRCLE, *red, "--precision", "fp8"], "There is no precision 'fp8'"),
         ([CIRCLE, *red, "--model", "ViT-B-32"], "There is no file ViT-B-32 and no model of that name"),
         ([CIRCLE, *red, "--backend", "jax"], "There is no backend 'jax'"),
     ):
         backend = [] if "--backend" in arguments else ["--backend", "numpy"]
         assert_refused(run("classify", *arguments, *backend), part)
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    """A folder of pictures: 24 in two folders, one of which is linked, and what is no picture or hidden."""
+    folder, elsewhere = tmp_path / "photographs", tmp_path / "elsewhere"
+    for place in (folder / "inner", elsewhere):
+        place.mkdir(parents=True)
+        for number in range(12):
+            source, suffix = (STAR, "PNG") if number % 2 else (CIRCLE, "png")
+            (place / f"{number:02}.{suffix}").write_bytes(source.read_bytes())
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / ".hidden.png").write_text("not a picture")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "0.png").write_text("not a picture")
+    return folder
+
+
+def classify(run, *arguments: object) -> Ended:
+    return run("classify", *arguments, "--labels", "red circle,turquoise star", "--backend", "numpy")
+
+
+def test_folders_and_patterns(photographs, run):
+    whole = [f"{photographs}/{place}/{number:02}" for place in ("inner", "linked") for number in range(12)]
+    found = classify(run, photographs, "--json", "--batch-size", "5").json
+    assert [result["image"].rpartition(".")[0] for result in found] == whole
+    best = [max(result["logits"], key=result["logits"].get) for result in found]
+    assert best == ["red circle", "turquoise star"] * 12
+
+    found = classify(run, photographs / "inner" / "*.png", photographs / "inner", "--json").json
+    assert [Path(result["image"]).stem for result in found] == [f"{n:02}" for n in [*range(0, 12, 2), *range(12)]]
+    found = classify(run, photographs / "inner" / "**", "--json").json
+    assert [result["image"].rpartition(".")[0] for result in found] == whole[:12]
+    (photographs / "inner" / "empty").mkdir()
+    assert len(classify(run, photographs / "inner" / "*", "--json").json) == 12
+    (photographs / "[1].png").write_bytes(CIRCLE.read_bytes())  # a file's own name is no pattern
+    assert len(classify(run, photographs / "[1].png", "--json").json) == 1
+
+
+def test_broken_pictures_are_named_and_counted(photographs, run):
+    broken = photographs / "inner" / "03.PNG"
+    broken.write_text("<html>")
+    result = classify(run, photographs, "--json")
+    first, last = result.err.splitlines()
+    assert first.startswith(f"clip: {broken} is text")
+    assert last == "clip: 1 of 24 pictures could not be used."
+    assert len(result.json) == 23  # and exit code 0
+    assert str(broken) not in result.out
+
+    result = classify(run, photographs, "--json", "--fault-share", "0.04")
+    assert (result.code, len(json.loads(result.out))) == (1, 23)
+    assert result.err.splitlines()[-1] == (
+        "clip: 1 of 24 pictures could not be used, and --fault-share 0.04 allows at most 0; mend or remove them, or "
+        "allow more."
+    )
+    assert len(classify(run, broken, CIRCLE, "--json", "--fault-share", "0.5").json) == 1
+    assert classify(run, broken, CIRCLE, "--json", "--fault-share", "nan").code != 0
+
+
+def test_no_picture_can_be_used(run, tmp_path):
+    (tmp_path / "old.json").write_text("old")
+    result = classify(run, tmp_path / "a.png", tmp_path / "b.png", "--output", tmp_path / "old.json")
+    assert (result.code, result.out) == (1, "")
+    assert [line.partition(" cannot")[0] for line in result.err.splitlines()] == [
+        f"clip: {tmp_path}/a.png",
+        f"clip: {tmp_path}/b.png",
+        "clip: None of the 2 pictures can be used.",
+    ]
+    assert (tmp_path / "old.json").read_text() == "old"
+
+
+def test_results_are_there_before_the_end(photographs, run, monkeypatch):
+    """Pictures are read, scored and printed batch by batch, against labels that are encoded once."""
+    sizes, texts = [], []
+    score, embed_text = Classifier.score, Reference.embed_text
+
+    def fails_later(self, pixels):
+        sizes.append(len(pixels))
+        if len(sizes) == 3:
+            raise ClipError("The lights went out.")
+        return score(self, pixels)
+
+    monkeypatch.setattr(Classifier, "score", fails_later)
+    monkeypatch.setattr(Reference, "embed_text", lambda *call: texts.append(1) or embed_text(*call))
+    result = classify(run, photographs, "--batch-size", "5", "--json")
+    assert (result.code, result.err) == (1, "clip: The lights went out.\n")
+    assert [Path(entry["image"]).stem for entry in json.loads(result.out)] == [f"{number:02}" for number in range(10)]
+    assert (sizes, len(texts)) == ([5, 5, 5], 1)
+
+
+def test_csv(run, tmp_path):
+    odd = tmp_path / 'a "b", c\n\x1b.png'
+    odd.write_bytes(STAR.read_bytes())
+    arguments = [CIRCLE, odd, "--labels", "red circle,blue circle,turquoise star", "--backend", "numpy"]
+    text = run("classify", *arguments, "--csv").out
+    assert text.endswith("\r\n")
+    head, *rows = csv.reader(io.StringIO(text, newline=""))
+    assert head == ["image", "rank", "label", "probability", "logit"]
+    assert [row[:2] for row in rows] == [
+        *([str(CIRCLE), rank] for rank in "123"),
+        *([str(tmp_path / 'a "b", c\\n\\x1b.png'), rank] for rank in "123"),
+    ]
+    expected = run("classify", *arguments, "--json").json
+    for row in rows:
+        image = expected[row[0] != str(CIRCLE)]
+        assert (float(row[3]), float(row[4])) == (image["probabilities"][row[2]], image["logits"][row[2]])
+    assert [row[2] for row in rows[::3]] == ["red circle", "turquoise star"]
+    assert run("classify", *arguments, "--csv", "--top-k", "1").out.splitlines() == [
+        line for number, line in enumerate(text.splitlines()) if number % 3 < 2 and (number == 0 or number % 3 == 1)
+    ]
+
+
+def test_best_labels_only(run):
+    arguments = ["classify", CIRCLE, "--labels", "pink heart,blue circle,red circle", "--backend", "numpy"]
+    (whole,) = run(*arguments, "--json").json
+    (best,) = run(*arguments, "--json", "--top-k", "2").json
+    ranked = sorted(whole["logits"], key=whole["logits"].get, reverse=True)[:2]
+    assert list(best["logits"]) == list(best["probabilities"]) == ranked
+    assert best["probabilities"] == {label: whole["probabilities"][label] for label in ranked}
+    assert [line.split("  ")[0] for line in run(*arguments, "--top-k", "2").out.splitlines()[2:]] == ranked
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "txt"])
+def test_output_into_a_file(suffix, run, tmp_path):
+    target = tmp_path / f"scores.{suffix}"
+    form = [] if suffix == "txt" else [f"--{suffix}"]
+    expected = classify(run, CIRCLE, STAR, *form).out
+    result = classify(run, CIRCLE, STAR, "--output", target)
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"2 pictures against 2 labels; the results are in {target}\n"
+    assert target.read_bytes() == expected.encode()
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_progress_is_for_terminals(run, monkeypatch, tmp_path):
+    shown = io.StringIO()
+    monkeypatch.setattr("clip.command.classify.errors", Console(file=shown, force_terminal=True))
+    classify(run, CIRCLE, STAR, "--output", tmp_path / "scores.csv")
+    assert "2/2" in shown.getvalue()
+
+
+def test_labels_that_are_too_long_are_cut_by_request(run):
+    long = "red " + "circle " * 100
+    (cut,) = run("classify", CIRCLE, "--labels", f"{long},blue", "--truncate", "--backend", "numpy", "--json").json
+    (short,) = run("classify", CIRCLE, "--labels", f"red {'circle ' * 74},blue", "--backend", "numpy", "--json").json
+    assert list(cut["logits"].values()) == list(short["logits"].values())
+
+
+def test_many_labels(run, tmp_path):
+    """Equal ones are found, and unknown ones are said, without naming them all."""
+    (tmp_path / "labels.txt").write_text("\n".join([*map(str, range(60_000)), "59999"]))
+    result = run("classify", CIRCLE, "--labels-file", tmp_path / "labels.txt", "--backend", "numpy")
+    warning, refusal = result.err.splitlines()
+    assert "'0', '1', '2', '3', '4' and 59996 more is none of them" in warning
+    assert refusal == "clip: The label '59999' occurs more than once; give each label once."
 
 
 def test_model_of_zeros_is_refused(run, checkpoint, tmp_path):
