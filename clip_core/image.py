@@ -137,9 +137,10 @@ def _read(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
     if isinstance(source, bytes):
         name, data = "The picture given as bytes", source
     elif isinstance(source, (str, os.PathLike)):
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(source)):
+        if address := re.match(r"(https?|ftp|s3|gs):/+", str(source)):  # a Path has one slash left
+            rest = str(source)[address.end() :]
             raise ImageError(
-                f"{source} is an address, which is not fetched here; download the picture, and give its path."
+                f"{address[1]}://{rest} is an address, which is not fetched here; download it, and give the path."
             )
         try:
             return str(source), read_regular(source, MAX_FILE_BYTES)

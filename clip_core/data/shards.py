@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from clip_core.data.source import Photograph, Texts, captions, fingerprint_of
 from clip_core.errors import ClipError, ImageError
 from clip_core.files import open_regular
-from clip_core.image import MAX_FILE_BYTES, open_image
+from clip_core.image import MAX_FILE_BYTES, SUFFIXES, open_image
 
-SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAXIMUM_TEXT_BYTES = 1 << 20
+MAXIMUM_HEADER_BYTES = 1 << 13  # of what stands before a member: long names, and attributes as pax writes them
 
 
 class Shards:
@@ -46,7 +46,7 @@ class Shards:
         name = f"{self._stems[index]} in {self._names[shard]}"
         picture_start, picture_bytes, text_start, text_bytes = self._places[index].tolist()
         if picture_bytes < 0 or text_bytes < 0:
-            lacking = "picture" if picture_bytes < 0 else "caption"
+            lacking = f"picture ({', '.join(SUFFIXES)})" if picture_bytes < 0 else "caption"
             raise ClipError(f"{name} has no member with its {lacking}.")
         if picture_bytes > MAX_FILE_BYTES or text_bytes > MAXIMUM_TEXT_BYTES:
             raise ClipError(f"{name} has {picture_bytes} bytes of picture and {text_bytes} of text, more than is read.")
@@ -91,11 +91,11 @@ def _index(path: str, json_key: str | None, name: str) -> tuple[np.ndarray, list
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+                for member in _members(tar):
                     folder, _, last = member.name.rpartition("/")
                     stem, _, suffix = last.partition(".")
-                    column = 0 if suffix.lower() in SUFFIXES else 2 if suffix.lower() == text_suffix else None
+                    column = 0 if f".{suffix.lower()}" in SUFFIXES else 2 if suffix.lower() == text_suffix else None
                     if not member.isreg() or column is None:
                         continue
                     place = places.setdefault(f"{folder}/{stem}" if folder else stem, [-1, -1, -1, -1])
@@ -107,9 +107,34 @@ def _index(path: str, json_key: str | None, name: str) -> tuple[np.ndarray, list
                         raise ClipError(f"{name} is cut short within {member.name}; get it again.")
                     place[column : column + 2] = member.offset_data, member.size
                 end = tar.offset
-        except (tarfile.TarError, ValueError, OverflowError) as error:
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             raise ClipError(f"{name} is not an uncompressed tar file: {error}; get it again.") from error
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # where tarfile stops without a word
             raise ClipError(f"{name} has no end mark after byte {end}: it is cut short or damaged; get it again.")
     return np.array(list(places.values()), np.int64).reshape(-1, 4), list(places)
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose size is possible; tarfile takes any, and reads a terabyte, or goes back and never ends."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        before_member = header.type in (
+            *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+            *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+        )
+        if header.size < 0 or (before_member and header.size > MAXIMUM_HEADER_BYTES):
+            raise ValueError(f"a header states {header.size} bytes")
+        return header
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All members, each behind the one before it."""
+    end = -1
+    for member in tar:
+        if tar.offset <= end or member.size < 0:  # attributes can change a member's size
+            raise ValueError(f"member {member.name!a} states {member.size} bytes")
+        end = tar.offset
+        yield member

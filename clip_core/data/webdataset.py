@@ -23,7 +23,9 @@ from clip_core.data.source import Source, SourceSettings
 from clip_core.data.streaming import StreamedShards, is_remote
 from clip_core.errors import ClipError
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+MAXIMUM_SHARDS = 1_000_000  # LAION-5B, the largest published set, has 231,349
+
+_RANGE = re.compile(r"\{(\d{1,99})\.\.(\d{1,99})\}")
 
 
 class WebDataset(SourceSettings):
@@ -34,6 +36,11 @@ class WebDataset(SourceSettings):
 
     def open(self, seed: int) -> Source:
         patterns = [self.shards] if isinstance(self.shards, str) else self.shards
+        named = sum(map(count, patterns))
+        if named > MAXIMUM_SHARDS:
+            raise ClipError(
+                f"data.shards names {named:.3g} shards, and at most {MAXIMUM_SHARDS} are read; check its ranges."
+            )
         shards = [path for pattern in patterns for path in expand(pattern)]
         for path, times in Counter(shards).items():
             if times > 1:
@@ -43,18 +50,28 @@ class WebDataset(SourceSettings):
         return Shards(shards, self.json_key)
 
 
-def expand(pattern: str) -> list[str]:
-    """The paths that ``pattern`` stands for: ``{08..10}`` counts up, with as many digits as the first number.
+def count(pattern: str) -> float:
+    """How many paths ``pattern`` stands for, by arithmetic alone.
 
     Raises:
         ClipError: a range counts down.
     """
+    paths = 1.0
+    for first, last in _RANGE.findall(pattern):
+        if int(first) > int(last):
+            raise ClipError(
+                f"The shards {pattern!r} count down from {first} to {last}; write the smaller number first."
+            )
+        paths *= int(last) - int(first) + 1
+    return paths
+
+
+def expand(pattern: str) -> list[str]:
+    """The paths that ``pattern`` stands for: ``{08..10}`` counts up, with as many digits as the first number."""
     found = _RANGE.search(pattern)
     if found is None:
         return [pattern]
     first, last = int(found[1]), int(found[2])
-    if first > last:
-        raise ClipError(f"The shards {pattern!r} count down from {first} to {last}; write the smaller number first.")
     before, after = pattern[: found.start()], expand(pattern[found.end() :])
     numbers = [str(number).zfill(len(found[1])) for number in range(first, last + 1)]
     return [before + number + rest for number in numbers for rest in after]

@@ -359,8 +359,13 @@ def test_shard_ranges():
     assert expand("a/{00009..00011}.tar") == ["a/00009.tar", "a/00010.tar", "a/00011.tar"]
     assert expand("{0..1}/{8..9}") == ["0/8", "0/9", "1/8", "1/9"]
     assert expand("plain.tar") == ["plain.tar"]
-    with pytest.raises(ClipError, match="count down from 3 to 1"):
-        expand("{3..1}.tar")
+
+
+def test_absurd_ranges_are_refused_by_arithmetic(tmp_path):
+    shard(tmp_path / "0.tar", sample(0))
+    for pattern in ("{0..99999999999}.tar", "{0..9999}{0..9999}{0..9999}.tar", "{0..1000000}.tar"):
+        assert "shards, and at most 1000000 are read; check its ranges" in refused("webdataset", shards=pattern)
+    assert "count down from 3 to 1; write the smaller number first" in refused("webdataset", shards="{3..1}.tar")
 
 
 def test_samples_of_shards_are_shuffled_together_and_resume_exactly(tmp_path):
@@ -391,10 +396,59 @@ def test_faulty_samples_are_named(tmp_path):
         "The caption of 6",
         "7",
     ]
-    assert "has no member with its picture" in fault(source, 1)
+    assert "has no member with its picture (.png, " in fault(source, 1)
     assert "has no member with its caption" in fault(source, 2)
     shard(path, [("3.jpg", encoded(3)), ("3.json", b"[]")])
     assert "has no caption" in fault(opened("webdataset", shards=str(path), json_key="caption"), 0)
+
+
+def header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
+    """A header of a tar file, as it stands there; ``size`` is octal digits, or 12 bytes with the highest bit set."""
+    fields = name.ljust(100, b"\0") + b"0000644\0" * 3 + size.rjust(12, b"0") + b"0" * 12 + b" " * 8 + kind
+    block = bytearray(fields.ljust(257, b"\0") + b"ustar\0" + b"00").ljust(512, b"\0")
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def negative(size: int) -> bytes:
+    return (size % 2**96).to_bytes(12, "big")
+
+
+def attributes(*records: bytes) -> bytes:
+    data = b"".join(records)
+    return header(b"x", b"%o" % len(data), b"x") + data.ljust(-(-len(data) // 512) * 512, b"\0")
+
+
+ENDLESS_SHARDS = {
+    "a size that leads back": (
+        header(b"1.jpg", b"0") + header(b"2.jpg", negative(-512)),
+        "a header states -512 bytes",
+    ),
+    "a size that leads far back": (
+        header(b"1.x", b"0") * 9 + header(b"2.jpg", negative(-4096)),
+        "states -4096 bytes",
+    ),
+    "attributes with a size that leads back": (
+        header(b"1.x", b"0") * 9 + attributes(b"13 size=-2048\n"[:13]) + header(b"2.x", b"0"),
+        "is not an uncompressed tar file: member '2.x' states -",
+    ),
+    "a name of a terabyte": (header(b"x", b"%o" % 2**30, b"L") + bytes(1024), "a header states 1073741824 bytes"),
+    "names of names": (header(b"x", b"0", b"L") * 3000, "maximum recursion depth exceeded"),
+    "attributes of attributes": (header(b"x", b"0", b"x") * 3000, "maximum recursion depth exceeded"),
+    "attributes that are searched again and again": (
+        attributes(b"2 " * 2**18) + header(b"1.jpg", b"0"),
+        "a header states 524288 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS_SHARDS)
+def test_shards_that_would_never_end_are_refused(kind, tmp_path):
+    data, expected = ENDLESS_SHARDS[kind]
+    (tmp_path / "0.tar").write_bytes(data + bytes(1024))
+    sentence = refused("webdataset", shards=str(tmp_path / "0.tar"))
+    assert sentence.startswith(f"{tmp_path / '0.tar'} is not an uncompressed tar file: ")
+    assert expected in sentence
 
 
 def test_damaged_shards_are_refused(tmp_path):

@@ -373,6 +373,10 @@ def test_paths_that_are_not_files_are_refused(tmp_path):
         ("x" * 300, r"x{300}.*: File name too long"),
         ("", "No such file or directory"),
         ("cat\udcff.png", "No such file or directory"),
+        (
+            Path("https://example.com/cat.png"),
+            r"^https://example\.com/cat\.png is an address, which is not fetched here",
+        ),
         ("http://example.com/cat.png", r"^http://example\.com/cat\.png is an address, which is not fetched here; down"),
     ]:
         with pytest.raises(ImageError, match=message):
