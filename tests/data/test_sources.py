@@ -6,6 +6,8 @@ import base64
 import json
 import pickle
 import tarfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import cloudpickle
@@ -92,11 +94,83 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path):
     table.write_text("filepath,title\na.jpg,b\n")
     assert "no column 'filepath', only 'filepath,title'; set" in refused("table", file=str(table))
     table.write_bytes(b"filepath\ttitle\na.jpg\tcaf\xe9\n")
-    assert "cannot be read after line" in refused("table", file=str(table))
-    table.write_text('filepath\ttitle\na.jpg\t"never closed\n' + "b.jpg\tb\n" * 30_000)
-    assert "cannot be read after line 1: field larger" in refused("table", file=str(table))
+    assert "t.tsv is not UTF-8" in refused("table", file=str(table))
+    table.write_text("filepath\ttitle\ttitle\na.jpg\tb\tc\n")
+    assert "has more than one column 'title', only 'filepath', 'title', 'title'; set" in refused(
+        "table", file=str(table)
+    )
+    table.write_text("filepath\ttitle\na.jpg\ta\tb\n")
+    assert "t.tsv has 3 fields in line 2, and 2 columns; put a field" in refused("table", file=str(table))
     assert "gone.tsv" in refused("table", file=str(tmp_path / "gone.tsv"))
     assert "there is no key data.fil; did you mean data.file?" in refused("table", fil="x")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (['24" screen', 'a "red" one', '"hello" says'], None),  # None: as they are written
+        (['"never ends', "b", "c"], None),
+        (["a", '"', "c"], None),
+        (["a", "b", '"in the last row'], None),
+        (["a", '"one', "c", 'two" x', "e"], None),
+        (["a", '"one', "c", '"two" e', "f"], None),
+        (["a", '"one', "c", 'and its end"', "e"], None),  # each of these lines is a row
+        (['"in quotes"', '"with ""more"" of them"', '""'], ["in quotes", 'with "more" of them', ""]),
+        (['"a\ttab"', "b"], ["a\ttab", "b"]),
+        (['"of two\nlines"', "b"], ["of two\nlines", "b"]),
+        (['"of\n\nthree"', '"never ends', "c"], ["of\n\nthree", '"never ends', "c"]),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_quotation_marks_in_a_table_separated_by_tabs_swallow_no_row(written, expected, end, tmp_path):
+    rows = "".join(f"{number}.png\t{caption}\n" for number, caption in enumerate(written))
+    (tmp_path / "t.tsv").write_bytes(("filepath\ttitle\n" + rows).replace("\n", end).encode())
+    found = open_source("table", {"file": str(tmp_path / "t.tsv")}, 0)
+    assert len(found) == len(written)
+    captions = [found._captions[number].replace(end, "\n") for number in range(len(found))]
+    assert captions == (written if expected is None else expected)
+
+
+def test_where_a_field_of_a_table_ends_has_to_be_certain(tmp_path):
+    file = tmp_path / "t.tsv"
+    file.write_text('filepath\ttitle\textra\n1.png\t"a\tb"\n')  # three fields as plain characters, as the header has
+    assert open_source("table", {"file": str(file)}, 0)._captions[0] == '"a'
+    file.write_text('filepath\ttitle\n1.png\ta\n2.png\t"b\nc\n3.png\td"\n')
+    assert "t.tsv has a field in quotation marks from line 3 to 5, in which some lines could be rows; put" in refused(
+        "table", file=str(file)
+    )
+
+
+def test_a_quotation_mark_without_end_in_a_csv_is_refused_by_its_line(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text('filepath,title\n1.png,"of two\nlines"\n\n2.png,"never ends\n' + "3.png,c\n" * 50_000)
+    assert f"{file} cannot be read from line 5 on: field larger than" in refused("table", file=str(file), separator=",")
+    file.write_text('filepath,title\n1.png,a\n2.png,"never ends\n3.png,c\n')
+    assert f"{file} cannot be read from line 3 on: unexpected end" in refused("table", file=str(file), separator=",")
+    file.write_text('filepath,title\n1.png,"hello" says\n')
+    assert f"{file} cannot be read from line 2 on: ',' expected" in refused("table", file=str(file), separator=",")
+    file.write_text("filepath,title\n1.png,a dog, asleep\n2.png,b,\n")
+    assert f"{file} has 3 fields in line 2, and 2 columns" in refused("table", file=str(file), separator=",")
+
+
+@pytest.mark.parametrize("separator", ["\t", ","])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\t" * 250_000 + "\n" + "b\n" * 250_000,
+        "filepath\ttitle\n" + 'a\t"\n' * 200_000,
+        "filepath\ttitle\n" + 'a\t"""\n' * 160_000,
+        "filepath\ttitle\n" + '"' * 10**6,
+        "filepath\ttitle\n" + "\n" * 10**6,
+    ],
+    ids=["columns", "quotes", "double quotes", "nothing but quotes", "empty lines"],
+)
+def test_a_megabyte_of_table_is_read_or_refused_at_once(text, separator, tmp_path):
+    (tmp_path / "t").write_text(text.replace("\t", separator))
+    began = time.process_time()
+    with suppress(ClipError):
+        open_source("table", {"file": str(tmp_path / "t"), "separator": separator}, 0)
+    assert time.process_time() - began < 10
 
 
 def test_paths_that_differ_in_spelling_alone_are_one_picture(tmp_path):
