@@ -83,19 +83,21 @@ def run(
         _launch(backend, num_gpus)
     from clip_core.training.checkpoint import run_of
     from clip_core.training.log import say
-    from clip_core.training.loop import train
+    from clip_core.training.loop import enough_memory, enough_memory_for_the_model, train
     from clip_core.training.plan import plan
     from clip_core.training.recipe import Recipe
 
     recipe = Recipe.read(config, dict(_override(text) for text in override or []))
     if seed is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
-    architecture, weights, vocabulary = _start(recipe, load)
-    source = recipe.data.open(recipe.training.seed)
+    with enough_memory_for_the_model(recipe):
+        architecture, weights, vocabulary = _start(recipe, load)
+    with enough_memory("while the data was opened", "choose less of it, or a machine with more memory"):
+        source = recipe.data.open(recipe.training.seed)
     encoder = tokenizer.openai() if vocabulary is None else tokenizer.Tokenizer(vocabulary)
     folder = output or (run_of(resume) if resume else Path("runs") / config.stem)
     ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
-    with _ending_together(ranks):
+    with _ending_together(ranks), enough_memory_for_the_model(recipe):
         model = backends.get(backend).CLIP(architecture, weights, device=ranks.device, source=str(load))
         trainer = importlib.import_module(f"backends.{backend}.training").Trainer(model, recipe, ranks)
         if dry_run:

@@ -142,7 +142,9 @@ class Loader:
             self._blocks = iter(_in_order(_Blocks(self._examples, self._rows, first), self._workers))
         try:
             pixels, tokens, examples, rows, faults = next(self._blocks)
-        except RuntimeError as error:
+        except Exception as error:
+            if "MemoryError" in str(error):  # of a worker, whose errors Grain hands on as text
+                raise MemoryError(str(error)) from error
             if "terminated unexpectedly" not in str(error):
                 raise
             self.close()

@@ -121,11 +121,15 @@ def write(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
             os.rename(folder, replaced)
         os.rename(partial, folder)
         sync_folder(folder.parent)
-    except (ClipError, OSError) as error:
+    except (ClipError, OSError, MemoryError) as error:
         shutil.rmtree(partial, ignore_errors=True)  # it may be what has filled the disk
         if isinstance(error, CheckpointError):
             raise ClipError(f"The checkpoint that was written is damaged: {error} Check the disk.") from error
-        reason = f"{folder}: {(error.strerror or str(error)).lower()}" if isinstance(error, OSError) else str(error)
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = f"{folder}: {(error.strerror or reason).lower()}"
+        elif isinstance(error, MemoryError):
+            reason = f"{folder}: memory ran out; leave half as much again as the checkpoint takes."
         raise ClipError(f"The checkpoint of step {checkpoint.step} cannot be written: {reason}") from error
     earlier = [entry for entry in _entries(run) if entry < folder and not entry.suffix]
     for entry in _entries(run):

@@ -25,6 +25,7 @@ from clip_core.training.recipe import Log
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.jsonl"
 CURVE = "loss.png"
+NEEDED = {"step", "learning_rate"}  # of a line of the metrics
 
 Metrics = dict[str, Any]  # of a step: its numbers by name
 Scores = Mapping[str, float]
@@ -105,7 +106,7 @@ class JsonLines:
     def __init__(self, run: Path, after: int, files: ExitStack) -> None:
         self._run, self._files = run, files
         for name in (METRICS, EVALUATION):
-            kept = [line for line in read_metrics(run, name) if line["step"] <= after]
+            kept = [line for line in read_metrics(run, name, say) if line["step"] <= after]
             if name == METRICS or (run / name).exists():
                 write_text(run / name, "".join(json.dumps(line) + "\n" for line in kept))
         self._metrics = files.enter_context(appending(run / METRICS))
@@ -124,13 +125,38 @@ def _line(numbers: Mapping[str, Any]) -> bytes:
     return json.dumps(known).encode() + b"\n"
 
 
-def read_metrics(run: Path, name: str = METRICS) -> list[Metrics]:
-    """The objects of ``metrics.jsonl`` or of another such file; a last line that was cut off is left out."""
+def read_metrics(run: Path, name: str = METRICS, tell: Callable[[str], None] = lambda sentence: None) -> list[Metrics]:
+    """The objects of ``metrics.jsonl`` or of another such file.
+
+    What a power cut or another program has left there is passed over: a last line that was cut off, and lines that are
+    not such an object.
+
+    Args:
+        tell: called once with how many of the lines are damaged, if any.
+    """
     path = run / name
     if not path.is_file():
         return []
-    lines = read_regular(path).decode().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    *lines, _ = read_regular(path).split(b"\n")
+    found = [_metrics_of(line, NEEDED if name == METRICS else {"step"}) for line in lines]
+    whole = [metrics for metrics in found if metrics is not None]
+    damaged = len(found) - len(whole)
+    if damaged:
+        tell(f"Passed over: {damaged} damaged {'line' if damaged == 1 else 'lines'} of {path}.")
+    return whole
+
+
+def _metrics_of(line: bytes, needed: set[str]) -> Metrics | None:
+    """The numbers of a line, each finite or None; None for a line that is damaged."""
+    try:
+        found = json.loads(line.decode())
+        numbers = [value for value in found.values() if value is not None]
+        if not needed <= found.keys() or not all(isinstance(number, int | float) for number in numbers):
+            return None
+        sound = all(isfinite(number) for number in numbers) and all(found[name] is not None for name in needed)
+        return found if sound and type(found["step"]) is int else None
+    except (ValueError, AttributeError, OverflowError, RecursionError):
+        return None
 
 
 def say(sentence: str) -> None:
@@ -242,7 +268,7 @@ def plot(run: Path) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
-    metrics = [line for line in read_metrics(run) if line["loss"] is not None]
+    metrics = [line for line in read_metrics(run) if line.get("loss") is not None]
     evaluations = read_metrics(run, EVALUATION)
     steps = [line["step"] for line in metrics]
     losses = [line["loss"] for line in metrics]

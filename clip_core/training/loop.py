@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clip_core.architecture import ModifiedResNet
 from clip_core.data.loader import Batch, Loader
+from clip_core.data.settings import shown
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.files import exclusive
+from clip_core.naming import parameters
 from clip_core.tokenizer import Tokenizer
 from clip_core.training import checkpoint as checkpoints
 from clip_core.training.checkpoint import Checkpoint, Writer
@@ -80,7 +83,7 @@ def train(
     evaluator = None if recipe.evaluation is None else Evaluator(recipe, tokenizer)
     total = recipe.training.total_steps(run.loader.steps_per_epoch)
     last = total if steps is None else min(steps, total)
-    with exclusive(output, "training run") if run.first else nullcontext():
+    with enough_memory_for_the_model(recipe), exclusive(output, "training run") if run.first else nullcontext():
         step, saved = start(run, output, resume)
         if run.first:
             recipe.write(output / RECIPE)
@@ -95,9 +98,10 @@ def train(
             while step < last and not stopped:
                 writer.check()
                 began = monotonic()
-                batch = next(run.loader)
+                with enough_memory_for_a_batch(recipe):
+                    batch = next(run.loader)
                 rate = learning_rate(recipe, step + 1, total)
-                with enough_memory(recipe):
+                with enough_memory_for_a_step(recipe):
                     result = trainer.step(batch.pixels, batch.tokens, rate)
                 fault = fault_of(result)
                 if fault is not None:
@@ -107,7 +111,10 @@ def train(
                     journal.step(_metrics(run, step, rate, result, monotonic() - began))
                 stopped = int(max(trainer.ranks.numbers(asked_to_stop())))
                 if evaluator is not None and not stopped and (step % evaluator.every_steps == 0 or step == last):
-                    scores = evaluator(trainer)
+                    with enough_memory(
+                        "while the model was scored", "lower evaluation.batch_size or evaluation.examples"
+                    ):
+                        scores = evaluator(trainer)
                     if journal is not None:
                         journal.evaluation(step, scores)
                 if step % settings.every_steps == 0:
@@ -120,7 +127,7 @@ def train(
         if run.first:
             try:
                 plot(output)
-            except (ClipError, OSError) as error:
+            except Exception as error:  # of the drawing library, too: the training itself has ended well
                 say(f"Warning: the curves could not be drawn: {error}")
     return Outcome(step, output / checkpoints.FOLDER / checkpoints.name_of(step), loss, stopped or None)
 
@@ -133,6 +140,7 @@ class Run:
     trainer: Trainer
     loader: Loader
     examples: int  # of the data
+    fingerprint: str  # likewise
 
     @property
     def first(self) -> bool:
@@ -167,7 +175,7 @@ def open_run(recipe: Recipe, trainer: Trainer, source: Source, tokenizer: Tokeni
         rank=ranks.rank,
         ranks=ranks.size,
     )
-    return Run(recipe, trainer, loader, len(source))
+    return Run(recipe, trainer, loader, len(source), source.fingerprint())
 
 
 def start(run: Run, output: Path, resume: Path | None) -> tuple[int, Path | None]:
@@ -204,18 +212,34 @@ def _check_same_run(run: Run, folder: Path, saved: Checkpoint) -> None:
         if section == "model" and then.model.build() == run.recipe.model.build():
             continue
         was, wanted = (getattr(which, section).model_dump(mode="json") for which in (then, run.recipe))
-        for key in was | wanted:
-            if was.get(key) != wanted.get(key) and key not in FREE.get(section, ()):
-                raise ClipError(
-                    f"{folder} was made with {section}.{key} = {was.get(key)!r}, and the recipe says "
-                    f"{wanted.get(key)!r}; resume with the recipe in the run's folder, or start a new run."
-                )
+        free = FREE.get(section, set())
+        was, wanted = ({key: value for key, value in each.items() if key not in free} for each in (was, wanted))
+        changed = _first_difference(was, wanted, section)
+        if changed is not None:
+            key, before, now = changed
+            raise ClipError(
+                f"{folder} was made with {key} = {shown(before)}, and the recipe says {shown(now)}; resume with the "
+                "recipe in the run's folder, or start a new run."
+            )
     examples = saved.loader.get("examples", run.examples)
     if examples != run.examples:
         raise ClipError(
             f"{folder} was made on {examples} examples, and the data has {run.examples} now; "
             "resume with the same data, or start a new run."
         )
+    if saved.loader.get("fingerprint", run.fingerprint) != run.fingerprint:  # older checkpoints have none
+        raise ClipError(
+            f"{folder} was made on other data of as many examples: paths, captions or sizes have changed since; resume "
+            "with the same data, or start a new run, with --load from the weights of this one."
+        )
+
+
+def _first_difference(was: Any, wanted: Any, key: str) -> tuple[str, Any, Any] | None:
+    """The first key, below ``key``, whose values differ, and both of them; None without one."""
+    if isinstance(was, dict) and isinstance(wanted, dict):
+        names = [name for name in was | wanted if was.get(name) != wanted.get(name)]
+        return _first_difference(was.get(names[0]), wanted.get(names[0]), f"{key}.{names[0]}") if names else None
+    return None if was == wanted else (key, was, wanted)
 
 
 def _changed_surroundings(trainer: Trainer, saved: Checkpoint) -> list[str]:
@@ -247,25 +271,54 @@ def _own_skipped(run: Run, folder: Path, saved: Checkpoint) -> int:
 
 
 @contextmanager
-def enough_memory(recipe: Recipe) -> Iterator[None]:
+def enough_memory(doing: str, remedy: str) -> Iterator[None]:
     """Turn what the frameworks raise when memory runs out into one sentence."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error, MemoryError) and not _speaks_of_memory(error):
+        if isinstance(error, ClipError) or not _out_of_memory(error):
             raise
-        data, training, size = recipe.data, recipe.training, recipe.model.build().image.resolution
-        raise ClipError(
-            f"Memory ran out in a step of {data.batch_size} pairs with pictures of {size} x {size} pixels in "
-            f"{training.precision}, {training.micro_batch_size or 'all'} of them at once; lower "
-            "training.micro_batch_size or data.batch_size, or set training.gradient_checkpointing."
-        ) from error
+        raise ClipError(f"Memory ran out {doing}; {remedy}.") from error
 
 
-def _speaks_of_memory(error: Exception) -> bool:
-    """Whether an allocator raised it: a GPU's, PyTorch's on a CPU, the system's, or NNabla's."""
-    phrases = ("out of memory", "can't allocate memory", "cannot allocate memory", "memory error in alloc")
-    return isinstance(error, RuntimeError | OSError) and any(phrase in str(error).lower() for phrase in phrases)
+def enough_memory_for_a_batch(recipe: Recipe) -> AbstractContextManager[None]:
+    """`enough_memory` while a batch is read."""
+    data, size = recipe.data, recipe.model.build().image.resolution
+    doing = f"while a batch of {data.batch_size} pairs with pictures of {size} x {size} pixels was read"
+    return enough_memory(doing, "lower data.batch_size" + (" or data.workers" if data.workers else ""))
+
+
+def enough_memory_for_a_step(recipe: Recipe) -> AbstractContextManager[None]:
+    """`enough_memory` in a step."""
+    data, training, image = recipe.data, recipe.training, recipe.model.build().image
+    size, remedies = image.resolution, ["lower data.batch_size"]
+    if training.micro_batch_size != 1 and not isinstance(image, ModifiedResNet):
+        remedies.append("set a lower training.micro_batch_size")
+    if not training.gradient_checkpointing:
+        remedies.append("set training.gradient_checkpointing")
+    return enough_memory(
+        f"in a step of {data.batch_size} pairs with pictures of {size} x {size} pixels in {training.precision}, "
+        f"{training.micro_batch_size or 'all'} of them at once",
+        " or ".join(remedies),
+    )
+
+
+def enough_memory_for_the_model(recipe: Recipe) -> AbstractContextManager[None]:
+    """`enough_memory` for weights, gradients and moments, beside which nothing else is large."""
+    count = sum(prod(parameter.shape) for parameter in parameters(recipe.model.build()))
+    return enough_memory(
+        f"for the model itself: training its {count:,} parameters takes {16 * count:,} bytes and more",
+        "choose a smaller model.architecture, or a machine with more memory",
+    )
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether an allocator raised it: Python's, a GPU's, PyTorch's on a CPU, the system's, or NNabla's."""
+    if isinstance(error, SystemError):  # what calls Python from C raises in place of what it met there
+        return _out_of_memory(error.__cause__ or error.__context__)
+    phrases = ("out of memory", "can't allocate memory", "cannot allocate memory", "memory error in alloc", "bad_alloc")
+    speaks_of_it = isinstance(error, RuntimeError | OSError) and any(phrase in str(error).lower() for phrase in phrases)
+    return speaks_of_it or isinstance(error, MemoryError)
 
 
 def fault_of(result: StepResult) -> str | None:
@@ -283,8 +336,12 @@ def _save(run: Run, step: int, batch: Batch | None, writer: Writer) -> None:
         if not np.isfinite(array).all():
             raise _not_finite(step, batch, f"{name} holds NaN or infinity", writer)
     if run.first:
-        where = {"position": run.loader.position, "skipped": [int(count) for count in skipped]}
-        where["examples"] = run.examples
+        where = {
+            "position": run.loader.position,
+            "skipped": [int(count) for count in skipped],
+            "examples": run.examples,
+            "fingerprint": run.fingerprint,
+        }
         writer.write(Checkpoint(step, state, where, run.recipe.model_dump(mode="json"), _versions(run.trainer)))
 
 

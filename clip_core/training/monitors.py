@@ -6,6 +6,7 @@ framework into the process, and write where a full disk ends the training.
 
 from __future__ import annotations
 
+import re
 import struct
 import time
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ class TensorBoard:
     def __init__(self, run: Path, after: int, files: ExitStack) -> None:
         for file in run.glob(f"{EVENTS}*"):
             start = file.name[len(EVENTS) :]
-            if start.isdigit() and int(start) >= after:
+            if start.isdecimal() and int(start) >= after:
                 file.unlink()
         self._file = files.enter_context(appending(run / f"{EVENTS}{after:010d}"))
         self._add(_bytes_field(3, b"brain.Event:2"))
@@ -80,9 +81,10 @@ class NNablaMonitor:
         self._folder = run / MONITOR
         self._folder.mkdir(exist_ok=True)
         for path in self._folder.glob("*.series.txt"):
-            lines = read_regular(path).splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith(b"\n") and int(line.split()[0]) <= after]
-            write_bytes(path, b"".join(kept))
+            lines = re.findall(
+                rb"^([0-9]{1,18}) ([^ \n]+)\n", read_regular(path), re.MULTILINE
+            )  # but not the damaged ones
+            write_bytes(path, b"".join(b"%b %b\n" % line for line in lines if int(line[0]) <= after))
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Add the numbers of a training step."""

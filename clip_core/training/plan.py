@@ -17,7 +17,7 @@ from clip_core.naming import parameters
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.checkpoint import FOLDER
 from clip_core.training.evaluation import Evaluator
-from clip_core.training.loop import enough_memory, fault_of, open_run, start
+from clip_core.training.loop import enough_memory_for_a_batch, enough_memory_for_a_step, fault_of, open_run, start
 from clip_core.training.recipe import Recipe
 from clip_core.training.rules import rules
 from clip_core.training.schedule import learning_rate
@@ -83,8 +83,9 @@ def plan(
     losses, seconds = [], 0.0
     for step in (done + 1, done + 2):
         began = monotonic()
-        batch = next(run.loader)
-        with enough_memory(recipe):
+        with enough_memory_for_a_batch(recipe):
+            batch = next(run.loader)
+        with enough_memory_for_a_step(recipe):
             result = trainer.step(batch.pixels, batch.tokens, learning_rate(recipe, min(step, total), total))
         seconds = monotonic() - began
         fault = fault_of(result)

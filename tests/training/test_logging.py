@@ -208,7 +208,7 @@ def test_a_log_that_cannot_grow_does_not_end_the_training(tokenizer, tmp_path, c
     run(recipe, tokenizer, output, steps=4)
     metrics = output / "metrics.jsonl"
     first, *rest = metrics.read_text().splitlines(keepends=True)
-    metrics.write_text("".join([json.dumps(json.loads(first) | {"note": "x" * (8 << 20)}) + "\n", *rest]))
+    metrics.write_text("".join([json.dumps(json.loads(first) | {"x" * (8 << 20): 1}) + "\n", *rest]))
     with largest_file(metrics.stat().st_size + 400):  # room for one line and a half
         outcome = run(recipe, tokenizer, output, resume=output)
     assert outcome.step == read(newest(output)).step == 12
@@ -219,6 +219,15 @@ def test_a_log_that_cannot_grow_does_not_end_the_training(tokenizer, tmp_path, c
         "Warning: training went on, but not all of it could be written: the JSON lines (7 times: [Errno 27] File too "
         "large)."
     ]
+
+
+def test_curves_that_cannot_be_drawn_do_not_end_the_training(tokenizer, tmp_path, capsys, monkeypatch):
+    def fail(folder: Path) -> None:
+        raise ValueError("no such font")  # of the drawing library
+
+    monkeypatch.setattr("clip_core.training.loop.plot", fail)
+    assert run(tiny_recipe(2), tokenizer, tmp_path / "run").step == 2
+    assert "Warning: the curves could not be drawn: no such font" in capsys.readouterr().err
 
 
 def test_a_log_whose_folder_is_gone_does_not_end_the_training(tokenizer, tmp_path, capsys):

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from backends.base import StepResult
+from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
 from clip_core.files import exclusive, sha256
 from clip_core.training.checkpoint import newest, read
@@ -26,7 +27,7 @@ from clip_core.training.log import read_metrics
 from clip_core.training.loop import Outcome, train
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
-from tests.training.conftest import tiny_data, tiny_recipe, tiny_trainer
+from tests.training.conftest import TINY, tiny_data, tiny_recipe, tiny_trainer
 
 NAMES = ["step", "epoch", "loss", "logit_scale", "learning_rate", "gradient_norm", "top1", "top5", "samples_per_second"]
 
@@ -40,7 +41,7 @@ from clip_core.tokenizer import Tokenizer
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
-from tests.training.conftest import tiny_data, tiny_trainer
+from tests.training.conftest import TINY, tiny_data, tiny_trainer
 
 torch.set_num_threads(1)
 recipe = Recipe.read(sys.argv[1])
@@ -114,6 +115,45 @@ def test_resuming_an_older_checkpoint_writes_each_step_once(uninterrupted, token
     assert losses(output) == losses(uninterrupted)
 
 
+DAMAGED = [
+    b"\0" * 4096,  # as a power cut leaves it
+    b"\xff\xfe",
+    b'{"step": 5, "loss": 1.0, "lear',
+    b'{"step": "5", "learning_rate": 0.1}',
+    b'{"step": true, "learning_rate": 0.1}',
+    b'{"step": 5, "learning_rate": NaN}',
+    b'{"step": 5, "learning_rate": 1e999}',
+    b'{"step": 5, "learning_rate": null}',
+    b'{"step": 5, "learning_rate": 0.1, "loss": "low"}',
+    b'{"step": 5, "learning_rate": 1' + b"0" * 400 + b"}",
+    b'{"loss": 3}',
+    b"[" * 100_000,
+    b"7",
+    b"",
+]
+
+
+def test_damaged_lines_are_passed_over_and_said_once(uninterrupted, tokenizer, tmp_path, capsys):
+    output = tmp_path / "run"
+    evaluation = {"every_steps": 3, "batch_size": 8, "retrieval": {"source": "shapes", "examples": 8}}
+    run(tiny_recipe(evaluation=evaluation, log={"nnabla_monitor": True}), tokenizer, output, steps=6)
+    for name in ("metrics.jsonl", "evaluation.jsonl", "monitor/Total-loss.series.txt"):
+        first, *rest = (output / name).read_bytes().splitlines()
+        (output / name).write_bytes(b"\n".join([first, *DAMAGED, *rest, b'{"step": 7']))
+    assert len(read_metrics(output)) == 6
+    capsys.readouterr()
+    run(tiny_recipe(evaluation=evaluation, log={"nnabla_monitor": True}), tokenizer, output, resume=output)
+    told = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
+    assert told == [
+        f"Passed over: {len(DAMAGED)} damaged lines of {output / 'metrics.jsonl'}.",
+        f"Passed over: {len(DAMAGED) - 1} damaged lines of {output / 'evaluation.jsonl'}.",
+    ]
+    assert losses(output) == losses(uninterrupted)
+    assert [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()] == [*range(1, 13)]
+    series = (output / "monitor" / "Total-loss.series.txt").read_text().splitlines()
+    assert [int(line.split()[0]) for line in series] == [*range(1, 13)]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_with_a_checkpoint_of_its_last_step(number, tmp_path):
     output = tmp_path / "run"
@@ -184,7 +224,15 @@ def test_a_folder_with_another_run_is_refused(uninterrupted, tokenizer):
         ({"training": {"seed": 6}}, "training.seed = 5, and the recipe says 6"),
         ({"data": {"batch_size": 9}}, "data.batch_size = 8, and the recipe says 9"),
         ({"data": {"examples": 61}}, "data.examples = 60, and the recipe says 61"),
-        ({"model": {"architecture": "shapes"}}, "model.architecture = {'embed_dim': 32.*and the recipe says 'shapes'"),
+        (
+            {"model": {"architecture": "shapes"}},
+            r"model\.architecture = a section of 5 keys, and the recipe says 'shapes'",
+        ),
+        (
+            {"model": {"architecture": TINY.to_dict() | {"embed_dim": 64}}},
+            r"model\.architecture\.embed_dim = 32, and the recipe says 64",
+        ),
+        ({"data": {"augmentation": {"flip": 0.5}}}, r"data\.augmentation\.flip = 0.0, and the recipe says 0.5"),
         ({"loss": {"reduction": "sum"}}, "loss.reduction = 'mean', and the recipe says 'sum'"),
     ],
 )
@@ -216,6 +264,13 @@ def test_resuming_on_other_data_is_refused(uninterrupted, tokenizer, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_resuming_on_other_data_of_the_same_number_is_refused(uninterrupted, tokenizer, tmp_path):
+    recipe, other = tiny_recipe(), TrainingSet(6, 60)
+    with pytest.raises(ClipError, match=r"was made on other data of as many examples: paths, captions or sizes have"):
+        train(recipe, tiny_trainer(recipe), other, tokenizer, tmp_path / "run", 13, uninterrupted)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_what_changes_no_number_may_change_at_a_resume(uninterrupted, tokenizer, tmp_path):
     output = tmp_path / "run"
     run(tiny_recipe(), tokenizer, output, steps=6)
@@ -234,7 +289,7 @@ def test_a_checkpoint_from_before_a_key_was_there_resumes(uninterrupted, tokeniz
         del described["recipe"]["training"]["compile"]
         del described["recipe"]["log"]
         del described["recipe"]["optimizer"]["ema_decay"]
-        del described["loader"]["examples"]
+        del described["loader"]["examples"], described["loader"]["fingerprint"]
     run(tiny_recipe(), tokenizer, output, resume=output)
     assert losses(output) == losses(uninterrupted)
     assert "Resumed with" not in capsys.readouterr().err

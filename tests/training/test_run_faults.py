@@ -261,8 +261,66 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_lower(exhausted, toke
         run(recipe, tokenizer, tmp_path / "run", Wrapped(tiny_trainer(recipe), 2, exhausted))
     assert str(caught.value) == (
         "Memory ran out in a step of 8 pairs with pictures of 32 x 32 pixels in fp32, 4 of them at once; lower "
-        "training.micro_batch_size or data.batch_size, or set training.gradient_checkpointing."
+        "data.batch_size or set a lower training.micro_batch_size or set training.gradient_checkpointing."
     )
+
+
+def test_a_remedy_that_is_used_already_is_not_named(tokenizer, tmp_path):
+    recipe = tiny_recipe(training={"micro_batch_size": 1, "gradient_checkpointing": True})
+    with pytest.raises(ClipError, match=r"1 of them at once; lower data\.batch_size\.$"):
+        run(recipe, tokenizer, tmp_path / "run", Wrapped(tiny_trainer(recipe), 1, exhausted_numpy))
+
+
+def system_error() -> None:
+    try:
+        exhausted_numpy()
+    except MemoryError as error:
+        raise SystemError("returned a result with an exception set") from error
+
+
+def test_memory_that_runs_out_inside_a_call_from_c_is_said(tokenizer, tmp_path):
+    """As in a function of NNabla's that is written in Python."""
+    recipe = tiny_recipe()
+    with pytest.raises(ClipError, match=r"^Memory ran out in a step of 8 pairs"):
+        run(recipe, tokenizer, tmp_path / "run", Wrapped(tiny_trainer(recipe), 2, system_error))
+
+
+class Starving:
+    """Examples that take more memory than there is."""
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int):
+        return np.empty(1 << 50)
+
+    def fingerprint(self) -> str:
+        return "as large as they are"
+
+
+@pytest.mark.parametrize(("workers", "remedy"), [(0, ""), (1, " or data.workers")])
+def test_memory_that_runs_out_while_a_batch_is_read_is_said(workers, remedy, tokenizer, tmp_path):
+    recipe = tiny_recipe(data={"workers": workers})
+    with pytest.raises(ClipError) as caught:
+        train(recipe, tiny_trainer(recipe), Starving(), tokenizer, tmp_path / "run")
+    assert str(caught.value) == (
+        "Memory ran out while a batch of 8 pairs with pictures of 32 x 32 pixels was read; lower data.batch_size"
+        f"{remedy}."
+    )
+
+
+def test_memory_that_runs_out_for_the_moments_or_a_checkpoint_is_said(tokenizer, tmp_path, monkeypatch):
+    recipe = tiny_recipe()
+    trainer = tiny_trainer(recipe)
+    monkeypatch.setattr(trainer, "state", exhausted_numpy)
+    with pytest.raises(ClipError) as caught:
+        run(recipe, tokenizer, tmp_path / "state", trainer)
+    count = sum(array.size for array in trainer.model.export().values())
+    assert f"for the model itself: training its {count:,} parameters takes {16 * count:,} bytes" in str(caught.value)
+    monkeypatch.setattr("clip_core.training.checkpoint.save", lambda state: exhausted_numpy())
+    with pytest.raises(ClipError, match=r"The checkpoint of step 4 cannot be written: .*step-00000004: memory ran out"):
+        run(recipe, tokenizer, tmp_path / "save")
+    assert list((tmp_path / "save" / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.needs("nnabla")
