@@ -17,6 +17,7 @@ from clip_core.training.log import read_metrics
 from clip_core.training.stopping import WORD, stop_signals
 from tests.clip.running import ended, process
 from tests.clip.test_torch_train import RECIPE
+from tests.conftest import FRAMEWORKS
 from tests.training.test_run_faults import MPI
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +133,7 @@ def test_another_thread_finds_the_word_alone(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", ["torch", "paddle", "nnabla"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_two_processes_of_a_framework_save_once(framework, tmp_path):
     (tmp_path / "tiny.yaml").write_text(RECIPE.replace("steps: 6", "steps: 100000").replace("steps: 2", "steps: 90000"))
     options = ("--backend", framework, "--num-gpus", 2, "--output", "run")
