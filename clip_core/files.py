@@ -93,6 +93,26 @@ def atomic_open(target: str | os.PathLike[str], verify: Callable[[Path], None] |
         yield file
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make ``folder`` where it is absent; when the block fails, it is removed again.
+
+    Raises:
+        ClipError: it cannot be made.
+    """
+    with _errors_about(folder, "written"):
+        made = not folder.is_dir()
+        if made:
+            folder.mkdir()
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):  # someone else has put something into it
+                folder.rmdir()
+        raise
+
+
 def write_bytes(target: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``target``, whole or not at all."""
     with atomic_open(target) as file:

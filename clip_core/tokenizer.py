@@ -92,6 +92,7 @@ class Tokenizer:
 
     Attributes:
         vocabulary_size: number of token ids.
+        symbols: each token as it is written in a merges file, in the order of their ids.
         start: id of ``<|startoftext|>``.
         end: id of ``<|endoftext|>``, the largest id: models take their text feature at the largest id of a row.
     """
@@ -123,6 +124,7 @@ class Tokenizer:
         self.start, self.end = len(texts), len(texts) + 1
         self._texts = [*texts, START_OF_TEXT.encode(), END_OF_TEXT.encode()]
         self.vocabulary_size = len(self._texts)
+        self.symbols = (*ids, START_OF_TEXT, END_OF_TEXT)
         self._cache: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:

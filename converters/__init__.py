@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +33,7 @@ from converters import (
     pdparams,
     protobuf,
     safetensors,
+    tokenizer_files,
     torch_archive,
     torch_legacy,
     verify,
@@ -103,6 +104,7 @@ class Report:
 
     source: str | None  # None: weights from memory
     target: str
+    beside: tuple[str, ...]  # the names of the files that a library needs beside the target, and that were written, too
     source_sha256: str
     target_sha256: str
     tensors: int  # in the target
@@ -160,6 +162,7 @@ class _Loaded:
     weights: Weights
     architecture: Architecture | None
     manifest: Manifest | None
+    vocabulary: str | None
     faults: tuple[str, ...]  # of the manifest, and why there is no architecture
 
 
@@ -198,19 +201,29 @@ def read(
 
 
 def write(
-    checkpoint: Checkpoint, path: str | os.PathLike[str], *, layout: str | None = None, dtype: str | None = None
+    checkpoint: Checkpoint,
+    path: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    dtype: str | None = None,
+    force: bool = False,
 ) -> Report:
     """Write a checkpoint in the format of the path's suffix: whole and read back, or not at all.
+
+    With the layouts huggingface and open_clip, a path without a suffix is a folder, which is made with the file and all
+    that these libraries need beside it; so is what they need beside a file of a name that they look for.
 
     Args:
         layout: one of `dialects.LAYOUTS`; None: nnabla for ``.h5``, paddle for ``.pdparams``, else openai.
         dtype: ``float16`` or ``float32`` for everything but counters; None: each tensor as it is.
+        force: replace files that are there already.
 
     Raises:
-        ClipError: the suffix, the layout or the dtype is none there is, or the path cannot be written.
+        ClipError: the suffix, the layout or the dtype is none there is, a file is there already, or the path cannot be
+            written.
         CheckpointError: the weights do not fit their architecture, or a value does not fit ``dtype``.
     """
-    return _publish(None, lambda: checkpoint, path, layout, dtype)
+    return _publish(None, lambda: checkpoint, path, layout, dtype, force)
 
 
 def convert(
@@ -221,20 +234,19 @@ def convert(
     dtype: str | None = None,
     prefix: str | None = None,
     like: str | os.PathLike[str] | None = None,
+    force: bool = False,
 ) -> Report:
     """`read` and `write` in one; memory stays near the source's size.
 
     Args:
-        layout, dtype: as for `write`.
+        layout, dtype, force: as for `write`.
         prefix, like: as for `read`.
 
     Raises:
         ClipError: also when target and source are the same file.
     """
-    if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
-        raise ClipError(f"{target} is the file to convert itself; give another name for the result.")
     with _enough_memory(source):
-        return _publish(source, lambda: _open(source, False, prefix, like), target, layout, dtype)
+        return _publish(source, lambda: _open(source, False, prefix, like), target, layout, dtype, force)
 
 
 def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspection:
@@ -266,7 +278,7 @@ def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspe
         dtypes=dict(sorted(Counter(array.dtype.name for array in loaded.weights.values()).items())),
         manifest=manifest is not None,
         source_sha256=None if manifest is None else manifest.source_sha256,
-        own_vocabulary=manifest is not None and manifest.vocabulary is not None,
+        own_vocabulary=loaded.vocabulary is not None,
         zeros=tuple(name for name, array in loaded.weights.items() if array.size and array.ndim and not array.any()),
         faults=tuple(faults),
     )
@@ -282,7 +294,7 @@ def _open(
         raise CheckpointError(f"{loaded.path}: {'; '.join(loaded.faults)}")
     if strict or like is not None:
         naming.check(loaded.architecture, loaded.weights, f"{loaded.path}{'' if like is None else f' (like {like})'}")
-    vocabulary = None if loaded.manifest is None else loaded.manifest.vocabulary
+    vocabulary = loaded.vocabulary
     if vocabulary is None and original is not None:
         vocabulary = original.vocabulary
     return Checkpoint(
@@ -388,10 +400,10 @@ def _understand(
     selection = dialects.select(_plain(content.tensors, size), prefix)
     layout = dialects.detect(selection.weights)
     weights = dialects.to_canonical(selection.weights, layout)
-    architecture, faults = None, []
+    architecture, vocabulary, faults = None, None, []
     try:
         if manifest is not None:
-            architecture = manifest.architecture
+            architecture, vocabulary = manifest.architecture, manifest.vocabulary
             if known not in (None, architecture):
                 raise CheckpointError(
                     "its manifest describes another architecture than the file it should be like has."
@@ -400,6 +412,8 @@ def _understand(
             architecture = known
         else:
             architecture = companions.infer_architecture(path, weights, layout)
+            if layout == "huggingface":
+                vocabulary = tokenizer_files.read(path.parent)
         weights = dialects.reorder(weights, architecture, layout)
     except CheckpointError as error:
         faults.append(str(error))
@@ -417,6 +431,7 @@ def _understand(
         weights=weights,
         architecture=architecture,
         manifest=manifest,
+        vocabulary=vocabulary,
         faults=tuple(faults),
     )
 
@@ -480,64 +495,110 @@ def _publish(
     target: str | os.PathLike[str],
     layout: str | None,
     dtype: str | None,
+    force: bool,
 ) -> Report:
     start = time.monotonic()
-    target = Path(target)
-    if target.suffix.lower() not in _FORMATS:
-        raise ClipError(f"{target} has no suffix to write a format by; end it in one of {', '.join(_FORMATS)}.")
-    module = _FORMATS[target.suffix.lower()]
-    layout = layout or _DEFAULT_LAYOUTS[module]
-    if layout not in dialects.LAYOUTS:
-        raise ClipError(f"There is no layout {layout!r}; choose one of {', '.join(dialects.LAYOUTS)}.")
+    given = Path(target)
+    target, module, layout = _destination(given, layout)
+    if (
+        source is not None
+        and os.path.exists(target)
+        and os.path.exists(source)
+        and os.path.samefile(find(source), target)
+    ):
+        raise ClipError(f"{target} is the file to convert itself; give another name for the result.")
     if dtype not in (None, "float16", "float32"):
         raise ClipError(f"There is no dtype {dtype!r} to write; choose float16 or float32.")
-    digest = hashlib.sha256()
-    architecture: Architecture
-    manifest = ""
-    tensors: dict[str, Tensor] = {}
-
-    def check(temporary: Path) -> None:
-        buffer = map_file(temporary)
-        content = module.read(buffer)
-        found = dialects.select(content.tensors).weights
-        found_layout = dialects.detect(found)
-        found = dialects.reorder(dialects.to_canonical(found, found_layout), architecture, found_layout)
-        verify.compare(target, tensors, manifest, found, content.manifest, buffer)
-        for piece in pieces(buffer):
-            digest.update(piece)
-
-    # The target is opened first, so that one that cannot be written is found before the work.
-    with files.atomic_path(target, check) as temporary:
+    if not force:
+        _check_free(target)
+    name = os.fspath(source) if source else "The checkpoint"
+    # The target is opened first, so that one that cannot be written is found before the work, and published last, so
+    # that nobody takes a folder for a model before all of it is there.
+    folder = nullcontext() if target == given else files.new_folder(given)
+    with folder, files.atomic_path(target) as temporary, ExitStack() as others:
         checkpoint = load()
         architecture = checkpoint.architecture
-        naming.check(architecture, checkpoint.weights, os.fspath(source) if source else "The checkpoint")
+        naming.check(architecture, checkpoint.weights, name)
         tensors = _tensors(checkpoint, dtype)
         difference = 0.0
         entries = {}
-        for name, tensor in tensors.items():
+        for tensor_name, tensor in tensors.items():
             try:
                 difference = max(difference, verify.largest_difference(tensor))
             except CheckpointError as error:
-                raise CheckpointError(f"{source or 'The checkpoint'}: {name} {error}") from error
-            entries[name] = (tensor.dtype.name, sha256(tensor.values()))
-        manifest = Manifest(architecture, entries, checkpoint.vocabulary, checkpoint.sha256 or None).to_text()
+                raise CheckpointError(f"{name}: {tensor_name} {error}") from error
+            entries[tensor_name] = (tensor.dtype.name, sha256(tensor.values()))
+        beside = companions.beside(target, architecture, checkpoint.vocabulary, layout)
+        if not force:
+            for path, text in beside.items():
+                _check_free(path, text)
         spelled = dialects.spell(tensors, architecture, layout)
+        manifest = Manifest(architecture, entries, checkpoint.vocabulary, checkpoint.sha256 or None).to_text()
         module.write(temporary, spelled, manifest)
-    companions.write_beside(target, architecture, layout)
+        digest = _read_back(temporary, module, target, architecture, tensors, manifest)
+        for path, text in beside.items():
+            others.enter_context(files.atomic_open(path)).write(text.encode())
     return Report(
         source=None if source is None else os.fspath(source),
         target=os.fspath(target),
+        beside=tuple(path.name for path in beside),
         source_sha256=checkpoint.sha256,
-        target_sha256=digest.hexdigest(),
+        target_sha256=digest,
         tensors=len(spelled),
         parameters=naming.count(architecture),
-        dtype=" + ".join(sorted({t.dtype.name for t in tensors.values()} - {"int64"})),
+        dtype=" + ".join(sorted({tensor.dtype.name for tensor in tensors.values()} - {"int64"})),
         layout=layout,
         prefix=checkpoint.prefix,
         left_out=checkpoint.left_out,
         max_abs_difference=difference,
         seconds=time.monotonic() - start,
     )
+
+
+def _destination(target: Path, layout: str | None) -> tuple[Path, ModuleType, str]:
+    """The file to write, its format and its layout."""
+    if layout not in (None, *dialects.LAYOUTS):
+        raise ClipError(f"There is no layout {layout!r}; choose one of {', '.join(dialects.LAYOUTS)}.")
+    if layout is not None and (os.path.isdir(target) or target.suffix.lower() not in _FORMATS):
+        target /= companions.weights_name(layout) or ""
+    if target.suffix.lower() not in _FORMATS:
+        raise ClipError(
+            f"{target} has no suffix to write a format by; end it in one of {', '.join(_FORMATS)}, or for a folder "
+            "choose the layout huggingface or open_clip."
+        )
+    module = _FORMATS[target.suffix.lower()]
+    return target, module, layout or _DEFAULT_LAYOUTS[module]
+
+
+def _check_free(path: Path, text: str | None = None) -> None:
+    """Refuse to replace a file that is there, unless it has this very text."""
+    if os.path.isfile(path) and (text is None or path.read_bytes() != text.encode()):
+        raise ClipError(f"{path} is there already; give another name, or --force (force=True) to replace it.")
+
+
+def _read_back(
+    temporary: Path,
+    module: ModuleType,
+    target: Path,
+    architecture: Architecture,
+    tensors: dict[str, Tensor],
+    manifest: str,
+) -> str:
+    """The SHA-256 of the file that was written, once it is sure that it holds what it should.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    buffer = map_file(temporary)
+    content = module.read(buffer)
+    found = dialects.select(content.tensors).weights
+    layout = dialects.detect(found)
+    found = dialects.reorder(dialects.to_canonical(found, layout), architecture, layout)
+    verify.compare(target, tensors, manifest, found, content.manifest, buffer)
+    digest = hashlib.sha256()
+    for piece in pieces(buffer):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _tensors(checkpoint: Checkpoint, dtype: str | None) -> dict[str, Tensor]:

@@ -42,11 +42,11 @@ def find(path: str | os.PathLike[str], suffixes: Collection[str]) -> Path:
         ClipError: a folder has no weights file or several different ones, or a file of several has no index.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _in_folder(path, suffixes)
     if match := _PART.fullmatch(path.name):
         index = path.with_name(f"{match[1]}{match[2]}{INDEX_SUFFIX}")
-        if path.exists() and not index.exists():
+        if os.path.exists(path) and not os.path.exists(index):
             raise ClipError(f"{path} is one of several files of a model, but their index {index.name} is not there.")
         return index
     if path.suffix.lower() == ".json" and not is_index(path):
@@ -81,7 +81,7 @@ def parts(index: Path, data: bytes) -> dict[Path, set[str]]:
     if len(found) > MAX_PARTS:
         raise CheckpointError(f"the index names {len(found)} files; at most {MAX_PARTS} are read.")
     for path in found:
-        if not path.exists():
+        if not os.path.exists(path):
             raise CheckpointError(f"{path.name}, which the index names, is not beside it; fetch every file it names.")
     return found
 

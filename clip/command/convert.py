@@ -24,7 +24,11 @@ class Dtype(str, Enum):
 def run(
     source: Annotated[Path, typer.Argument(help="A weights file in any layout, or a folder with one.")],
     target: Annotated[
-        Path, typer.Argument(help="The file to write; its suffix (.pt .safetensors .h5 .pdparams) decides the format.")
+        Path,
+        typer.Argument(
+            help="The file to write; its suffix (.pt .safetensors .h5 .pdparams) decides the format. With the layouts "
+            "huggingface and open_clip also a folder, which these libraries load."
+        ),
     ],
     layout: Annotated[
         Layout | None, typer.Option(help="The names to write; by default those usual for the format.")
@@ -38,6 +42,7 @@ def run(
             help="The model that SOURCE was fine-tuned from: gives what weights do not tell, and the vocabulary.",
         ),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
     json: Json = False,
 ) -> None:
     """Convert a weights file; the result is read back and compared before it appears."""
@@ -48,8 +53,13 @@ def run(
         dtype=dtype.value if dtype else None,
         prefix=prefix,
         like=None if like is None else weights_file(like)[0],
+        force=force,
     ).to_dict()
     if json:
         print_json(report)
     else:
-        print_fields(report | {"left_out": shortened(report["left_out"]), "seconds": f"{report['seconds']:.2f}"})
+        beside = ", ".join(report["beside"]) or "none"
+        print_fields(
+            report
+            | {"beside": beside, "left_out": shortened(report["left_out"]), "seconds": f"{report['seconds']:.2f}"}
+        )

@@ -45,7 +45,7 @@ def run(
         ) from error
     files = {"numpy": original, "torch": original, "paddle": output / "shapes.pdparams", "nnabla": output / "shapes.h5"}
     for target in (files["paddle"], files["nnabla"]):
-        written = converters.convert(original, target)
+        written = converters.convert(original, target, force=True)
         console.print(
             f"converted {original.name} to {target} for {BACKEND_OF_SUFFIX[target.suffix]}: {written.tensors} tensors, "
             f"read back, largest difference {written.max_abs_difference}"

@@ -113,7 +113,7 @@ def run(
                 for name, trained in models.items():
                     if trained is not None:
                         checkpoint = converters.Checkpoint(trained, architecture, vocabulary=vocabulary)
-                        converters.write(checkpoint, folder / name)
+                        converters.write(checkpoint, folder / name, force=True)
                 say(f"step {outcome.step}, loss {outcome.loss}; the model is {folder / 'model.safetensors'}")
             ranks.numbers(0)  # a launcher may end all processes as soon as one has ended by a signal
     _end(ranks, backend, 128 + outcome.signal if outcome.signal is not None and WORD not in os.environ else 0)

@@ -248,7 +248,7 @@ def test_convert(suffix, run, files, judge, tmp_path):
     source, target = files[".h5"], tmp_path / f"new{suffix}"
     report = run("convert", source, target, "--json").json
     assert list(report) == [
-        *("source", "target", "source_sha256", "target_sha256", "tensors", "parameters"),
+        *("source", "target", "beside", "source_sha256", "target_sha256", "tensors", "parameters"),
         *("dtype", "layout", "prefix", "left_out", "max_abs_difference", "seconds"),
     ]
     assert (report["source"], report["target"]) == (str(source), str(target))
@@ -281,11 +281,13 @@ def test_convert_refuses(run, files, tmp_path):
     target.write_bytes(b"what was there before")
     (tmp_path / "broken.pt").write_bytes(files[".pt"].read_bytes()[:5000])
     for arguments, part in (
-        ((tmp_path / "broken.pt", target), "broken.pt"),
-        ((tmp_path / "missing.pt", target), "missing.pt cannot be read"),
+        ((files[".pt"], target), "kept.h5 is there already; give another name, or --force (force=True) to replace it"),
+        ((tmp_path / "broken.pt", target, "--force"), "broken.pt"),
+        ((tmp_path / "missing.pt", target, "--force"), "missing.pt cannot be read"),
         ((files[".pt"], tmp_path / "name.onnx"), "has no suffix to write a format by"),
         ((files[".pt"], tmp_path / "no" / "folder.h5"), "cannot be written"),
         ((target, target), "is the file to convert itself"),
+        ((files[".pt"], tmp_path, "--layout", "nnabla"), "has no suffix to write a format by"),
     ):
         assert_refused(run("convert", *arguments), part)
     assert target.read_bytes() == b"what was there before"

@@ -221,6 +221,7 @@ def test_the_report_as_plain_data(vit, tmp_path):
     assert report == {
         "source": str(tmp_path / "a.pt"),
         "target": str(tmp_path / "b.h5"),
+        "beside": (),
         "source_sha256": hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest(),
         "target_sha256": hashlib.sha256((tmp_path / "b.h5").read_bytes()).hexdigest(),
         "tensors": len(vit.weights),

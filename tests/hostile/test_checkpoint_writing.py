@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_killed_at_every_call(suffix, tmp_path):
                     count += 1
 
             sys.setprofile(watch)
-            convert(source, target)
+            convert(source, target, force=True)
             sys.setprofile(None)
             return count
 
@@ -98,7 +99,7 @@ def test_a_full_disk(suffix, tmp_path):
         for size in (0, 1, 4000):
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
             try:
-                write(small_checkpoint(), {str(tmp_path / ("a" + suffix))!r})
+                write(small_checkpoint(), {str(tmp_path / ("a" + suffix))!r}, force=True)
             except ClipError as error:
                 print(error)
         """
@@ -134,6 +135,20 @@ def test_a_folder_without_permission(tmp_path, monkeypatch):
         convert(tmp_path / "nothing.pt", tmp_path / "a.pt")
 
 
+def test_what_is_there_is_replaced_by_force_only(tmp_path):
+    write(small_checkpoint(), tmp_path / "a.pt")
+    write(other_checkpoint(), tmp_path / "b.h5")
+    before = (tmp_path / "b.h5").read_bytes()
+    for refused in (partial(convert, tmp_path / "a.pt"), partial(write, small_checkpoint())):
+        with pytest.raises(ClipError) as caught:
+            refused(tmp_path / "b.h5")
+        what = "is there already; give another name, or --force (force=True) to replace it."
+        assert str(caught.value) == f"{tmp_path / 'b.h5'} {what}"
+        assert (tmp_path / "b.h5").read_bytes() == before
+    convert(tmp_path / "a.pt", tmp_path / "b.h5", force=True)
+    assert read(tmp_path / "b.h5").weights["logit_scale"] == small_checkpoint().weights["logit_scale"]
+
+
 def test_the_source_is_not_overwritten(tmp_path):
     path = tmp_path / "a.pt"
     write(small_checkpoint(), path)
@@ -142,7 +157,7 @@ def test_the_source_is_not_overwritten(tmp_path):
     before = path.read_bytes()
     for target in (path, tmp_path / "hard.pt", tmp_path / "soft.pt", tmp_path / "." / "a.pt"):
         with pytest.raises(ClipError, match="is the file to convert itself; give another name"):
-            convert(path, target, dtype="float16")
+            convert(path, target, dtype="float16", force=True)
     assert path.read_bytes() == before
 
 
@@ -153,7 +168,7 @@ def test_old_readers_keep_the_old_bytes(suffix, tmp_path):
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     before = bytes(mapped)
-    write(other_checkpoint(), path)
+    write(other_checkpoint(), path, force=True)
     assert bytes(mapped) == before != path.read_bytes()
 
 
@@ -169,7 +184,7 @@ def test_two_converters_at_once(tmp_path):
             pid = os.fork()
             if pid == 0:
                 for _ in range(10):
-                    convert(f"{tmp_path}/{{name}}.pt", "{tmp_path}/c.safetensors")
+                    convert(f"{tmp_path}/{{name}}.pt", "{tmp_path}/c.safetensors", force=True)
                 os._exit(0)
             children.append(pid)
         assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
@@ -187,7 +202,7 @@ def test_the_mode(tmp_path):
         write(small_checkpoint(), path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
         path.chmod(0o604)
-        write(other_checkpoint(), path)
+        write(other_checkpoint(), path, force=True)
         assert stat.S_IMODE(path.stat().st_mode) == 0o604
     finally:
         os.umask(old)
@@ -196,7 +211,7 @@ def test_the_mode(tmp_path):
 def test_a_link_stays_a_link(tmp_path):
     write(small_checkpoint(), tmp_path / "a.pt")
     os.symlink("a.pt", tmp_path / "latest.pt")
-    write(other_checkpoint(), tmp_path / "latest.pt")
+    write(other_checkpoint(), tmp_path / "latest.pt", force=True)
     assert (tmp_path / "latest.pt").is_symlink()
     assert read(tmp_path / "a.pt").weights["logit_scale"] == other_checkpoint().weights["logit_scale"]
 
@@ -214,7 +229,7 @@ def test_an_interrupt_leaves_nothing(suffix, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write(other_checkpoint(), tmp_path / f"a{suffix}")
+        write(other_checkpoint(), tmp_path / f"a{suffix}", force=True)
     assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
     assert (tmp_path / f"a{suffix}").read_bytes() == before
 

@@ -1,0 +1,90 @@
+"""The files that Hugging Face keeps a CLIP's vocabulary in: made from a merges file, and read back to one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from clip_core import files
+from clip_core.architecture import TextTransformer
+from clip_core.errors import CheckpointError, TextError
+from clip_core.tokenizer import END_OF_TEXT, START_OF_TEXT, Tokenizer
+
+MAX_BYTES = 16 << 20  # OpenAI's tokenizer.json has 2 MB
+HEADER = "#version: 0.2"
+OPENAI_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
+"""Of OpenAI's merges, one a line, without the header."""
+
+
+def texts(merges: str, text: TextTransformer) -> dict[str, str]:
+    """File name -> its content, for the tokenizer with ``merges``, the text of a merges file.
+
+    Raises:
+        TextError: they are no merges, or not those of a vocabulary of the size of the tower's.
+    """
+    symbols = Tokenizer(merges).symbols
+    size = text.end_of_text + 1  # tokens behind it were added to the model, and no text becomes them
+    if len(symbols) != size:
+        raise TextError(f"The vocabulary has {len(symbols)} tokens, the weights are for {size}; give the model's.")
+    tokens = {
+        "bos_token": START_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,  # a model takes its feature at the first one
+        "unk_token": END_OF_TEXT,
+    }
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": text.context_length, **tokens}
+    vocabulary = {symbol: token for token, symbol in enumerate(symbols)}
+    return {
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
+        "merges.txt": "\n".join([HEADER, *_lines(merges)]) + "\n",
+        "tokenizer_config.json": json.dumps(settings, indent=2) + "\n",
+        "special_tokens_map.json": json.dumps(tokens, indent=2) + "\n",
+    }
+
+
+def read(folder: Path) -> str | None:
+    """The merges of the tokenizer in ``folder``; None where there is none, or it is OpenAI's.
+
+    Raises:
+        CheckpointError: it is of another kind, or its ids are in another order than those of CLIP's tokenizers.
+    """
+    try:
+        found = _vocabulary(folder)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"the tokenizer beside it cannot be read: {error!r:.200}.") from error
+    if found is None:
+        return None
+    name, ids, lines = found
+    merges = "\n".join([HEADER, *lines]) + "\n"
+    try:
+        expected = Tokenizer(merges).symbols
+    except TextError as error:
+        raise CheckpointError(f"the tokenizer beside it is not one of CLIP's: in {name}, {error}") from error
+    for token, symbol in enumerate(expected):
+        if ids.get(symbol) != token:
+            raise CheckpointError(
+                f"the tokenizer beside it is not one of CLIP's: {name} gives {symbol!r} the id {ids.get(symbol)!r:.9}; "
+                f"in CLIP's order of bytes, merges, start and end it has {token}."
+            )
+    return None if hashlib.sha256("\n".join(lines).encode()).hexdigest() == OPENAI_SHA256 else merges
+
+
+def _vocabulary(folder: Path) -> tuple[str, dict[str, Any], list[str]] | None:
+    """The name of the file, symbol -> id, and the merges, one a text."""
+    if (folder / "tokenizer.json").exists():  # which transformers prefers
+        content = json.loads(files.read_regular(folder / "tokenizer.json", MAX_BYTES))
+        model = content["model"]
+        lines = [merge if type(merge) is str else " ".join(merge) for merge in model["merges"]]
+        added = {token["content"]: token["id"] for token in content["added_tokens"]}
+        return "tokenizer.json", model["vocab"] | added, lines
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        ids = json.loads(files.read_regular(folder / "vocab.json", MAX_BYTES))
+        merges = files.read_regular(folder / "merges.txt", MAX_BYTES).decode("utf-8")
+        return "vocab.json", ids | {}, _lines(merges)
+    return None
+
+
+def _lines(merges: str) -> list[str]:
+    return merges.rstrip().split("\n")[1:]
