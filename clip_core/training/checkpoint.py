@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from hashlib import sha256 as digest_of
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from safetensors.numpy import load, save
 
+from clip_core.data.settings import LARGEST, Section, setting_error, shown
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import read_regular, sha256, sync_folder, write_bytes
 
@@ -30,6 +32,10 @@ FOLDER = "checkpoints"
 FORMAT_VERSION = 1
 _STATE, _RUN, _MANIFEST = "state.safetensors", "run.json", "manifest.json"
 _NAME = re.compile(r"step-(\d{8})(\.replaced|\.partial)?")
+LAST_STEP = 10**8 - 1  # that a folder's name has room for
+_MAXIMUM_BYTES = 1 << 20  # of what is described beside the state
+
+Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -162,10 +168,10 @@ def verify(folder: Path) -> None:
         CheckpointError: a file is missing, changed, or not what `write` wrote.
     """
     try:
-        manifest = json.loads(read_regular(folder / _MANIFEST))
+        manifest = json.loads(read_regular(folder / _MANIFEST, _MAXIMUM_BYTES))
         if manifest["format"] != FORMAT_VERSION:
             raise CheckpointError(
-                f"{folder} is in checkpoint format {manifest['format']}; this version reads {FORMAT_VERSION}."
+                f"{folder} is in checkpoint format {shown(manifest['format'])}; this version reads {FORMAT_VERSION}."
             )
         for name in (_STATE, _RUN):
             if sha256(folder / name) != manifest["sha256"][name]:
@@ -184,8 +190,14 @@ def read(folder: Path) -> Checkpoint:
     """
     verify(folder)
     try:
-        run = json.loads(read_regular(folder / _RUN))
-        return Checkpoint(trainer=load(read_regular(folder / _STATE)), **run)
+        described = read_regular(folder / _RUN, _MAXIMUM_BYTES)
+        _Described.model_validate_json(described)
+        return Checkpoint(trainer=load(read_regular(folder / _STATE)), **json.loads(described))
+    except ValidationError as error:
+        fault = setting_error(error, _Described)
+        raise CheckpointError(f"{folder / _RUN} cannot be used: {fault} Resume from another checkpoint.") from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise CheckpointError(f"{folder} is not a complete training checkpoint: {error}") from error
 
@@ -221,3 +233,31 @@ def _entries(run: Path) -> list[Path]:
     """The folders of checkpoints, complete or not, in the order of their steps."""
     folder = run / FOLDER
     return sorted(entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name)) if folder.is_dir() else []
+
+
+class _Loader(Section):
+    """Where the loaders of all processes stand, and on what data."""
+
+    model_config = ConfigDict(strict=True)
+
+    position: Whole
+    skipped: Annotated[list[Whole], Field(min_length=1)]  # of each process
+    examples: Whole | None = None  # these two are not there in older checkpoints
+    fingerprint: str | None = None
+
+
+class _Described(Section):
+    """What ``run.json`` has to hold."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: Annotated[int, Field(ge=0, le=LAST_STEP)]
+    loader: _Loader
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _one_batch_a_step(self) -> _Described:
+        if self.loader.position != self.step:
+            raise ValueError(f"the loader stands at {self.loader.position} after step {self.step}")
+        return self

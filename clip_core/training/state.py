@@ -52,6 +52,8 @@ def check_state(
             found.append(f"{name} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shapes[name]}")
         elif not np.isfinite(array).all():
             found.append(f"{name} holds NaN or infinity")
+        elif name in COUNTERS and array < 0:
+            found.append(f"{name} is {array}, expected at least 0")
         elif name == "loss_scale" and array < 1:
             found.append(f"loss_scale is {array}, expected at least 1")
     if found:

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ STATE = {"weights/a.b": np.arange(6, dtype=np.float32).reshape(2, 3).T, "updates
 
 
 def at(step: int) -> Checkpoint:
-    return Checkpoint(step, STATE, {"position": step}, {"training": {"steps": 9}}, {"numpy": "1"})
+    return Checkpoint(step, STATE, {"position": step, "skipped": [0]}, {"training": {"steps": 9}}, {"numpy": "1"})
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -189,6 +190,39 @@ def test_a_damaged_manifest_is_refused(tmp_path, manifest):
     (folder / "manifest.json").write_text(manifest, encoding="latin-1")
     with pytest.raises(CheckpointError, match="not a complete training checkpoint"):
         read(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": "1"}, "step is '1': input should be a valid integer"),
+        ({"step": True}, "step is True"),
+        ({"step": -1}, "step is -1"),
+        ({"step": 10**8}, "step is 100000000"),
+        ({"step": 2}, "the loader stands at 1 after step 2"),
+        ({"loader": []}, "loader is []"),
+        ({"loader": {"position": 1}}, "the key loader.skipped is missing"),
+        ({"loader": {"position": 1.5, "skipped": [0]}}, "loader.position is 1.5"),
+        ({"loader": {"position": 1, "skipped": [-3]}}, "loader.skipped.0 is -3"),
+        ({"loader": {"position": 1, "skipped": []}}, "loader.skipped is []"),
+        ({"loader": {"position": 1, "skipped": [0], "fingerprint": 5}}, "loader.fingerprint is 5"),
+        ({"recipe": None}, "recipe is None"),
+        ({"versions": {"numpy": 2}}, "versions.numpy is 2"),
+        ({"steps": 1}, "there is no key steps; did you mean step?"),
+    ],
+    ids=str,
+)
+def test_a_description_of_other_types_is_refused(tmp_path, change, message):
+    folder = write(tmp_path, at(1), keep=1)
+    described = (json.dumps(json.loads((folder / "run.json").read_text()) | change)).encode()
+    (folder / "run.json").write_bytes(described)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"]["run.json"] = sha256(described).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError) as caught:
+        read(folder)
+    assert str(caught.value).startswith(f"{folder / 'run.json'} cannot be used: ")
+    assert message in str(caught.value)
 
 
 def test_a_later_format_is_refused(tmp_path):

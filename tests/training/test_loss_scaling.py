@@ -147,6 +147,8 @@ def test_a_state_of_another_precision_is_refused():
         plain.restore(lifted.state())
     with pytest.raises(CheckpointError, match=r"loss_scale is 0\.5, expected at least 1"):
         lifted.restore(lifted.state() | {"loss_scale": np.array(0.5, np.float32)})
+    with pytest.raises(CheckpointError, match=r"updates is -1, expected at least 0"):
+        lifted.restore(lifted.state() | {"updates": np.array(-1, np.int64)})
     state = lifted.state()
     del state["steps_since_overflow"]
     with pytest.raises(CheckpointError, match="steps_since_overflow is missing"):
