@@ -59,6 +59,7 @@ class Evaluator:
             self._tests.append(_Pairs(recipe, settings.retrieval, tokenizer, settings.examples, settings.batch_size))
         if settings.zero_shot is not None:
             self._tests.append(_Classes(recipe, settings.zero_shot, tokenizer, settings.examples, settings.batch_size))
+        self.cautions = [caution for test in self._tests for caution in test.cautions()]
 
     def __call__(self, trainer: Trainer) -> dict[str, float]:
         """All scores by name. Every process calls it, and finds the same.
@@ -91,6 +92,13 @@ class _Pairs:
         self._sigmoid = recipe.loss.kind == "sigmoid"
         self._examples, self._size = min(examples, len(self._source)), size
         next(self._batches([]))
+
+    def cautions(self) -> list[str]:
+        """Which scores are 1 for every model."""
+        few = self._examples <= 5
+        return (
+            [f"evaluation.retrieval has {self._examples} pictures, so each is among the nearest five."] if few else []
+        )
 
     def __call__(self, model: Model, weights: Weights, faults: list[str]) -> dict[str, float]:
         scale = float(np.exp(weights["logit_scale"]))
@@ -142,6 +150,15 @@ class _Classes:
             except ClipError as error:
                 raise ClipError(f"evaluation.zero_shot has a class with the prompt {prompts[0]!r}: {error}") from error
         next(self._batches([]))
+
+    def cautions(self) -> list[str]:
+        """Which scores are 1 for every model."""
+        count = len(self._labelled.prompts)
+        return [
+            f"evaluation.zero_shot has {count} classes, so {name} is 1 for every model."
+            for name, nearest in self._names.items()
+            if count <= nearest
+        ]
 
     def __call__(self, model: Model, weights: Weights, faults: list[str]) -> dict[str, float]:
         classes = class_features(model, self._tokenizer, self._labelled.prompts)

@@ -23,6 +23,7 @@ from clip_core.files import exclusive
 from clip_core.naming import parameters
 from clip_core.tokenizer import Tokenizer
 from clip_core.training import checkpoint as checkpoints
+from clip_core.training.cautions import cautions
 from clip_core.training.checkpoint import Checkpoint, Writer
 from clip_core.training.evaluation import Evaluator
 from clip_core.training.log import Journal, plot, say
@@ -87,6 +88,8 @@ def train(
         step, saved = start(run, output, resume)
         if run.first:
             recipe.write(output / RECIPE)
+            for caution in [*cautions(recipe, total), *(evaluator.cautions if evaluator is not None else ())]:
+                say(f"Warning: {caution}")
         kept = saved is not None and saved.parent.parent == output  # whether the state now is in the folder
         loss, batch, stopped = None, None, 0
         settings = recipe.checkpoint

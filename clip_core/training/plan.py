@@ -15,6 +15,7 @@ from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.naming import parameters
 from clip_core.tokenizer import Tokenizer
+from clip_core.training.cautions import cautions
 from clip_core.training.checkpoint import FOLDER
 from clip_core.training.evaluation import Evaluator
 from clip_core.training.loop import enough_memory_for_a_batch, enough_memory_for_a_step, fault_of, open_run, start
@@ -75,10 +76,11 @@ def plan(
         ClipError: as `train`, up to its second step.
     """
     run = open_run(recipe, trainer, source, tokenizer)
-    if recipe.evaluation is not None:
-        Evaluator(recipe, tokenizer)
-    done, _ = start(run, output, resume)
     total = recipe.training.total_steps(run.loader.steps_per_epoch)
+    warnings = cautions(recipe, total)
+    if recipe.evaluation is not None:
+        warnings += Evaluator(recipe, tokenizer).cautions
+    done, _ = start(run, output, resume)
     last = total if steps is None else min(steps, total)
     losses, seconds = [], 0.0
     for step in (done + 1, done + 2):
@@ -125,11 +127,11 @@ def plan(
         checkpoint_size=size,
         checkpoint_folder=str(output / FOLDER),
         free_disk=free,
-        warnings=_warnings(recipe, size, free),
+        warnings=(*warnings, *_disk_warnings(recipe, size, free)),
     )
 
 
-def _warnings(recipe: Recipe, size: int, free: int) -> tuple[str, ...]:
+def _disk_warnings(recipe: Recipe, size: int, free: int) -> tuple[str, ...]:
     needed = (recipe.checkpoint.keep + 1) * size  # a new one is complete before an old one is removed
     if needed > free:
         return (f"{recipe.checkpoint.keep} checkpoints and one that is being written need {needed} bytes of disk.",)

@@ -32,6 +32,7 @@ from clip_core.evaluation import classes
 from clip_core.evaluation.classes import LabelledSettings
 from clip_core.files import read_regular, write_text
 from clip_core.training import plain_yaml
+from clip_core.training.checkpoint import LAST_STEP
 
 
 class Model(Section):
@@ -44,10 +45,10 @@ class Model(Section):
     def _known(cls, value: Any) -> str | dict[str, Any]:
         if isinstance(value, dict):
             try:
-                Architecture.from_dict(value)
+                return Architecture.from_dict(value).to_dict()  # with all that older descriptions leave out
             except ClipError as error:
                 raise SettingError((), f"{{}}: {error}") from error
-        elif not isinstance(value, str) or value not in MODELS:
+        if not isinstance(value, str) or value not in MODELS:
             raise ValueError(f"there is no such model; choose one of {', '.join(MODELS)}")
         return value
 
@@ -85,6 +86,13 @@ class Data(Section):
     )
     augmentation: Augmentation = Augmentation()
     fault_share: Share = 0.01  # the run ends when more of the examples cannot be used
+
+    @field_validator("batch_size")
+    @classmethod
+    def _others_to_tell_from(cls, value: int) -> int:
+        if value < 2:
+            raise ValueError("a picture has to be told from others of its batch, so give 2 or more")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -126,9 +134,25 @@ class Optimizer(Section):
     epsilon: Positive = 1e-6
     gradient_clip: Positive | None = None  # the largest norm of all gradients together
     logit_scale_bounds: tuple[Positive, Positive] = (0.01, 100.0)  # of the factor, after each step
-    ema_decay: Annotated[float, Number, Field(gt=0, lt=1)] | None = (
-        None  # of an exponential moving average of the weights
-    )
+    ema_decay: Annotated[float, Number, Field(gt=0, lt=1)] | None = None  # of a moving average of the weights
+
+    @field_validator("logit_scale_bounds")
+    @classmethod
+    def _rising(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("give the lower bound first")
+        return value
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Optimizer:
+        highest = max(self.learning_rate, self.image_learning_rate or 0.0, self.text_learning_rate or 0.0)
+        if self.name == "adamw" and highest * self.weight_decay >= 1:
+            raise SettingError(
+                ("weight_decay",),
+                f"{{}} is {self.weight_decay:g}, and a learning rate {highest:g}, whose product is the share of each "
+                "weight that a step takes away; it has to be below 1.",
+            )
+        return self
 
 
 class Schedule(Section):
@@ -141,7 +165,7 @@ class Schedule(Section):
 class Training(Section):
     """How long, from which random numbers, and how exactly."""
 
-    steps: Count | None = None  # of the whole run; or in place of it
+    steps: Annotated[int, Number, Field(ge=1, le=LAST_STEP)] | None = None  # of the whole run; or in place of it
     epochs: Count | None = None  # times that every example comes up
     seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the pictures and their order
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of matrix products; weights and updates are fp32
@@ -157,8 +181,15 @@ class Training(Section):
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """The length of the whole run."""
-        return self.steps if self.steps is not None else (self.epochs or 1) * steps_per_epoch
+        """The length of the whole run.
+
+        Raises:
+            ClipError: it is more than checkpoints have names for.
+        """
+        total = self.steps if self.steps is not None else (self.epochs or 1) * steps_per_epoch
+        if total > LAST_STEP:
+            raise ClipError(f"training.epochs makes {total:,} steps, and a run has at most {LAST_STEP:,}; lower it.")
+        return total
 
 
 class Checkpoint(Section):

@@ -132,6 +132,18 @@ def test_too_little_disk_is_a_warning(run, recipe, tmp_path, monkeypatch):
     assert plan_of(run("train", "-c", recipe, "--dry-run", "--json"))["warnings"] == []
 
 
+def test_what_a_recipe_may_not_mean_is_said_before_the_first_step(run, recipe, tmp_path):
+    options = ("-o", "schedule.warm_up_steps=7", "-o", "data.augmentation.ratio=[1, 1]")
+    said = [
+        "schedule.warm_up_steps is 7 and the run has 6 steps, so the learning rate does not reach "
+        "optimizer.learning_rate.",
+        "data.augmentation.ratio has no effect: it belongs to data.augmentation.crop: resized.",
+    ]
+    assert plan_of(run("train", "-c", recipe, "--dry-run", "--json", *options))["warnings"] == said
+    result = run("train", "-c", recipe, "--output", tmp_path / "run", *options)
+    assert result.err.splitlines()[:2] == [f"Warning: {caution}" for caution in said]
+
+
 def test_a_dry_run_writes_nothing_at_all(run, recipe):
     with largest_file(0):
         assert plan_of(run("train", "-c", recipe, "--dry-run", "--json"))["examples"] == 100

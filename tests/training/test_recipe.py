@@ -9,6 +9,7 @@ import pytest
 
 from clip_core.architecture import SHAPES
 from clip_core.errors import ClipError
+from clip_core.training.cautions import cautions
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
 
@@ -229,3 +230,96 @@ def test_a_date_is_a_text_and_a_list_may_be_there_twice(tmp_path):
     )
     parsed.write(tmp_path / "w.yaml")
     assert Recipe.read(tmp_path / "w.yaml") == parsed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": {"logit_scale_bounds": [100, 0.01]}}, "logit_scale_bounds is [100, 0.01]: give the lower bound"),
+        ({"optimizer": {"logit_scale_bounds": [0, 100]}}, "optimizer.logit_scale_bounds.0 is 0"),
+        ({"optimizer": {"logit_scale_bounds": [1, 1e39]}}, "optimizer.logit_scale_bounds.1 is 1e+39"),
+        ({"optimizer": {"learning_rate": 0}}, "optimizer.learning_rate is 0"),
+        ({"optimizer": {"learning_rate": 1e-50}}, "optimizer.learning_rate is 1e-50"),
+        (
+            {"optimizer": {"learning_rate": 0.1, "text_learning_rate": 2, "weight_decay": 0.5}},
+            "optimizer.weight_decay is 0.5, and a learning rate 2, whose product is",
+        ),
+        ({"data": {"batch_size": 1}}, "data.batch_size is 1: a picture has to be told from others of its batch"),
+        ({"data": {"batch_size": 10**30}}, f"data.batch_size is {10**30}: input should be less than or equal to 10"),
+        ({"data": {"examples": 10**30}}, f"data.examples is {10**30}"),
+        ({"data": {"workers": 10**9}}, "data.workers is 1000000000"),
+        ({"training": {"steps": 10**8}}, "training.steps is 100000000: input should be less than or equal to 99999999"),
+        ({"training": {"steps": True}}, "training.steps is True: give a number"),
+        ({"optimizer": {"gradient_clip": True}}, "optimizer.gradient_clip is True: give a number"),
+    ],
+    ids=str,
+)
+def test_a_recipe_that_trains_nothing_or_cannot_be_counted_is_refused(change, message):
+    with pytest.raises(ClipError) as caught:
+        Recipe.parse(SMALLEST | change)
+    assert message in str(caught.value)
+
+
+def test_epochs_that_make_more_steps_than_checkpoints_have_names_for_are_refused():
+    training = Recipe.parse(SMALLEST | {"training": {"epochs": 1000}}).training
+    assert training.total_steps(99_999) == 99_999_000
+    with pytest.raises(ClipError, match=r"makes 100,000,000 steps, and a run has at most 99,999,999; lower it"):
+        training.total_steps(100_000)
+
+
+def test_a_scale_may_be_held_in_its_place_and_plain_adam_decays_as_it_likes():
+    optimizer = {"logit_scale_bounds": [20, 20], "name": "adam", "learning_rate": 2, "weight_decay": 2}
+    assert Recipe.parse(SMALLEST | {"optimizer": optimizer}).optimizer.logit_scale_bounds == (20, 20)
+
+
+@pytest.mark.parametrize(
+    ("change", "caution"),
+    [
+        (
+            {"schedule": {"warm_up_steps": 11}},
+            "schedule.warm_up_steps is 11 and the run has 10 steps, so the learning rate does not reach "
+            "optimizer.learning_rate.",
+        ),
+        (
+            {"optimizer": {"frozen": ["image"], "image_learning_rate": 1e-4, "text_learning_rate": 1e-4}},
+            "optimizer.image_learning_rate has no effect: optimizer.frozen names the image tower.",
+        ),
+        (
+            {"optimizer": {"frozen": ["text", "image"]}},
+            "optimizer.frozen names both towers, so that nothing but the scale of the logits is trained.",
+        ),
+        (
+            {"loss": {"initial_logit_scale": 1000}},
+            "loss.initial_logit_scale is 1000, and the first step moves it into optimizer.logit_scale_bounds, 0.01 to "
+            "100.",
+        ),
+        ({"loss": {"initial_logit_bias": 0}}, "loss.initial_logit_bias has no effect: it belongs to the sigmoid loss."),
+        (
+            {"loss": {"kind": "sigmoid", "reduction": "sum"}},
+            "loss.reduction has no effect: it belongs to the softmax loss.",
+        ),
+        (
+            {"data": {"augmentation": {"scale": [0.5, 1]}}},
+            "data.augmentation.scale has no effect: it belongs to data.augmentation.crop: resized.",
+        ),
+        (
+            {"data": {"augmentation": {"interpolation": "bilinear"}}},
+            "data.augmentation.interpolation has no effect: it belongs to a random or resized crop.",
+        ),
+        (
+            {"evaluation": {"every_steps": 1, "batch_size": 1, "retrieval": {"source": "shapes"}}},
+            "evaluation.batch_size is 1, so that validation_loss is of pairs alone, with no others to tell from.",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+def test_a_setting_that_has_no_effect_is_said(change, caution):
+    assert cautions(Recipe.parse(SMALLEST | change), total=10) == [caution]
+
+
+def test_the_shipped_recipes_ask_for_no_caution():
+    recipes = [Recipe.read(path) for path in SHIPPED.parent.rglob("*.yaml")]
+    assert len(recipes) > 5
+    assert [cautions(recipe, 10**6) for recipe in recipes] == [[]] * len(recipes)
+    at_their_bounds = {"schedule": {"warm_up_steps": 10}, "loss": {"initial_logit_scale": 100}}
+    assert cautions(Recipe.parse(SMALLEST | at_their_bounds), total=10) == []
