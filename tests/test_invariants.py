@@ -201,7 +201,8 @@ def test_6_the_writers_of_formats_are_given_a_temporary_file():
         node
         for node in ast.walk(tree_of("converters/__init__.py"))
         if isinstance(node, ast.With)
-        and "files.atomic_path" in {dotted(getattr(item.context_expr, "func", ast.Pass())) for item in node.items}
+        and "files.atomic_path"
+        in {dotted(item.context_expr.func) for item in node.items if isinstance(item.context_expr, ast.Call)}
     )
     assert any(isinstance(node, ast.Call) and dotted(node.func) == "module.write" for node in ast.walk(block))
 

@@ -144,7 +144,7 @@ def test_files_that_nnabla_does_not_write(make, what, tmp_path):
 def change(tmp_path, edit) -> Path:
     """A sound file without a manifest, edited."""
     path = tmp_path / "a.h5"
-    write(small_checkpoint(), path)
+    write(small_checkpoint(), path, force=True)
     with h5py.File(path, "a") as file:
         for name in list(file.attrs):
             del file.attrs[name]
