@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 import sys
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,29 @@ def test_torchscript_in_half_precision(any_checkpoint, tmp_path):
     assert set(expected) - set(any_checkpoint.weights) == {"input_resolution", "context_length", "vocab_size"}
 
 
+class Scripted(torch.nn.Module):
+    def forward(self, value):
+        return value + self.logit_scale + self.sizes[0] + len(self.names) + self.pair[0]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.filterwarnings("ignore")  # PyTorch deprecates TorchScript
+def test_scripted_modules(any_checkpoint, half, tmp_path):
+    root = module_tree(any_checkpoint.weights, {"context_length": 16})
+    root.__class__ = Scripted
+    root.sizes, root.names, root.nothing, root.pair = [1, 2], {"a": 0.5}, None, (3, "b")
+    root.where, root.kind, root.flag, root.rate = torch.device("cpu"), torch.float16, True, 1e-5
+    root = root.half() if half else root
+    torch.jit.script(root).save(str(tmp_path / "a.pt"))
+    found = torch_archive.read((tmp_path / "a.pt").read_bytes())
+    assert found.container == "torch archive"
+    assert found.tensors.keys() == root.state_dict().keys()
+    for name, tensor in root.state_dict().items():
+        assert found.tensors[name].dtype == tensor.numpy().dtype
+        np.testing.assert_array_equal(found.tensors[name], tensor.numpy())
+    read(tmp_path / "a.pt")
+
+
 def test_state_dictionaries_with_views(tmp_path):
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(20, 30, generator=generator)
@@ -113,6 +136,37 @@ def test_a_training_checkpoint(vit, tmp_path, assert_equal_weights):
     torch.save({"epoch": 3, "name": "x", "state_dict": state, "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
     expected = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     assert_equal_weights(read(tmp_path / "a.pt").weights, {name: expected[name] for name in vit.weights})
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_extras_beside_the_weights(protocol, tmp_path):
+    extras = {
+        "size": torch.Size([2, 3]),
+        "device": torch.device("cpu"),
+        "dtype": torch.float16,
+        "random state": torch.get_rng_state(),
+        "scheduler": torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD([torch.zeros(1)]), [1, 1, 2]).state_dict(),
+        "scaler": torch.amp.GradScaler("cpu").state_dict(),
+        "complex": torch.zeros(2, dtype=torch.complex64),
+        "small": torch.zeros(2, dtype=torch.float8_e4m3fn),
+        "layer": torch.nn.Linear(2, 2),
+        "array": np.zeros(3),
+        "score": np.float64(0.5),
+        "counter": Counter("ab"),
+        "set": {1, 2},
+        "keys": {0.1: 1, (1, 2): 2},
+    }
+    content = {"model": {"visual.proj": torch.ones(2)}, "extras": extras, **extras}
+    torch.save(content, tmp_path / "a.pt", pickle_protocol=protocol)
+    found = torch_archive.read((tmp_path / "a.pt").read_bytes())
+    assert found.entry == "model"
+    assert {name: array.tolist() for name, array in found.tensors.items()} == {"visual.proj": [1, 1]}
+    for name in ("complex", "small", "layer", "array", "score", "counter", "set"):
+        torch.save({"model": {"visual.proj": torch.ones(2), "a.b": extras[name]}}, tmp_path / "a.pt")
+        with pytest.raises(
+            CheckpointError, match=r"which weights files have no use for; it was not run|holds tensors of"
+        ):
+            torch_archive.read((tmp_path / "a.pt").read_bytes())
 
 
 def test_a_state_dictionary_with_metadata(vit, tmp_path, assert_equal_weights):
