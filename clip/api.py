@@ -31,6 +31,8 @@ RESOURCES = Path(tokenizer.__file__).parent / "resources"
 BACKEND_OF_SUFFIX = {
     ".h5": "nnabla",
     ".hdf5": "nnabla",
+    ".protobuf": "nnabla",
+    ".nnp": "nnabla",
     ".pdparams": "paddle",
     ".pd": "paddle",
     ".pt": "torch",
