@@ -368,7 +368,7 @@ def _enough_memory(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise CheckpointError(
-            f"{path} needs more memory than there is; close other programs or use a smaller one."
+            f"{path} needs more memory than there is; close other programs, or use a machine with more."
         ) from error
 
 

@@ -115,13 +115,13 @@ def checked_name(name: object) -> str:
     """``name`` if it is one that a tensor may have.
 
     Raises:
-        CheckpointError: it is no text, longer than `MAX_NAME_LETTERS`, or has letters that cannot be printed.
+        CheckpointError: it is no text, empty, longer than `MAX_NAME_LETTERS`, or has letters that cannot be printed.
     """
     if type(name) is not str:
         raise CheckpointError("a tensor has a name that is not a text.")
-    if len(name) > MAX_NAME_LETTERS or not name.isprintable():
+    if not 0 < len(name) <= MAX_NAME_LETTERS or not name.isprintable():
         raise CheckpointError(
-            f"a tensor is named {shown(name)}; names are printable texts of at most {MAX_NAME_LETTERS} letters."
+            f"a tensor is named {shown(name)}; names are printable texts of 1 to {MAX_NAME_LETTERS} letters."
         )
     return name
 

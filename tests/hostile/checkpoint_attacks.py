@@ -130,3 +130,17 @@ def state_archive(
     content |= {f"a/data/{key}": data for key, data in (storages or {}).items()} | dict(members or {})
     method = {"method": 8, "local_method": 8}
     return zip_bytes((name, data, method if name in deflated else {}) for name, data in content.items())
+
+
+def varint(value: int) -> bytes:
+    """A number of Protocol Buffers."""
+    result = b""
+    while value > 0x7F:
+        result += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return result + bytes([value])
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of Protocol Buffers whose content is bytes."""
+    return varint(number << 3 | 2) + varint(len(content)) + content

@@ -102,6 +102,40 @@ def test_a_file_above_the_limit_is_not_read(tmp_path, monkeypatch):
         read(tmp_path / "a.pt")
 
 
+def test_only_weights_files_are_read_whole(tmp_path):
+    """Of 15 GiB that are no weights the start is read, and for what memory does not suffice there is a sentence."""
+    for name, start in {
+        "zeros.pt": b"",
+        "page.safetensors": b"<html>" + b" " * 600,
+        "large.h5": b"\x89HDF\r\n\x1a\n",
+    }.items():
+        with open(tmp_path / name, "wb") as file:
+            file.write(start)
+            file.truncate(15 << 30)
+    found = child(
+        f"""
+        from clip_core.errors import CheckpointError
+        from converters import convert, inspect, read
+        for name, act in {{"zeros.pt": read, "page.safetensors": inspect, "large.h5": inspect}}.items():
+            try:
+                act({str(tmp_path)!r} + "/" + name)
+            except CheckpointError as error:
+                print(error)
+        try:
+            convert({str(tmp_path / "large.h5")!r}, {str(tmp_path / "b.pt")!r})
+        except CheckpointError as error:
+            print(error)
+        """,
+        megabytes=1000,
+    ).splitlines()
+    assert "zeros.pt: the file is none of the known kinds" in found[0]
+    assert "page.safetensors: the file is text that starts with '<html>'" in found[1]
+    large = tmp_path / "large.h5"
+    short = f"{large} needs more memory than there is; close other programs, or use a machine with more."
+    assert found[2:] == [short, short]
+    assert not (tmp_path / "b.pt").exists()
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_cut_everywhere(suffix, sound, tmp_path):
     """A file cut at any place is refused: at every byte of its first kilobyte, and in steps after that."""
@@ -216,6 +250,25 @@ def test_archives_that_no_writer_makes(data, what, tmp_path):
     refused(tmp_path / "a.pt", what, data)
 
 
+def test_a_member_that_the_directory_does_not_list(tmp_path):
+    """Between two others: a reader that goes from header to header would see it."""
+    data = zip_bytes([("a/data.pkl", b"x", {}), ("a/y", b"y", {}), ("a/z", b"z", {})])
+    start = data.index(b"PK\1\2", data.index(b"PK\1\2") + 1)
+    directory = data[:start] + data[start + 46 + len("a/y") : -22]
+    size, place = struct.unpack("<2L", data[-10:-2])
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2, 2, size - 46 - len("a/y"), place, 0)
+    refused(tmp_path / "a.pt", "data before its member a/z that belongs to none", directory + end)
+
+
+def test_an_offset_beyond_every_file(tmp_path):
+    data = zip_bytes([("a/data.pkl", b"x", {"offset": 0xFFFFFFFF})])
+    start = data.index(b"PK\1\2")
+    extra = struct.pack("<HHQ", 1, 8, (1 << 64) - 1)
+    entry = data[start : start + 30] + struct.pack("<H", len(extra)) + data[start + 32 : -22] + extra
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(entry), start, 0)
+    refused(tmp_path / "a.pt", r"member a/data\.pkl starts behind the file", data[:start] + entry + end)
+
+
 def test_too_many_members(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_MEMBERS", 10)
     refused(tmp_path / "a.pt", "has 11 members; at most 10", member_names("a/data.pkl", *(f"a/{n}" for n in range(10))))
@@ -293,6 +346,18 @@ HEADERS = [
         b'{"a": {"dtype": "F32", "shape": [2147483648, 2147483648, 4], "data_offsets": [0, 0]}}',
         r"the shape of a is \(2147483648, 2147483648, 4\), more than any file holds",
     ),
+    (
+        b'{"a": {"dtype": "F32", "shape": [0, 9223372036854775808], "data_offsets": [0, 0]}}',
+        "must be whole numbers .* at",
+    ),
+    (b'{"a": {"dtype": "F32", "shape": [0, 1099511627776, 2], "data_offsets": [0, 0]}}', "more than any file holds"),
+    (
+        b'{"a": {"dtype": "F32", "shape": [1' + b"0" * 4000 + b'], "data_offsets": [0, 4]}}',
+        "a has a number of 13288 bits",
+    ),
+    (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1' + b"0" * 4000 + b"]}}", "a number of 13288 bits"),
+    (b'{"a\\u001b[2J": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', r"a tensor is named 'a\\x1b\[2J'"),
+    (b'{"' + b"a" * 1001 + b'": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', "of 1 to 1000 letters"),
     (b'{"a": {"dtype": "F32", "shape": [1000000], "data_offsets": [0, 4000000]}}', "it is cut short"),
     (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "a": {}}', "a name occurs twice"),
     (b'{"__metadata__": {"x": 1}}', "does not map names to texts"),

@@ -280,6 +280,9 @@ def test_frames():
     for size in (len(good), 1 << 62):
         with pytest.raises(CheckpointError, match="a frame does not end where it says"):
             pdparams.read(good[:3] + struct.pack("<Q", size) + good[11:])
+    for size in (3, len(good) - 11 - 30):
+        with pytest.raises(CheckpointError, match="a frame ends inside of an operation"):
+            pdparams.read(good[:3] + struct.pack("<Q", size) + good[11:])
     nested = b"\x80\4\x95" + struct.pack("<Q", 11) + b"\x95" + struct.pack("<Q", 2) + b"}."
     with pytest.raises(CheckpointError, match="a frame does not end where it says"):
         pdparams.read(nested)
