@@ -8,9 +8,18 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from clip_core.errors import TextError
-from clip_core.tokenizer import END_OF_TEXT, START_OF_TEXT, byte_symbols, words
+from clip_core.tokenizer import (
+    BYTE_SYMBOLS,
+    END_OF_TEXT,
+    END_OF_WORD,
+    START_OF_TEXT,
+    byte_symbol,
+    byte_symbols,
+    words,
+)
 
 HEADER = "#version: triclip 1"
+NOT_IN_UTF8 = (0xC0, 0xC1, *range(0xF5, 0x100))
 
 Pair = tuple[str, str]
 
@@ -67,6 +76,22 @@ def learn(texts: Iterable[str], merges: int) -> str:
             if pair_counts[pair]:
                 heapq.heappush(heap, (-pair_counts[pair], pair))
     return "\n".join([HEADER, *map(" ".join, learnt)]) + "\n"
+
+
+def padded(text: str, merges: int) -> str:
+    """The text of a merges file with ``merges`` merges: those of ``text``, then others that no word uses.
+
+    The latter begin with a byte that UTF-8 does not have, so the tokens they make stay unused.
+
+    Raises:
+        TextError: more than 6656 are missing.
+    """
+    missing = merges - (len(text.splitlines()) - 1)
+    second = [symbol + end for end in ("", END_OF_WORD) for symbol in BYTE_SYMBOLS]
+    unused = [f"{byte_symbol(byte)} {symbol}\n" for byte in NOT_IN_UTF8 for symbol in second]
+    if missing > len(unused):
+        raise TextError(f"{missing} merges are missing; at most {len(unused)} can stay unused.")
+    return text + "".join(unused[:missing])
 
 
 def _merge(spelling: list[str], pair: Pair) -> list[str]:

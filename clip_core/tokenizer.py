@@ -58,14 +58,19 @@ def words(text: str, name: str = "the text") -> list[str]:
     Raises:
         TextError: not a ``str``, longer than `MAXIMUM_CHARACTERS`, or with a lone surrogate.
     """
-    _require_text(text, name)
+    require_text(text, name)
     # Repairing takes most of the time and changes nothing in plain ASCII without entities or control characters.
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return _WORD.findall(text.lower())
 
 
-def _require_text(text: object, name: str) -> None:
+def require_text(text: object, name: str = "the text") -> None:
+    """Refuse what is not a text that can be tokenized.
+
+    Raises:
+        TextError: as `words`.
+    """
     if not isinstance(text, str):
         hint = "decode it first" if isinstance(text, bytes) else "give a text, or a flat list of texts"
         raise TextError(f"{name} is of type {type(text).__name__}, not str; {hint}.")
@@ -78,9 +83,14 @@ def _require_text(text: object, name: str) -> None:
         )
 
 
+def byte_symbol(byte: int) -> str:
+    """The visible character of a byte."""
+    return BYTE_SYMBOLS[_BYTE_IDS[byte]]
+
+
 def byte_symbols(word: str) -> list[str]:
     """The byte tokens of ``word`` as they are written in a merges file; the last one ends the word."""
-    symbols = [BYTE_SYMBOLS[_BYTE_IDS[byte]] for byte in word.encode()]
+    symbols = [byte_symbol(byte) for byte in word.encode()]
     symbols[-1] += END_OF_WORD
     return symbols
 

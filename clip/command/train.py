@@ -19,17 +19,18 @@ import backends
 import converters
 from clip.api import weights_file
 from clip.command.output import Json, print_fields, print_json
-from clip_core import tokenizer
-from clip_core.architecture import OPENAI_VOCABULARY_SIZE, Architecture, differences
-from clip_core.bpe_training import HEADER
+from clip_core.architecture import Architecture, differences
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
+from clip_core.tokenizer import tokenizer_of
 from clip_core.training.stopping import WORD, run_until_stopped, stop_signals
 
 if TYPE_CHECKING:
     from backends.base import Ranks
+    from clip_core.data.source import Source
     from clip_core.training.plan import Plan
     from clip_core.training.recipe import Recipe
+    from clip_core.training.vocabulary import Vocabulary
 
 # How each framework starts several processes on one machine; the number takes the place of {}.
 LAUNCHERS = {
@@ -90,15 +91,19 @@ def run(
     recipe = Recipe.read(config, dict(_override(text) for text in override or []))
     if seed is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
-    with enough_memory_for_the_model(recipe):
-        architecture, weights, vocabulary = _start(recipe, load)
     with enough_memory("while the data was opened", "choose less of it, or a machine with more memory"):
         source = recipe.data.open(recipe.training.seed)
-    encoder = tokenizer.openai() if vocabulary is None else tokenizer.Tokenizer(vocabulary)
+    with enough_memory_for_the_model(recipe):
+        architecture, weights, vocabulary = _start(recipe, source, load)
+    encoder = tokenizer_of(load or str(config), architecture, vocabulary.merges)
     folder = output or (run_of(resume) if resume else Path("runs") / config.stem)
     ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
+    if vocabulary.unused and ranks.rank == 0:
+        say(f"Warning: the captions have {vocabulary.learnt} merges only; {vocabulary.unused} tokens stay unused.")
     with _ending_together(ranks), enough_memory_for_the_model(recipe):
-        model = backends.get(backend).CLIP(architecture, weights, device=ranks.device, source=str(load))
+        model = backends.get(backend).CLIP(
+            architecture, weights, device=ranks.device, source=str(load), vocabulary=vocabulary.merges
+        )
         trainer = importlib.import_module(f"backends.{backend}.training").Trainer(model, recipe, ranks)
         if dry_run:
             found = plan(recipe, trainer, source, encoder, folder, steps, resume)
@@ -112,8 +117,10 @@ def run(
             if ranks.rank == 0:
                 for name, trained in models.items():
                     if trained is not None:
-                        checkpoint = converters.Checkpoint(trained, architecture, vocabulary=vocabulary)
+                        checkpoint = converters.Checkpoint(trained, architecture, vocabulary=vocabulary.merges)
                         converters.write(checkpoint, folder / name, force=True)
+                if vocabulary.learnt:
+                    say(f"the model's vocabulary has {vocabulary.learnt} merges learnt from the captions of its data")
                 say(f"step {outcome.step}, loss {outcome.loss}; the model is {folder / 'model.safetensors'}")
             ranks.numbers(0)  # a launcher may end all processes as soon as one has ended by a signal
     _end(ranks, backend, 128 + outcome.signal if outcome.signal is not None and WORD not in os.environ else 0)
@@ -175,30 +182,25 @@ def _print_plan(found: Plan, as_json: bool) -> None:
     )
 
 
-def _start(recipe: Recipe, load: str | None) -> tuple[Architecture, dict[str, Any], str | None]:
-    """The architecture, the first weights, and the merges of the vocabulary; None means OpenAI's."""
-    from clip_core.data import shapes
+def _start(recipe: Recipe, source: Source, load: str | None) -> tuple[Architecture, dict[str, Any], Vocabulary]:
+    """The architecture, the first weights, and the vocabulary."""
     from clip_core.training.rules import prepare
+    from clip_core.training.vocabulary import Vocabulary, vocabulary_of
 
-    architecture = recipe.model.build()
-    if load is not None:
-        checkpoint = converters.read(weights_file(load)[0])
-        if found := differences(checkpoint.architecture, architecture):
-            raise CheckpointError(
-                f"{load} holds another model than the recipe's model.architecture, {', '.join(found)}; "
-                "change the recipe."
-            )
-        return architecture, checkpoint.weights, checkpoint.vocabulary
-    weights = prepare(initialize(architecture, recipe.training.seed), recipe.loss)
-    size, smallest = architecture.text.vocabulary_size, tokenizer.Tokenizer(HEADER).vocabulary_size
-    if size == OPENAI_VOCABULARY_SIZE:
-        return architecture, weights, None
-    if size < smallest:
-        raise ClipError(
-            f"The architecture's vocabulary has {size} tokens; every vocabulary has {smallest} before its first merge, "
-            "so give at least as many."
+    architecture, file = recipe.model.build(), recipe.model.vocabulary
+    if load is None:
+        weights = prepare(initialize(architecture, recipe.training.seed), recipe.loss)
+        return architecture, weights, vocabulary_of(architecture.text, file, source)
+    checkpoint = converters.read(weights_file(load)[0])
+    if found := differences(checkpoint.architecture, architecture):
+        raise CheckpointError(
+            f"{load} holds another model than the recipe's model.architecture, {', '.join(found)}; change the recipe."
         )
-    return architecture, weights, shapes.vocabulary(size - smallest)
+    if file is not None and checkpoint.vocabulary is None:
+        return architecture, checkpoint.weights, vocabulary_of(architecture.text, file, source)
+    if file is not None:
+        raise ClipError(f"{load} carries the vocabulary that its weights were trained with; remove model.vocabulary.")
+    return architecture, checkpoint.weights, Vocabulary(checkpoint.vocabulary)
 
 
 def _override(text: str) -> tuple[str, Any]:

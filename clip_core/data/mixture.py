@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import zip_longest
 from math import floor
 from typing import Any
 
@@ -49,6 +50,11 @@ class Mixture:
 
     def fingerprint(self) -> str:
         return fingerprint_of(Texts(part.fingerprint() for part in self._parts), self.places)
+
+    def captions(self) -> Iterator[str]:
+        """Those of all parts in turn, so that the first ones are of each."""
+        for turn in zip_longest(*(part.captions() for part in self._parts)):
+            yield from (caption for caption in turn if caption is not None)
 
     def index(self, epoch: int, place: int) -> int:
         """Which example is at a place of an epoch, before the places themselves are shuffled."""

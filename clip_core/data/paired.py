@@ -13,6 +13,8 @@ and a text without a picture, are counted as faults.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 
 from clip_core.data.source import Photograph, SourceSettings, Texts, captions, fingerprint_of
 from clip_core.errors import ClipError, TextError
@@ -70,15 +72,25 @@ class PairedFiles:
             raise ClipError(f"{text} has no picture of the same name beside it.")
         if not text:
             raise ClipError(f"{picture} has no .txt file of the same name beside it.")
-        try:
-            lines = read_regular(text, MAXIMUM_TEXT_BYTES).decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise TextError(f"{text} is not UTF-8: {error}; save it in UTF-8.") from error
-        return Photograph(open_image(picture), captions([line.strip() for line in lines], text))
+        return Photograph(open_image(picture), captions(_lines(text), text))
 
     def fingerprint(self) -> str:
         paths = Texts(path and os.path.relpath(path, self._folder) for path in [*self._pictures, *self._texts])
         return fingerprint_of(paths, [os.path.getsize(path) for path in self._texts if path])
+
+    def captions(self) -> Iterator[str]:
+        for picture, text in zip(self._pictures, self._texts):
+            if picture and text:
+                with suppress(ClipError):  # a fault of its example
+                    yield from _lines(text)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        lines = read_regular(path, MAXIMUM_TEXT_BYTES).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise TextError(f"{path} is not UTF-8: {error}; save it in UTF-8.") from error
+    return [line.strip() for line in lines]
 
 
 def _refuse(error: OSError) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -194,3 +195,7 @@ class SavedRows:
 
     def fingerprint(self) -> str:
         return fingerprint_of(self._rows.fingerprint(), self._numbers, self._ends)
+
+    def captions(self) -> Iterator[str]:
+        for number in self._numbers.tolist():
+            yield from (text for text in self._rows.captions(number) if isinstance(text, str))

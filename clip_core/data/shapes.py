@@ -9,7 +9,7 @@ Each picture draws its random numbers from a generator of its own, so it is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import cos, pi, sin
@@ -19,9 +19,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clip_core.bpe_training import learn
 from clip_core.data.source import fingerprint_of
-from clip_core.errors import ClipError
 from clip_core.preprocess import resize
 
 SIDE = 64  # pixels along one side of a picture
@@ -203,19 +201,16 @@ class TrainingSet:
     def fingerprint(self) -> str:
         return fingerprint_of(f"shapes {self.seed} {self.examples}")
 
+    def captions(self) -> Iterator[str]:
+        """Not those of these pictures, but the same of every training set."""
+        return vocabulary_captions()
 
-def vocabulary(merges: int) -> str:
-    """The text of a merges file with ``merges`` merges, learnt from captions of this world.
 
-    Raises:
-        ClipError: the captions do not have that many merges.
-    """
-    randoms = (random_for("vocabulary", 0, index) for index in range(5000))
-    text = learn([caption(random_scene(random, TRAINED), random) for random in randoms], merges)
-    learnt = len(text.splitlines()) - 1
-    if learnt < merges:
-        raise ClipError(f"The captions of the shapes world have {learnt} merges, not {merges}; ask for fewer.")
-    return text
+def vocabulary_captions() -> Iterator[str]:
+    """The captions that a vocabulary for this world is learnt from."""
+    for index in range(5000):
+        random = random_for("vocabulary", 0, index)
+        yield caption(random_scene(random, TRAINED), random)
 
 
 # Captions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -42,6 +42,13 @@ class Source(Protocol):
         """What tells these examples from others of the same number, made by `fingerprint_of`, without reading pictures.
 
         Listed sources take their paths and captions, trees and shards names and sizes, drawn pictures their settings.
+        """
+
+    def captions(self) -> Iterator[str]:
+        """All captions in the order of the examples, without reading pictures; some may be blank or no usable text.
+
+        Raises:
+            ClipError: they are not known before the data is fetched.
         """
 
 
@@ -156,6 +163,9 @@ class PictureFiles:
 
     def fingerprint(self) -> str:
         return fingerprint_of(self._paths, self._captions, self._ends)
+
+    def captions(self) -> Iterator[str]:
+        return iter(self._captions)
 
 
 def grouped(rows: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:

@@ -26,7 +26,7 @@ import re
 import threading
 import time
 import urllib.error
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -99,6 +99,12 @@ class StreamedShards:
 
     def fingerprint(self) -> str:
         return fingerprint_of(Texts(self._shards), self._counts)
+
+    def captions(self) -> Iterator[str]:
+        raise ClipError(
+            "The captions of shards on the network are not known before training fetches them, so no vocabulary can "
+            "be learnt from them; set model.vocabulary to a merges file."
+        )
 
     def example(self, epoch: int, position: int, batch_size: int) -> int:
         """Which sample is at a position of an epoch; each sample is at one."""

@@ -212,9 +212,9 @@ def _check_same_run(run: Run, folder: Path, saved: Checkpoint) -> None:
     """Refuse to go on with what gives other numbers."""
     then = Recipe.parse(saved.recipe, str(folder))  # keys that it was made without get their defaults
     for section in ("model", "training", "data", "loss", "optimizer", "schedule"):
-        if section == "model" and then.model.build() == run.recipe.model.build():
-            continue
         was, wanted = (getattr(which, section).model_dump(mode="json") for which in (then, run.recipe))
+        if section == "model" and then.model.build() == run.recipe.model.build():
+            was["architecture"] = wanted["architecture"]  # which may be spelt in two ways
         free = FREE.get(section, set())
         was, wanted = ({key: value for key, value in each.items() if key not in free} for each in (was, wanted))
         changed = _first_difference(was, wanted, section)

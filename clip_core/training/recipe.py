@@ -39,6 +39,7 @@ class Model(Section):
     """What is trained, from `clip_core.initialize`'s values."""
 
     architecture: str | dict[str, Any]  # a name that `clip models` lists, or what Architecture.to_dict gives
+    vocabulary: str | None = None  # a merges file; by default OpenAI's, or for another size learnt from the captions
 
     @field_validator("architecture", mode="before")
     @classmethod

@@ -8,10 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 import clip
 import converters
+from clip_core.bpe_training import learn
+from clip_core.data.shapes import vocabulary_captions
+from clip_core.tokenizer import Tokenizer
 from tests.clip.running import assert_refused, ended, process
 from tests.training.test_loop import NAMES
 
@@ -61,6 +65,28 @@ def test_train_and_resume(run, recipe, tmp_path):
     assert metrics(tmp_path / "seed")[0]["loss"] != metrics(whole)[0]["loss"]
 
 
+def test_the_vocabulary_is_that_of_the_data_or_of_a_file(run, recipe, tmp_path):
+    for number in range(8):
+        Image.new("RGB", (8, 8), (30 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    rows = [f"{tmp_path / f'{number}.png'}\tquokka number {number}" for number in range(8)]
+    (tmp_path / "data.tsv").write_text("\n".join(["filepath\ttitle", *rows]))
+    recipe.write_text(RECIPE.replace("examples: 100", f"source: table, file: {tmp_path / 'data.tsv'}"))
+    folder = tmp_path / "learnt"
+    result = run("train", "-c", recipe, "--steps", 1, "--output", folder)
+    assert "Warning: the captions have 10 merges only; 76 tokens stay unused.\n" in result.err
+    assert "the model's vocabulary has 10 merges learnt from the captions of its data\n" in result.err
+    found = converters.read(folder / "model.safetensors").vocabulary
+    assert Tokenizer(found).vocabulary_size == 600
+    assert len(Tokenizer(found).encode("quokka number")) == 2
+    (tmp_path / "merges.txt").write_text(learn(vocabulary_captions(), 90))
+    named = ("-o", f"model.vocabulary={tmp_path / 'merges.txt'}")
+    assert run("train", "-c", recipe, *named, "--steps", 1, "--output", tmp_path / "named").code == 0
+    assert converters.read(tmp_path / "named" / "model.safetensors").vocabulary == learn(vocabulary_captions(), 86)
+    assert_refused(run("train", "-c", recipe, *named, "--resume", folder), "was made with model.vocabulary = None")
+    weights = ("--load", folder / "model.safetensors", "--output", tmp_path / "again")
+    assert_refused(run("train", "-c", recipe, *named, *weights), "carries the vocabulary that its weights were trained")
+
+
 def test_the_run_of_a_checkpoint_goes_on_in_its_own_folder(run, recipe, tmp_path):
     folder = tmp_path / "run"
     assert run("train", "-c", recipe, "--steps", 4, "--output", folder).code == 0
@@ -87,7 +113,7 @@ def test_train_refuses(run, recipe, tmp_path):
     for change, part in (
         (("batch_size: 4", "batch_sise: 4"), "did you mean data.batch_size"),
         (("vocabulary_size: 600", "vocabulary_size: 500"), "The architecture's vocabulary has 500 tokens"),
-        (("batch_size: 4", "batch_size: 400"), "fewer than one batch of 400"),
+        (("examples: 100", "examples: 3"), "fewer than one batch of 4"),
     ):
         recipe.write_text(RECIPE.replace(*change))
         assert_refused(run("train", "-c", recipe, "--output", run_folder), part)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from clip_core.bpe_training import HEADER, learn
+from clip_core.bpe_training import HEADER, learn, padded
 from clip_core.errors import TextError
 from clip_core.tokenizer import Tokenizer, byte_symbols, words
 
@@ -98,6 +98,21 @@ def test_no_token_is_made_twice():
 
 def test_no_texts():
     assert learn([], 5) == HEADER + "\n"
+
+
+def test_merges_that_no_word_uses():
+    learnt = learn(["a red circle"], 10**6)
+    count = len(learnt.splitlines()) - 1
+    whole = padded(learnt, 600)
+    assert whole.startswith(learnt)
+    assert padded(whole, 600) == whole
+    text = "a red circle \xff \xf5\xc0 \u03b1 \U0001f600"
+    tokens = Tokenizer(whole).encode(text)
+    assert Tokenizer(whole).vocabulary_size == 514 + 600
+    assert tokens == Tokenizer(learnt).encode(text)
+    assert Tokenizer(padded(learnt, count + 6656)).vocabulary_size == 514 + count + 6656
+    with pytest.raises(TextError, match=r"^6657 merges are missing; at most 6656 can stay unused"):
+        padded(learnt, count + 6657)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from clip_core.architecture import DEVIATION, MEAN, Architecture, TextTransforme
 from clip_core.bpe_training import HEADER
 from clip_core.data.loader import Batch, Loader
 from clip_core.data.source import Photograph, fingerprint_of
+from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
 from clip_core.tokenizer import Tokenizer
 
@@ -78,8 +79,12 @@ def texts(batch: Batch) -> list[str]:
 
 
 def contents(source) -> list[tuple[int, tuple[str, ...]]]:
-    """The number and the captions of each example."""
-    return [(number_in(source[index].picture), source[index].caption) for index in range(len(source))]
+    """The number and the captions of each example, which a source on a disk also gives without the pictures."""
+    found = [(number_in(source[index].picture), source[index].caption) for index in range(len(source))]
+    if not isinstance(source, StreamedShards):
+        listed = [text for text in source.captions() if text.strip()]
+        assert sorted(listed) == sorted(text for _, texts in found for text in texts)
+    return found
 
 
 def fault(source, index: int) -> str:

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from math import cos, exp, pi
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ from clip.command import train as train_command
 from clip_core import similarity
 from clip_core.architecture import DEVIATION, MEAN, MODELS, Architecture, TextTransformer, VisionTransformer
 from clip_core.bpe_training import HEADER
-from clip_core.data import loader, shapes
+from clip_core.data import loader
 from clip_core.errors import ClipError
 from clip_core.initialize import initialize
 from clip_core.naming import parameters
@@ -325,7 +324,6 @@ def train(data, tmp_path_factory) -> Iterator[Trainings]:
     trainings = Trainings(data, tmp_path_factory.mktemp("runs"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(data)
-        patch.setattr(shapes, "vocabulary", cache(shapes.vocabulary))
         patch.setattr(loop, "plot", lambda run: None)  # takes longer than most of these runs
         for backend in FRAMEWORKS:
             trainer = importlib.import_module(f"backends.{backend}.training").Trainer

@@ -36,7 +36,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from clip_core.data.shapes import vocabulary
+from clip_core.bpe_training import learn
+from clip_core.data.shapes import vocabulary_captions
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
@@ -45,7 +46,8 @@ from tests.training.conftest import TINY, tiny_data, tiny_trainer
 
 torch.set_num_threads(1)
 recipe = Recipe.read(sys.argv[1])
-outcome = train(recipe, tiny_trainer(recipe), tiny_data(recipe), Tokenizer(vocabulary(200)), Path(sys.argv[2]))
+tokenizer = Tokenizer(learn(vocabulary_captions(), 200))
+outcome = train(recipe, tiny_trainer(recipe), tiny_data(recipe), tokenizer, Path(sys.argv[2]))
 sys.exit(0 if outcome.signal is None else 128 + outcome.signal)
 """
 

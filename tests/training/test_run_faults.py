@@ -41,7 +41,8 @@ import os, shutil, signal, sys, time
 from pathlib import Path
 import grain
 import torch
-from clip_core.data.shapes import vocabulary
+from clip_core.bpe_training import learn
+from clip_core.data.shapes import vocabulary_captions
 from clip_core.tokenizer import Tokenizer
 from clip_core.training import checkpoint
 from clip_core.training.loop import train
@@ -76,7 +77,7 @@ def train_and_die(place, call, recipe, output):
         os.rename = dies_at(call, os.rename, die)
     elif place == "remove":
         shutil.rmtree = dies_at(call, shutil.rmtree, die)
-    train(recipe, trainer, tiny_data(recipe), Tokenizer(vocabulary(200)), output)
+    train(recipe, trainer, tiny_data(recipe), Tokenizer(learn(vocabulary_captions(), 200)), output)
 
 for place in sys.argv[2:]:
     function, call, recipe = place.split("-")
