@@ -9,11 +9,11 @@ from PIL import Image, ImageEnhance
 from pydantic import Field, model_validator
 
 from clip_core.architecture import OPENAI_PIXELS, Pixels
-from clip_core.data.settings import Section, SettingError
+from clip_core.data.settings import Number, Section, SettingError
 from clip_core.errors import ClipError, ImageError
 from clip_core.preprocess import Box, RandomResizedCrop, preprocess, resampling_of, resize
 
-Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Strength = Annotated[float, Number, Field(ge=0, le=100)]
 
 
 class Augmentation(Section):
@@ -28,11 +28,11 @@ class Augmentation(Section):
     scale: tuple[float, float] = (0.9, 1.0)  # of a resized crop: its share of the area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # of a resized crop: its width by its height
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # of a random or resized crop
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.0  # how often a picture is mirrored, left to right
+    flip: Annotated[float, Number, Field(ge=0, le=1)] = 0.0  # how often a picture is mirrored, left to right
     brightness: Strength = 0.0  # the factor is drawn evenly from 1 - brightness to 1 + brightness, not below 0
     contrast: Strength = 0.0  # likewise
     saturation: Strength = 0.0  # likewise
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # the shift is drawn evenly from -hue to hue, in turns
+    hue: Annotated[float, Number, Field(ge=0, le=0.5)] = 0.0  # the shift is drawn evenly from -hue to hue, in turns
 
     @model_validator(mode="after")
     def _fits(self) -> Augmentation:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clip_core.errors import ClipError
-from clip_core.files import appending, read_regular, write_text
+from clip_core.files import appending, read_regular, write_bytes
 
 FAULTS = "faults.jsonl"
 
@@ -38,7 +38,7 @@ class FaultReport:
         """Drop what the file says of faults beyond the count: they are of a run that got further, and are met again."""
         if self._path is not None and self._path.exists():
             lines = read_regular(self._path).splitlines(keepends=True)
-            write_text(self._path, b"".join(lines[: self.count]).decode())
+            write_bytes(self._path, b"".join(lines[: self.count]))
 
     def add(self, fault: Fault) -> None:
         """Count and write down.

@@ -88,7 +88,9 @@ class Loader:
         ranks: int = 1,
     ) -> None:
         if len(source) < batch_size:
-            raise ClipError(f"The data has {len(source)} examples, fewer than one batch of {batch_size}.")
+            raise ClipError(
+                f"The data has {len(source)} examples, fewer than one batch of {batch_size}; lower data.batch_size."
+            )
         if batch_size % ranks:
             raise ClipError(f"A batch of {batch_size} cannot be cut into {ranks} equal parts; change data.batch_size.")
         self.steps_per_epoch = len(source) // batch_size

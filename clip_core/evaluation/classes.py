@@ -20,16 +20,15 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
 from clip_core.data.food101 import Food101
 from clip_core.data.listing import lines_of
 from clip_core.data.paired import SUFFIXES
-from clip_core.data.settings import Section, Templates
+from clip_core.data.settings import Count, Section, Templates
 from clip_core.data.shapes import HELD_OUT
 from clip_core.data.source import Texts
 from clip_core.errors import ClipError
@@ -127,7 +126,7 @@ class Shapes(LabelledSettings):
 
     scores: ClassVar[Mapping[str, int]] = {"held_out_top1": 1}
 
-    pictures_per_class: Annotated[int, Field(ge=1)] = 20
+    pictures_per_class: Count = 20
 
     def labelled(self) -> SingleThings:
         return SingleThings(HELD_OUT, "held out", self.pictures_per_class)

@@ -204,7 +204,7 @@ def _batches(
     if usable < needed:
         raise ClipError(
             f"evaluation.{key} has {usable} examples that can be used, out of {examples}, and needs {needed} or more; "
-            f"mend the data, or change evaluation.batch_size.{last_fault}"
+            f"mend the data{', or lower evaluation.batch_size' if usable else ''}.{last_fault}"
         )
     if batch:
         yield batch

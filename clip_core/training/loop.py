@@ -371,7 +371,7 @@ def _not_finite(step: int, batch: Batch | None, fault: str, writer: Writer) -> C
     listed = ", ".join(examples[:8]) + (" ..." if len(examples) > 8 else "")
     return ClipError(
         f"Training stopped at step {step}: {fault}, on a batch with the examples {listed or 'of no step yet'}; the "
-        f"last good checkpoint is {writer.last_good() or 'none'}. Lower the learning rate."
+        f"last good checkpoint is {writer.last_good() or 'none'}. Lower optimizer.learning_rate."
     )
 
 

@@ -92,7 +92,7 @@ def plan(
         seconds = monotonic() - began
         fault = fault_of(result)
         if fault is not None:
-            raise ClipError(f"Step {step} cannot be used: {fault}. Lower the learning rate.")
+            raise ClipError(f"Step {step} cannot be used: {fault}. Lower optimizer.learning_rate.")
         losses.append(result.loss)
     run.loader.close()
     size = sum(array.nbytes for array in trainer.state().values())

@@ -303,6 +303,8 @@ class Recipe(Section):
         if not isinstance(data, dict):
             raise ClipError(f"{path} is no recipe, which has sections such as model and training; give one.")
         for key, value in (overrides or {}).items():
+            if key.startswith("model.architecture."):
+                _write_out_the_architecture(data)
             try:
                 data = _changed(data, key.split("."), value)
             except SettingError as error:
@@ -357,6 +359,13 @@ def _changed(data: Any, keys: Sequence[str], value: Any, place: tuple[str, ...] 
         raise SettingError(place, f"{{}} is {shown(data)}, so it has no {brief(key)} that could be set; set all of it.")
     entry = _changed(data.get(key), rest, value, (*place, key))
     return {name: old for name, old in data.items() if name != key} | ({} if entry is None else {key: entry})
+
+
+def _write_out_the_architecture(data: dict[str, Any]) -> None:
+    """Put the description of a named model in place of its name, so that parts of it can be set."""
+    model = data.get("model")
+    if isinstance(model, dict) and model.get("architecture") in list(MODELS):
+        data["model"] = model | {"architecture": MODELS[model["architecture"]].architecture.to_dict()}
 
 
 def _all_keys(section: type[Section], place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -62,7 +62,7 @@ def check_trainable(architecture: Architecture, recipe: Recipe, backend: str) ->
         if getattr(recipe.training, key) and backend != "torch":
             raise ClipError(f"training.{key} works in PyTorch alone; leave it out, or train with --backend torch.")
     if recipe.loss.kind == "sigmoid" and not architecture.logit_bias:
-        raise ClipError("The sigmoid loss needs a model with a logit bias; give its architecture logit_bias: true.")
+        raise ClipError("The sigmoid loss needs a model with a logit bias; set model.architecture.logit_bias to true.")
     if recipe.training.micro_batch_size is not None and isinstance(architecture.image, ModifiedResNet):
         raise ClipError(
             "training.micro_batch_size does not go with a ResNet, whose batch normalisation looks at the whole batch; "

@@ -109,9 +109,12 @@ def test_a_dry_run_refuses_what_training_refuses(run, recipe, tmp_path):
     (output / "checkpoints").mkdir(parents=True)
     assert_refused(run("train", "-c", recipe, "--dry-run", "--output", output), "holds a training run already")
     for options, sentence in (
-        (["data.batch_size=101"], "The data has 100 examples, fewer than one batch of 101."),
+        (["data.batch_size=101"], "The data has 100 examples, fewer than one batch of 101; lower data.batch_size."),
         (["training.precision=bf17"], "training.precision is 'bf17'"),
-        (["loss.kind=sigmoid"], "The sigmoid loss needs a model with a logit bias"),
+        (
+            ["loss.kind=sigmoid"],
+            "The sigmoid loss needs a model with a logit bias; set model.architecture.logit_bias to true.",
+        ),
         (["evaluation.every_steps=1", "evaluation.retrieval={source: coco, annotations: a.json, images: b}"], "a.json"),
     ):
         overrides = [word for option in options for word in ("-o", option)]

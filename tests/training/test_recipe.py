@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -127,6 +128,14 @@ def test_overrides_reach_any_depth_and_whole_sections(tmp_path):
     assert changed.evaluation.every_steps == 5
 
 
+def test_overrides_reach_into_a_named_architecture(tmp_path):
+    changed = overridden(tmp_path, WITH_EVALUATION, model__architecture__logit_bias=True)
+    assert changed.model.build() == replace(SHAPES, logit_bias=True)
+    assert overridden(tmp_path, WITH_EVALUATION, model__architecture="RN50").model.architecture == "RN50"
+    with pytest.raises(ClipError, match=r"r\.yaml: model\.architecture: The description .* cannot be read"):
+        overridden(tmp_path, WITH_EVALUATION, model__architecture__embed_dim=None)
+
+
 def test_null_removes_what_is_there(tmp_path):
     assert overridden(tmp_path, WITH_EVALUATION, evaluation=None).evaluation is None
     assert overridden(tmp_path, WITH_EVALUATION, data__examples=None).data.examples == 1_000_000
@@ -170,6 +179,9 @@ def test_overrides_reach_into_lists(tmp_path):
         ),
         ({"x" * 1000: 1}, f"there is no key '{'x' * 60}...'; did you mean"),
         ({"training.seed": "y" * 1000}, f"training.seed is '{'y' * 60}...': input should be a valid integer"),
+        ({"data.augmentation.flip": True}, "data.augmentation.flip is True: give a number"),
+        ({"data.augmentation.brightness": 1e30}, "data.augmentation.brightness is 1e+30"),
+        ({"evaluation.zero_shot.pictures_per_class": 10**30}, "evaluation.zero_shot.pictures_per_class is 10"),
         ({"training.seed": True}, "training.seed is True: give a number"),
         ({"training.seed": 10**5000}, "training.seed is a number of 16610 bits"),
         ({"optimizer.betas": [[0] * 9, 1]}, "optimizer.betas.0 is a list of 9: input should be a valid number"),
