@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import sys
 from types import ModuleType
 
 from clip_core.errors import BackendMissing, ClipError
@@ -37,8 +38,15 @@ def get(name: str) -> ModuleType:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BackendMissing(
             f"The {name} backend needs {name} {OLDEST[name]} or newer; {' '.join([name, version]).strip()} does not "
-            f"import here ({reason}); install it with: pip install --upgrade 'triclip[{name}]'."
+            f"import here ({reason}); {remedy(name)}."
         ) from error
+
+
+def remedy(name: str) -> str:
+    """What to do about a framework that is missing, as the end of a sentence."""
+    if name == "nnabla" and sys.version_info >= (3, 11):
+        return "it has no wheel for Python 3.11 or newer, so use Python 3.10"
+    return f"install it with: pip install --upgrade 'triclip[{name}]'"
 
 
 def _is_older(version: str, oldest: str) -> bool:

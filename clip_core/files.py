@@ -489,7 +489,7 @@ def _fetch_rest(
             raise DownloadError(f"{url} has {stated} bytes, more than {limit}; it is not the file asked for.")
         total = stated if expected_size is None else expected_size
         if digest is None and total is None and not response.chunked:
-            raise DownloadError(f"{url} states no length, so a cut cannot be noticed; give a SHA-256 or a size.")
+            raise DownloadError(f"{url} states no length, so a cut could not be noticed; use another server.")
         free = shutil.disk_usage(partial.path.parent).free
         if total is not None and total - partial.size > free:
             raise DownloadError(

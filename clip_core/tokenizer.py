@@ -186,7 +186,7 @@ class Tokenizer:
                 if not truncate:
                     raise TextError(
                         f"text {index} is too long for context length {context_length}: it has {len(tokens)} tokens "
-                        "with start and end; shorten it, or pass truncate=True to cut it."
+                        "with start and end; shorten it, or cut it with truncate=True (in the command: --truncate)."
                     )
                 tokens[context_length - 1 :] = [self.end]
             rows.append(tokens)

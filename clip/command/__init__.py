@@ -17,6 +17,7 @@ import typer
 import clip
 from clip.command import classify, convert, demo, download, evaluate, inspect, models, parity, tokenize, train
 from clip_core.errors import ClipError, visible
+from clip_core.memory import enough_memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,15 +62,14 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_: f"clip: {visible(str(message))}\n"
     try:
         try:
-            with _ending_on_signals():
+            smaller = "choose a smaller model or less at once, or a machine with more memory"
+            with _ending_on_signals(), enough_memory("while this was computed", smaller):
                 app()
         finally:
             if sys.stdout is not None:  # as it is when it was closed from the start
                 sys.stdout.flush()
     except ClipError as error:
         _refuse(str(error))
-    except MemoryError:
-        _refuse("The memory does not suffice for this; give less at once, or close other programs.")
     except BrokenPipeError:
         # Whoever read the output has closed it; Python must not complain about that again when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

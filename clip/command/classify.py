@@ -28,6 +28,7 @@ from clip_core.architecture import SHAPES
 from clip_core.data import shapes
 from clip_core.errors import ClipError, ImageError, TextError, visible
 from clip_core.image import SUFFIXES, open_image
+from clip_core.memory import enough_memory
 
 MAX_LABELS_FILE_BYTES = 16 << 20
 MAX_PLOT_HEIGHT = 500.0  # inches; matplotlib draws no picture of more than 65,535 pixels
@@ -131,19 +132,20 @@ def _results(
     """
     loaded, task = classifier.loaded, progress.add_task("", total=len(paths))
     for start in range(0, len(paths), batch_size):
-        # One after the other, since a decoded photograph is many times larger than its pixels for the model.
         pixels: dict[int, np.ndarray] = {}
-        for place, path in enumerate(paths[start : start + batch_size], start):
-            try:
-                pixels[place] = _pixels(path, loaded.preprocess)
-            except ImageError as error:
-                if len(paths) == 1:
-                    raise
-                errors.print(f"clip: {error}")
-                faulty.append(path)
-            progress.advance(task)
-        if pixels:
-            scores = classifier.score(np.stack(list(pixels.values())))
+        with enough_memory(f"while {batch_size} pictures at once were scored", "lower --batch-size"):
+            # One after the other, since a decoded photograph is many times larger than its pixels for the model.
+            for place, path in enumerate(paths[start : start + batch_size], start):
+                try:
+                    pixels[place] = _pixels(path, loaded.preprocess)
+                except ImageError as error:
+                    if len(paths) == 1:
+                        raise
+                    errors.print(f"clip: {error}")
+                    faulty.append(path)
+                progress.advance(task)
+            scores = classifier.score(np.stack(list(pixels.values()))) if pixels else None
+        if scores is not None:
             yield [
                 _result(loaded, paths[place], classifier.labels, probabilities, logits, top_k)
                 for place, probabilities, logits in zip(pixels, scores.probabilities, scores.logits)

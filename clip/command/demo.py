@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import numpy as np
 import typer
 
 import converters
-from backends import NAMES, available
+from backends import NAMES, available, remedy
 from clip import samples
 from clip.api import BACKEND_OF_SUFFIX, open_model, weights_file
 from clip.command.output import console, print_table
@@ -52,10 +51,7 @@ def run(
         )
     names = [name for name in ("numpy", "torch", "paddle", "nnabla") if name in available()]
     for missing in sorted(set(NAMES) - set(names)):
-        if missing == "nnabla" and sys.version_info >= (3, 11):
-            console.print("going on without nnabla, which has no wheel for Python 3.11 or newer")
-        else:
-            console.print(f"going on without {missing}; install it with: pip install 'triclip[{missing}]'")
+        console.print(f"going on without {missing}; {remedy(missing)}")
 
     loaded = {name: open_model(files[name], backend=name, device="cpu") for name in names}
     pictures = samples.pictures()

@@ -22,6 +22,7 @@ from clip.command.output import Json, print_fields, print_json
 from clip_core.architecture import Architecture, differences
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
+from clip_core.memory import enough_memory
 from clip_core.tokenizer import tokenizer_of
 from clip_core.training.stopping import WORD, run_until_stopped, stop_signals
 
@@ -84,7 +85,7 @@ def run(
         _launch(backend, num_gpus)
     from clip_core.training.checkpoint import run_of
     from clip_core.training.log import say
-    from clip_core.training.loop import enough_memory, enough_memory_for_the_model, train
+    from clip_core.training.loop import enough_memory_for_the_model, train
     from clip_core.training.plan import plan
     from clip_core.training.recipe import Recipe
 

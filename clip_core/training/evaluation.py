@@ -145,10 +145,8 @@ class _Classes:
         self._architecture, self._tokenizer = recipe.model.build(), tokenizer
         self._examples, self._size = min(examples, len(self._labelled)), size
         for prompts in self._labelled.prompts:
-            try:
-                tokenizer.tokenize(prompts, self._architecture.text.context_length)
-            except ClipError as error:
-                raise ClipError(f"evaluation.zero_shot has a class with the prompt {prompts[0]!r}: {error}") from error
+            for prompt in prompts:
+                _check_prompt(prompt, tokenizer, self._architecture.text.context_length)
         next(self._batches([]))
 
     def cautions(self) -> list[str]:
@@ -208,3 +206,16 @@ def _batches(
         )
     if batch:
         yield batch
+
+
+def _check_prompt(prompt: str, tokenizer: Tokenizer, longest: int) -> None:
+    """Refuse a prompt that the model would not read to its end."""
+    try:
+        tokens = len(tokenizer.encode(prompt)) + 2
+    except ClipError as error:
+        raise ClipError(f"evaluation.zero_shot has a class with the prompt {prompt!r:.200}: {error}") from error
+    if tokens > longest:
+        raise ClipError(
+            f"evaluation.zero_shot has a class with the prompt {prompt!r:.200}, which is too long: with start and end "
+            f"it has {tokens} tokens, and the model reads {longest}; shorten the class's name, or the template."
+        )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from clip_core.data.settings import shown
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.files import exclusive
+from clip_core.memory import enough_memory
 from clip_core.naming import parameters
 from clip_core.tokenizer import Tokenizer
 from clip_core.training import checkpoint as checkpoints
@@ -273,17 +273,6 @@ def _own_skipped(run: Run, folder: Path, saved: Checkpoint) -> int:
     return 0
 
 
-@contextmanager
-def enough_memory(doing: str, remedy: str) -> Iterator[None]:
-    """Turn what the frameworks raise when memory runs out into one sentence."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ClipError) or not _out_of_memory(error):
-            raise
-        raise ClipError(f"Memory ran out {doing}; {remedy}.") from error
-
-
 def enough_memory_for_a_batch(recipe: Recipe) -> AbstractContextManager[None]:
     """`enough_memory` while a batch is read."""
     data, size = recipe.data, recipe.model.build().image.resolution
@@ -313,15 +302,6 @@ def enough_memory_for_the_model(recipe: Recipe) -> AbstractContextManager[None]:
         f"for the model itself: training its {count:,} parameters takes {16 * count:,} bytes and more",
         "choose a smaller model.architecture, or a machine with more memory",
     )
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Whether an allocator raised it: Python's, a GPU's, PyTorch's on a CPU, the system's, or NNabla's."""
-    if isinstance(error, SystemError):  # what calls Python from C raises in place of what it met there
-        return _out_of_memory(error.__cause__ or error.__context__)
-    phrases = ("out of memory", "can't allocate memory", "cannot allocate memory", "memory error in alloc", "bad_alloc")
-    speaks_of_it = isinstance(error, RuntimeError | OSError) and any(phrase in str(error).lower() for phrase in phrases)
-    return speaks_of_it or isinstance(error, MemoryError)
 
 
 def fault_of(result: StepResult) -> str | None:

@@ -132,7 +132,16 @@ def test_memory_that_runs_out_is_a_sentence(run, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("clip.command.app", too_much)
-    assert_refused(run("convert"), "The memory does not suffice")
+    assert_refused(run("convert"), "Memory ran out while this was computed; choose a smaller model")
+
+
+def test_memory_for_a_batch(run, monkeypatch):
+    def too_much(*_) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")  # as PyTorch does
+
+    monkeypatch.setattr(Classifier, "score", too_much)
+    result = run("classify", CIRCLE, "--labels", "red", "--backend", "numpy", "--batch-size", "1000")
+    assert_refused(result, "Memory ran out while 1000 pictures at once were scored; lower --batch-size.")
 
 
 def test_nothing_that_a_stranger_named_moves_the_cursor(run, tmp_path):
@@ -898,7 +907,7 @@ def test_demo_goes_on_without_nnabla(version, says, run, monkeypatch, tmp_path):
     assert result.code == 0, result.err
     (line,) = [line for line in result.out.splitlines() if line.startswith("going on without nnabla")]
     assert says in line
-    assert "going on without torch; install it with: pip install 'triclip[torch]'\n" in result.out
+    assert "going on without torch; install it with: pip install --upgrade 'triclip[torch]'\n" in result.out
     assert result.out.splitlines()[-1].startswith("parity: PASS backends=numpy max_logit_diff=")
 
 

@@ -486,7 +486,7 @@ def test_download_of_a_day(server, tmp_path, monkeypatch):
 
 def test_no_length_and_no_digest(server, tmp_path):
     server.script = [lambda handler: handler.answer(200, DATA, Content_Length=None)]
-    with pytest.raises(DownloadError, match="states no length, so a cut cannot be noticed"):
+    with pytest.raises(DownloadError, match="states no length, so a cut could not be noticed"):
         files.download(server.url, tmp_path / "weights.bin", None)
     assert files.download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == DATA
 
