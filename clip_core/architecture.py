@@ -153,7 +153,8 @@ class Architecture:
     def to_dict(self) -> dict[str, Any]:
         """This architecture as plain data for JSON; `from_dict` reads it back."""
         kind = next(kind for kind, tower in _IMAGE_TOWERS.items() if isinstance(self.image, tower))
-        return asdict(self) | {"image": {"kind": kind} | asdict(self.image)}
+        image = {"kind": kind} | asdict(self.image, dict_factory=_plain)
+        return asdict(self, dict_factory=_plain) | {"image": image}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
@@ -235,6 +236,10 @@ def differences(found: Architecture, expected: Architecture) -> list[str]:
         for place in ours | theirs
         if ours.get(place) != theirs.get(place)
     ]
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
 
 
 def _tower(kind: type, place: str, data: dict[str, Any], activation: Any) -> Any:

@@ -204,7 +204,7 @@ def test_inspect_a_sound_file(run, files):
     found = run("inspect", file, "--json").json
     assert found["faults"] == []
     assert found["path"] == str(file)
-    assert found["architecture"] == json.loads(json.dumps(ARCHITECTURE.to_dict()))
+    assert found["architecture"] == ARCHITECTURE.to_dict()
     assert found["layout"] == "openai"
     assert found["dtypes"] == {"float32": len(parameters(ARCHITECTURE))}
     assert found["scalars"] == found["parameters"] == count(ARCHITECTURE)
