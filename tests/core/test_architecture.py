@@ -141,7 +141,7 @@ def test_a_description_in_full():
         "kind": "resnet",
         "resolution": 224,
         "width": 64,
-        "blocks": (3, 4, 6, 3),
+        "blocks": [3, 4, 6, 3],
         "heads": 32,
         "pixels": OPENAI_PIXELS,
     }
