@@ -11,6 +11,7 @@ from clip_core import files
 from clip_core.architecture import TextTransformer
 from clip_core.errors import CheckpointError, TextError
 from clip_core.tokenizer import END_OF_TEXT, START_OF_TEXT, Tokenizer
+from converters.buffers import shown
 
 MAX_BYTES = 16 << 20  # OpenAI's tokenizer.json has 2 MB
 HEADER = "#version: 0.2"
@@ -64,9 +65,10 @@ def read(folder: Path) -> str | None:
         raise CheckpointError(f"the tokenizer beside it is not one of CLIP's: in {name}, {error}") from error
     for token, symbol in enumerate(expected):
         if ids.get(symbol) != token:
+            what = f"{name} gives {symbol!r} the id {shown(ids.get(symbol))}"
             raise CheckpointError(
-                f"the tokenizer beside it is not one of CLIP's: {name} gives {symbol!r} the id {ids.get(symbol)!r:.9}; "
-                f"in CLIP's order of bytes, merges, start and end it has {token}."
+                f"the tokenizer beside it is not one of CLIP's: {what}; in CLIP's order of bytes, merges, start and "
+                f"end it has {token}."
             )
     return None if hashlib.sha256("\n".join(lines).encode()).hexdigest() == OPENAI_SHA256 else merges
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 import backends
 import clip
@@ -283,6 +284,24 @@ def test_convert_options(run, files, tmp_path):
     text = run("convert", files[".pt"], tmp_path / "new.h5").out
     assert "target sha256" in text
     assert "max abs difference  0.0" in text
+
+
+def test_convert_a_part_of_a_larger_module(run, files, tmp_path):
+    """Of several models in a file one is asked for, and what is not of it is named."""
+    state = converters.read(files[".pt"]).weights
+    several = {f"{prefix}.{name}": array for prefix in ("student", "teacher") for name, array in state.items()}
+    save_file(several | {"temperature": np.ones(1, np.float32)}, tmp_path / "a.safetensors")
+    what = "several CLIPs, below the prefixes 'student.', 'teacher.' (and beside them 'temperature')"
+    assert_refused(run("inspect", tmp_path / "a.safetensors"), what, "clip convert --prefix 'teacher.' takes that one")
+    asked = (tmp_path / "a.safetensors", "--prefix", "teacher")
+    left_out = rf"left out +{len(state) + 1}: student\.[a-z_.0-9]+, .* and more"
+    assert re.search(left_out, run("inspect", *asked).out)
+    folder = tmp_path / "folder"
+    result = run("convert", *asked, folder, "--layout", "huggingface", "--like", files[".pt"])
+    assert re.search(left_out, result.out)
+    assert re.search(r"beside +config.json, preprocessor_config.json, vocab.json, merges.txt, ", result.out)
+    found = run("inspect", folder, "--json").json
+    assert (found["layout"], found["own_vocabulary"], found["left_out"]) == ("huggingface", True, [])
 
 
 def test_convert_refuses(run, files, tmp_path):

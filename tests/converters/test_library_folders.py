@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 import clip
 from clip import samples
 from clip.api import RESOURCES, open_model
-from clip.zero_shot import score
+from clip.zero_shot import Classifier
 from clip_core import reference
 from clip_core.architecture import MODELS, Pixels
 from clip_core.data.shapes import TrainingSet
@@ -84,7 +84,8 @@ def test_the_pipeline_gives_the_same_numbers(folder):
     with quiet():
         classify = pipeline("zero-shot-image-classification", model=str(folder))
         found = classify(pictures, candidate_labels=labels, hypothesis_template="a {}")
-    expected = score(ours, np.stack([ours.preprocess(picture) for picture in pictures]), labels, "a {}").probabilities
+    pixels = np.stack([ours.preprocess(picture) for picture in pictures])
+    expected = Classifier(ours, labels, "a {}").score(pixels).probabilities
     for row, answers in zip(expected, found, strict=True):
         shares = {answer["label"]: answer["score"] for answer in answers}
         np.testing.assert_allclose([shares[label] for label in labels], row, atol=1e-5)
