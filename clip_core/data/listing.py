@@ -1,12 +1,18 @@
-"""Lists of pictures and captions as text or JSON, read with every fault as one sentence."""
+"""Lists of pictures and captions as text or JSON, and folders of them, read with every fault as one sentence."""
 
 from __future__ import annotations
 
 import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from clip_core.errors import ClipError
 from clip_core.files import read_regular
+
+_SHOWN_SUFFIXES = 5
 
 
 def lines_of(path: str) -> list[str]:
@@ -48,3 +54,44 @@ def records(path: str, within: Any, key: str, **types: type) -> list[dict[str, A
             if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
                 raise ClipError(f"{path}: entry {number} of {key!r} has no {name!r} of type {kind.__name__}.")
     return entries
+
+
+def tree(folder: str) -> tuple[list[str], list[str]]:
+    """All files in a folder and in those below it or linked in it, by name; without those whose name begins with a dot.
+
+    Returns:
+        The paths of the files, and of the folders that are passed over, since links lead to them a second time.
+
+    Raises:
+        ClipError: a folder cannot be read.
+    """
+    files, again, seen = [], [], set()
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            again.append(parent)
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [os.path.join(parent, name) for name in sorted(names) if not name.startswith(".")]
+    return files, again
+
+
+def _refuse(error: OSError) -> None:
+    reason = (error.strerror or str(error)).lower()
+    raise ClipError(f"{error.filename} cannot be read: {reason}; give a folder that may be read whole.") from error
+
+
+def warn_of_rest(folder: str, files: Iterable[str], again: Iterable[str] = ()) -> None:
+    """Say what a reader of a folder passes over: files that it does not take by their suffix, and folders met again."""
+    suffixes = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in files)
+    passed = [f"{count} with {suffix}" for suffix, count in suffixes.most_common(_SHOWN_SUFFIXES)]
+    if len(suffixes) > _SHOWN_SUFFIXES:
+        passed.append(f"of {len(suffixes) - _SHOWN_SUFFIXES} other kinds")
+    folders = [f"the folder {path}, which is there under another name" for path in again]
+    if len(folders) > 1:
+        folders = [f"{len(folders)} folders that are there under other names"]
+    if passed or folders:
+        counted = [f"{sum(suffixes.values())} files ({', '.join(passed)})"] if passed else []
+        warnings.warn(f"Of {folder} are passed over: {' and '.join(counted + folders)}.", stacklevel=2)

@@ -5,9 +5,10 @@
     food/0001.jpg   food/0001.txt
     sub/0001.PNG    sub/0001.TXT
 
-Folders may be nested. Picture and text belong together when their paths are equal but for the suffix, so the same name
-in two folders is two examples. Each line of a text that is not blank is a caption, in UTF-8. A picture without a text,
-and a text without a picture, are counted as faults.
+Folders may be nested, and linked; one that several links lead to counts once. Picture and text belong together when
+their paths are equal but for the suffix, so the same name in two folders is two examples. Each line of a text that is
+not blank is a caption, in UTF-8. A picture without a text, and a text without a picture, are counted as faults. Hidden
+files do not count, and what else is passed over is said in a warning.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 
+from clip_core.data.listing import tree, warn_of_rest
 from clip_core.data.source import Photograph, SourceSettings, Texts, captions, fingerprint_of
 from clip_core.errors import ClipError, TextError
 from clip_core.files import read_regular
-from clip_core.image import open_image
+from clip_core.image import SUFFIXES, open_image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MAXIMUM_TEXT_BYTES = 1 << 20
 
 
@@ -42,16 +43,13 @@ class PairedFiles:
     """
 
     def __init__(self, folder: str):
-        pictures: list[str] = []
-        texts: dict[str, str] = {}  # path without suffix -> path
-        for parent, _, names in os.walk(folder, onerror=_refuse):
-            for name in names:
-                path = os.path.join(parent, name)
-                stem, suffix = os.path.splitext(path)
-                if suffix.lower() in SUFFIXES:
-                    pictures.append(path)
-                elif suffix.lower() == ".txt":
-                    texts[stem] = path
+        files, again = tree(folder)
+        suffixes = [os.path.splitext(path)[1].lower() for path in files]
+        pictures = [path for path, suffix in zip(files, suffixes) if suffix in SUFFIXES]
+        texts = {os.path.splitext(path)[0]: path for path, suffix in zip(files, suffixes) if suffix == ".txt"}
+        warn_of_rest(
+            folder, [path for path, suffix in zip(files, suffixes) if suffix not in (*SUFFIXES, ".txt")], again
+        )
         stems = {os.path.splitext(path)[0] for path in pictures}
         lone = [text for stem, text in texts.items() if stem not in stems]
         pairs = sorted(
@@ -69,14 +67,14 @@ class PairedFiles:
     def __getitem__(self, index: int) -> Photograph:
         picture, text = self._pictures[index], self._texts[index]
         if not picture:
-            raise ClipError(f"{text} has no picture of the same name beside it.")
+            raise ClipError(f"{text} has no picture of the same name beside it ({', '.join(SUFFIXES)}).")
         if not text:
             raise ClipError(f"{picture} has no .txt file of the same name beside it.")
         return Photograph(open_image(picture), captions(_lines(text), text))
 
     def fingerprint(self) -> str:
         paths = Texts(path and os.path.relpath(path, self._folder) for path in [*self._pictures, *self._texts])
-        return fingerprint_of(paths, [os.path.getsize(path) for path in self._texts if path])
+        return fingerprint_of(paths, [_size(path) for path in self._texts])
 
     def captions(self) -> Iterator[str]:
         for picture, text in zip(self._pictures, self._texts):
@@ -93,6 +91,9 @@ def _lines(path: str) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def _refuse(error: OSError) -> None:
-    reason = (error.strerror or str(error)).lower()
-    raise ClipError(f"{error.filename} cannot be read: {reason}; give a folder that may be read whole.") from error
+def _size(path: str) -> int:
+    """The bytes of a file; -1 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1

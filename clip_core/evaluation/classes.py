@@ -5,8 +5,13 @@
     n01440764/ILSVRC2012_val_00000293.JPEG    the folder is the class
     n01443537/ILSVRC2012_val_00000236.JPEG
 
-A file of class names has one per line in the order of the sorted folders, or ``n01440764<tab>tench`` in any order and
-also for folders that are not there. Without one, a folder's name with blanks for underscores is the class's.
+Pictures may be in folders below it, and folders may be links. Classes are in the order of their folders' names, or of
+their numbers when all names are such. What is passed over is said in a warning.
+
+A file of class names has ``n01440764<tab>tench`` in each line, in any order and also for folders that are not there. It
+may be a plain list when it is certain which line belongs to which folder: when the lines are the folders' names, when
+those are the numbers from 0 or from 1 on, or when all usual ways to sort them agree. Without a file, a folder's name
+with blanks for underscores is the class's.
 
 ``food101`` is the test split of `clip_core.data.food101`, and ``shapes`` the combinations that no training on `shapes`
 shows, among all combinations.
@@ -18,6 +23,7 @@ therefore has nearly as many of each class.
 from __future__ import annotations
 
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal, Protocol
@@ -26,14 +32,13 @@ import numpy as np
 from PIL import Image
 
 from clip_core.data.food101 import Food101
-from clip_core.data.listing import lines_of
-from clip_core.data.paired import SUFFIXES
+from clip_core.data.listing import lines_of, tree, warn_of_rest
 from clip_core.data.settings import Count, Section, Templates
 from clip_core.data.shapes import HELD_OUT
 from clip_core.data.source import Texts
 from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import SingleThings
-from clip_core.image import open_image
+from clip_core.image import SUFFIXES, open_image
 
 Name = Literal["folders", "food101", "shapes"]
 
@@ -78,15 +83,18 @@ class Folders(LabelledSettings):
     templates: Templates = ("a photo of a {}.",)
 
     def labelled(self) -> LabelledFiles:
-        folders = [entry.name for entry in _entries(self.folder) if entry.is_dir()]
-        by_class = [
-            [
-                os.path.join(self.folder, folder, entry.name)
-                for entry in _entries(os.path.join(self.folder, folder))
-                if os.path.splitext(entry.name)[1].lower() in SUFFIXES
-            ]
-            for folder in folders
-        ]
+        entries = _entries(self.folder)
+        folders = [entry.name for entry in entries if entry.is_dir()]
+        if all(map(_is_number, folders)):
+            folders.sort(key=lambda name: (int(name), name))
+        passed, again = [entry.name for entry in entries if not entry.is_dir()], []
+        by_class: list[list[str]] = []
+        for folder in folders:
+            files, met_again = tree(os.path.join(self.folder, folder))
+            by_class.append([path for path in files if os.path.splitext(path)[1].lower() in SUFFIXES])
+            passed += [path for path in files if os.path.splitext(path)[1].lower() not in SUFFIXES]
+            again += met_again
+        warn_of_rest(self.folder, passed, again)
         return LabelledFiles(self.folder, by_class, _prompts(self.templates, self._class_names(folders)))
 
     def _class_names(self, folders: Sequence[str]) -> list[str]:
@@ -103,6 +111,16 @@ class Folders(LabelledSettings):
             raise ClipError(
                 f"{self.names} has {len(lines)} names, and {self.folder} has {len(folders)} folders; give a name for "
                 "each, in the order of the sorted folders."
+            )
+        by_name = {_plain(line): line for line in lines}
+        if by_name.keys() == {_plain(folder) for folder in folders} and len(by_name) == len(folders):
+            return [by_name[_plain(folder)] for folder in folders]
+        other = _other_order(folders)
+        if other is not None:
+            here, there = next(pair for pair in zip(folders, other) if pair[0] != pair[1])
+            raise ClipError(
+                f"{self.names} is a plain list, and whether {here} or {there} comes first among the folders of "
+                f"{self.folder} depends on who sorts them; write each line as folder<tab>name."
             )
         return lines
 
@@ -170,6 +188,30 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     except (OSError, ValueError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ClipError(f"{folder} cannot be read: {reason}; give a folder with a folder for each class.") from error
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").casefold()
+
+
+def _other_order(folders: Sequence[str]) -> list[str] | None:
+    """Another order in which someone may have listed the sorted ``folders``; ``None`` when theirs is the only one."""
+    if all(map(_is_number, folders)) and [int(name) for name in folders] in (
+        list(range(len(folders))),
+        list(range(1, len(folders) + 1)),
+    ):
+        return None
+    ways = [
+        lambda name: name,  # Python
+        str.casefold,  # file managers
+        lambda name: re.sub(r"[\W_]", "", name).casefold(),  # ls, in most languages
+        lambda name: [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)],
+    ]
+    return next((order for order in (sorted(folders, key=way) for way in ways) if order != list(folders)), None)
 
 
 def _prompts(templates: Iterable[str], names: Iterable[str]) -> list[list[str]]:

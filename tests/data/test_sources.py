@@ -24,6 +24,7 @@ from tests.data.conftest import (
     loader,
     number_in,
     numbers,
+    picture,
     sample,
     shard,
     texts,
@@ -204,7 +205,7 @@ def test_unpaired_files_and_bad_texts_are_faults(tmp_path):
     (tmp_path / "9.txt").write_text("nine")
     source = opened("paired", folder=str(tmp_path))
     assert len(source) == 5
-    assert fault(source, 0) == f"{tmp_path / '9.txt'} has no picture of the same name beside it."
+    assert fault(source, 0).startswith(f"{tmp_path / '9.txt'} has no picture of the same name beside it (.png, ")
     assert source[1].caption == ("zero",)
     assert fault(source, 2) == f"{tmp_path / '1.txt'} has no caption."
     assert fault(source, 3).startswith(f"{tmp_path / '2.txt'} is not UTF-8")
@@ -212,6 +213,35 @@ def test_unpaired_files_and_bad_texts_are_faults(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "has no pictures" in refused("paired", folder=str(tmp_path / "empty"))
     assert "gone cannot be read: no such file" in refused("paired", folder=str(tmp_path / "gone"))
+
+
+def test_linked_folders_and_all_suffixes_of_pictures_belong_to_a_tree(tmp_path):
+    for number, name in enumerate(["0.tif", "1.gif", "2.PGM", "3.jfif"]):
+        (tmp_path / "tree").mkdir(exist_ok=True)
+        picture(number).convert("RGB").save(tmp_path / "tree" / name)
+        (tmp_path / "tree" / name).with_suffix(".txt").write_text(f"caption {number}")
+    write_picture(tmp_path / "elsewhere" / "4.png", 4)
+    (tmp_path / "elsewhere" / "4.txt").write_text("caption 4")
+    (tmp_path / "tree" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "tree" / ".hidden.png").write_bytes(b"")
+    source = opened("paired", folder=str(tmp_path / "tree"))
+    assert [example[1] for example in contents(source)] == [(f"caption {number}",) for number in range(5)]
+
+
+def test_what_a_tree_passes_over_is_said_and_links_that_lead_back_end(tmp_path):
+    write_picture(tmp_path / "a" / "0.png", 0)
+    (tmp_path / "a" / "0.txt").write_text("zero")
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    for name in ("1.avif", "2.avif", "notes"):
+        (tmp_path / "a" / name).write_bytes(b"")
+    said = (
+        rf"^Of {tmp_path} are passed over: 3 files \(2 with \.avif, 1 with no suffix\) and the folder .*back, which is "
+    )
+    with pytest.warns(UserWarning, match=said):
+        assert len(opened("paired", folder=str(tmp_path))) == 1
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.warns(UserWarning, match="and 2 folders that are there under other names"):
+        assert len(opened("paired", folder=str(tmp_path))) == 1
 
 
 # Food-101

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from clip_core.evaluation.retrieval import ranks, recall_at
 from clip_core.evaluation.shapes import SingleThings, evaluate
 from clip_core.evaluation.zero_shot import class_features, hits
 from clip_core.similarity import normalize
-from tests.data.conftest import number_in, write_picture
+from tests.data.conftest import number_in, picture, write_picture
 from tests.training.conftest import TINY
 
 
@@ -112,9 +114,7 @@ def test_single_things_come_in_turn_and_each_is_of_its_class():
 def folders(tmp_path):
     for path, number in (("dog/9.JPEG", 1), ("dog/10.png", 2), ("big_cat/x.jpg", 3), ("ant/deep.png/y.png", 4)):
         write_picture(tmp_path / "pictures" / path, number)
-    (tmp_path / "pictures" / "dog" / "notes.txt").write_text("no picture")
     (tmp_path / "pictures" / ".cache").mkdir()
-    (tmp_path / "pictures" / "list.csv").write_text("no folder")
     return tmp_path / "pictures"
 
 
@@ -124,11 +124,67 @@ def contents(labelled) -> list[tuple[int, int]]:
 
 
 def test_folders_are_classes_and_their_pictures_come_in_turn(folders):
-    (folders / "ant" / "deep.png" / "y.png").rename(folders / "ant" / "y.png")
-    (folders / "ant" / "deep.png").rmdir()
     labelled = Folders(folder=str(folders)).labelled()
     assert labelled.prompts == [["a photo of a ant."], ["a photo of a big cat."], ["a photo of a dog."]]
     assert contents(labelled) == [(4, 0), (3, 1), (2, 2), (1, 2)]
+
+
+def test_linked_classes_and_all_suffixes_count_and_the_rest_is_said(folders, tmp_path):
+    picture(5).save(folders / "dog" / "11.tiff")
+    (tmp_path / "elsewhere").mkdir()
+    picture(6).save(tmp_path / "elsewhere" / "6.gif")
+    (folders / "zoo").symlink_to(tmp_path / "elsewhere")
+    labelled = Folders(folder=str(folders)).labelled()
+    assert contents(labelled) == [(4, 0), (3, 1), (2, 2), (6, 3), (5, 2), (1, 2)]
+    (folders / "dog" / "notes.txt").write_text("no picture")
+    (folders / "list.csv").write_text("no folder")
+    with pytest.warns(UserWarning, match=r"pictures are passed over: 2 files \(1 with \.csv, 1 with \.txt\)\.$"):
+        assert len(Folders(folder=str(folders)).labelled()) == 6
+
+
+def numbered(folder, names: list[str], lines: list[str]) -> list[tuple[str, str]]:
+    """Class folders, and the class name that each gets from a file with ``lines``."""
+    for name in names:
+        write_picture(folder / "val" / name / "0.png", 1)
+    (folder / "names.txt").write_text("\n".join(lines))
+    labelled = Folders(folder=str(folder / "val"), names=str(folder / "names.txt"), templates=("{}",)).labelled()
+    return [
+        (Path(path).parent.name, labelled.prompts[label][0]) for path, label in zip(labelled._paths, labelled._labels)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "lines"),
+    [
+        ([str(number) for number in range(12)], [f"class {number}" for number in range(12)]),
+        ([str(number) for number in range(1, 12)], [f"class {number}" for number in range(1, 12)]),
+        ([f"{number:03}" for number in range(2, 12)], [f"class {number:03}" for number in range(2, 12)]),
+        ([str(number) for number in range(3, 12)], [f"{number}\tclass {number}" for number in range(11, 0, -1)]),
+    ],
+)
+def test_numbered_folders_get_the_names_of_their_numbers(names, lines, tmp_path):
+    assert numbered(tmp_path, names, lines) == [(name, f"class {name}") for name in names]
+
+
+def test_a_plain_list_of_the_folders_names_may_be_in_any_order(tmp_path):
+    named = numbered(tmp_path, ["Zebra", "big_cat", "ant"], ["Big Cat", "ant", "zebra"])
+    assert named == [("Zebra", "zebra"), ("ant", "ant"), ("big_cat", "Big Cat")]
+
+
+@pytest.mark.parametrize(
+    ("names", "pair"),
+    [
+        ([str(number) for number in range(3, 12)], "3 or 10"),
+        (["class1", "class2", "class10"], "class10 or class2"),
+        (["Zebra", "ant"], "Zebra or ant"),
+        (["ice_cream", "icebox"], "ice_cream or icebox"),
+    ],
+)
+def test_a_plain_list_whose_order_is_not_certain_is_refused(names, pair, tmp_path):
+    with pytest.raises(
+        ClipError, match=rf"names\.txt is a plain list, and whether {pair} comes first among .* write each"
+    ):
+        numbered(tmp_path, names, [f"a {number}" for number in range(len(names))])
 
 
 @pytest.mark.parametrize(
