@@ -20,6 +20,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -76,7 +77,10 @@ class M3it(Saved):
         rows = self.rows()
         by_picture: dict[bytes, list[int]] = {}
         for number in rows.with_picture():
-            stored = rows.picture(number)
+            try:
+                stored = rows.picture(number)
+            except ClipError:  # which is met again when the example is asked for
+                stored = f"row {number}"
             digest = hashlib.sha256(stored if isinstance(stored, bytes) else str(stored).encode()).digest()
             by_picture.setdefault(digest, []).append(number)
         return SavedRows(rows, list(by_picture.values()))
@@ -94,7 +98,7 @@ class Rows:
         self._files = files
         self.image_column, self.caption_column = image_column, caption_column
         self._opened: Any = None
-        self._checked = False
+        self._sound: bool | None = None  # whether no row is damaged; None before it is known
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened": None}
@@ -105,22 +109,33 @@ class Rows:
 
     def picture(self, number: int) -> object:
         """What stands for the picture in a row: its encoded bytes, the path of a file, or a text in base64."""
-        stored = self._table["image"][number].as_py()
+        stored = self._value("image", number)
         if isinstance(stored, dict):
             return stored.get("bytes") or _Path(stored.get("path") or "")
         return stored[0] if isinstance(stored, list) and stored else stored
 
     def fingerprint(self) -> str:
-        """Of the names and sizes of the files, and of all captions."""
+        """Of the names and sizes of the files, and of all captions if no row is damaged."""
         names = Texts(os.path.basename(file) for file in self._files)
         sizes = [os.path.getsize(file) for file in self._files]
-        texts = (str(stored) for chunk in self._table["caption"].chunks for stored in chunk.to_pylist())
-        return fingerprint_of(names, sizes, Texts(texts))
+        chunks = self._table["caption"].chunks if self._sound else []
+        return fingerprint_of(names, sizes, Texts(str(stored) for chunk in chunks for stored in chunk.to_pylist()))
 
     def captions(self, number: int) -> list[object]:
         """The captions of a row."""
-        stored = self._table["caption"][number].as_py()
+        stored = self._value("caption", number)
         return stored if isinstance(stored, list) else [stored]
+
+    def _value(self, column: str, number: int) -> Any:
+        cell = self._table[column].slice(number, 1).chunk(0)
+        try:
+            if not self._sound:
+                # Of a record, the slice alone would still have its fields whole.
+                for part in cell.flatten() if hasattr(cell, "field") else [cell]:
+                    part.validate(full=True)
+            return cell[0].as_py()
+        except ValueError as error:  # offsets that lead outside, or a text that is not UTF-8
+            raise ClipError(f"Row {number} of {self.folder} is damaged: {error}; save it again.") from error
 
     @property
     def _table(self) -> Any:
@@ -130,9 +145,12 @@ class Rows:
             tables = [_read(pyarrow, file, (self.image_column, self.caption_column)) for file in self._files]
             try:
                 self._opened = pyarrow.concat_tables(tables)
-                if not self._checked:  # lengths and offsets in a damaged file must not lead outside of it
-                    self._opened.validate(full=True)
-                    self._checked = True
+                self._opened.validate()  # lengths in a damaged file must not lead outside of it
+                if self._sound is None:
+                    with suppress(pyarrow.ArrowInvalid):  # then each row is checked when it is asked for
+                        self._opened.validate(full=True)
+                        self._sound = True
+                self._sound = bool(self._sound)
             except pyarrow.ArrowException as error:
                 raise ClipError(
                     f"The files of {self.folder} are damaged or do not fit together: {error}; save it again."
@@ -155,7 +173,7 @@ def _read(pyarrow: Any, file: str, columns: tuple[str, str]) -> Any:
                     "set data.image_column and data.caption_column."
                 )
         return table.select(columns).rename_columns(["image", "caption"])
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ClipError(f"{file} cannot be read as an Arrow stream: {error}; save the data again.") from error
 
 

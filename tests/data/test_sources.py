@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import cloudpickle
+import numpy as np
 import pyarrow
 import pytest
 
@@ -422,6 +423,33 @@ def test_m3it_rows_of_one_picture_are_one_example(tmp_path):
     assert [(number_in(source[n].picture), source[n].caption) for n in (0, 1)] == [(1, ("one", "eins")), (2, ("two",))]
     assert fault(source, 2).startswith(f"Row 3 of {tmp_path / 'm3it'}: the picture is not in base64")
     assert fault(source, 3) == f"Row 4 of {tmp_path / 'm3it'} holds no picture in column image_base64_str."
+
+
+def not_utf8(texts: list[bytes]) -> pyarrow.Array:
+    """A column of texts, unchecked."""
+    ends = np.cumsum([0] + [len(text) for text in texts]).astype(np.int32)
+    return pyarrow.Array.from_buffers(
+        pyarrow.utf8(), len(texts), [None, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(texts))]
+    )
+
+
+def test_a_row_that_is_not_utf8_is_a_fault_of_its_own(tmp_path):
+    data = pyarrow.array([encoded(0), encoded(1), encoded(2)])
+    paths = pyarrow.StructArray.from_arrays([data, not_utf8([b"0.png", b"\xff.png", b"2.png"])], ["bytes", "path"])
+    save(tmp_path / "paths", [pyarrow.table({"image": paths, "caption": ["zero", "one", "two"]})])
+    save(tmp_path / "texts", [pyarrow.table({"image": data, "caption": not_utf8([b"zero", b"caf\xe9", b"two"])})])
+    for name in ("paths", "texts"):
+        source = opened("saved", folder=str(tmp_path / name))
+        assert [(number_in(source[n].picture), source[n].caption) for n in (0, 2)] == [(0, ("zero",)), (2, ("two",))]
+        assert fault(source, 1).startswith(f"Row 1 of {tmp_path / name} is damaged: ")
+        assert len(source.fingerprint()) == 64
+    columns = {"image_column": "image", "caption_column": "caption"}
+    assert len(opened("m3it", folder=str(tmp_path / "paths"), **columns)) == 3
+    file = tmp_path / "texts" / "data-00000-of-00001.arrow"
+    file.write_bytes(file.read_bytes().replace(b"caption\0", b"capti\xff\xff\0"))
+    assert f"{file} cannot be read as an Arrow stream: 'utf-8' codec" in refused(
+        "saved", folder=str(tmp_path / "texts")
+    )
 
 
 def test_damaged_saved_data_is_refused(tmp_path):

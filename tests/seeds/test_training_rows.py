@@ -167,7 +167,10 @@ def data(tmp_path_factory) -> Path:
     numbers, names = range(PICTURES), [f"{number}.jpg" for number in range(PICTURES)]
     rows = [(name, f"n{number}") for number, name in enumerate(names)]
     turned = [(text, name) for name, text in rows]
-    (root / "pictures" / "cc.csv").write_text(table(("filepath", "title"), rows, "\t"))
+    (root / "listed").mkdir()
+    for name in names:
+        (root / "listed" / name).symlink_to(root / "pictures" / name)
+    (root / "listed" / "cc.csv").write_text(table(("filepath", "title"), rows, "\t"))
     (root / "WKIT_local.csv").write_text(table(("Q", "IMG"), turned, ","))
     (root / "query.csv").write_text(table(("query", "image"), turned, ","))
 
@@ -214,7 +217,7 @@ def data(tmp_path_factory) -> Path:
 
 def places(data: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Where FILE and DIR are for a source, or for pictures with classes."""
-    tables = {"title": data / "pictures" / "cc.csv", "Q": data / "WKIT_local.csv", "query": data / "query.csv"}
+    tables = {"title": data / "listed" / "cc.csv", "Q": data / "WKIT_local.csv", "query": data / "query.csv"}
     folder = {"m3it": data / "m3it", "saved": data / "saved", "sbu": data, "paired": data / "pictures"}
     source = settings.get("source", "folders")
     return {
@@ -1010,7 +1013,7 @@ def tiny(run: Path, **data: object) -> str:
 
 
 def cc3m(train: Trainings) -> dict[str, Any]:
-    file = str(train.data / "pictures" / "cc.csv")
+    file = str(train.data / "listed" / "cc.csv")
     return {"data__file": file, "evaluation__retrieval": {"source": "table", "file": file}}
 
 
