@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from clip_core.architecture import OPENAI_PIXELS, Pixels
 from clip_core.data.settings import Number, Section, SettingError
 from clip_core.errors import ClipError, ImageError
+from clip_core.image import in_eight_bits
 from clip_core.preprocess import Box, RandomResizedCrop, preprocess, resampling_of, resize
 
 Strength = Annotated[float, Number, Field(ge=0, le=100)]
@@ -57,10 +58,11 @@ class Augmentation(Section):
         """Pixels float32 [3, resolution, resolution], as the model wants them but for what is done here.
 
         Raises:
-            ImageError: the picture has no pixels, or a mode without conversion to RGB.
+            ImageError: the picture has no pixels, a mode without conversion to RGB, or values whose range is unknown.
         """
         if not self.random:
             return preprocess(image, resolution, wanted)
+        image = in_eight_bits(image, "The picture")
         try:
             resampling = resampling_of(wanted.interpolation if self.crop == "centre" else self.interpolation)
             square = resize(image.crop(self._box(image, generator, wanted)), (resolution, resolution), resampling)

@@ -366,6 +366,22 @@ def test_sbu(tmp_path):
     assert "urls.txt has 1 lines and" in refused("sbu", folder=str(tmp_path), images=str(tmp_path / "images"))
 
 
+@pytest.mark.parametrize("content", ["[" * 10**6, '{"a":' * 200_000, "1" * 10**6, "\0" * 10**6, '["' + "a" * 10**6])
+def test_a_megabyte_of_nonsense_is_not_json(content, tmp_path):
+    (tmp_path / "meta").mkdir()
+    for name in ("list.json", "state.json", "meta/train.json"):
+        (tmp_path / name).write_text(content)
+    file, images = str(tmp_path / "list.json"), str(tmp_path)
+    for sentence in (
+        refused("coco", annotations=file, images=images),
+        refused("textcaps", annotations=file, images=images),
+        refused("saved", folder=images),
+        refused("food101", folder=images),
+    ):
+        assert ".json is not JSON: " in sentence
+        assert len(sentence) < 500
+
+
 # Saved by datasets
 
 
