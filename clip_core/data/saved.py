@@ -216,4 +216,5 @@ class SavedRows:
 
     def captions(self) -> Iterator[str]:
         for number in self._numbers.tolist():
-            yield from (text for text in self._rows.captions(number) if isinstance(text, str))
+            with suppress(ClipError):  # a fault of its example
+                yield from (text for text in self._rows.captions(number) if isinstance(text, str))

@@ -459,6 +459,7 @@ def test_a_row_that_is_not_utf8_is_a_fault_of_its_own(tmp_path):
         assert [(number_in(source[n].picture), source[n].caption) for n in (0, 2)] == [(0, ("zero",)), (2, ("two",))]
         assert fault(source, 1).startswith(f"Row 1 of {tmp_path / name} is damaged: ")
         assert len(source.fingerprint()) == 64
+    assert list(source.captions()) == ["zero", "two"]
     columns = {"image_column": "image", "caption_column": "caption"}
     assert len(opened("m3it", folder=str(tmp_path / "paths"), **columns)) == 3
     file = tmp_path / "texts" / "data-00000-of-00001.arrow"
