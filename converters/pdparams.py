@@ -24,9 +24,7 @@ from converters.pickles import Buildable, Function, Rules, Unbuilt
 MANIFEST_MARK = "triclip manifest "
 
 _DTYPES = {code: np.dtype(f"<{code}") for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1")}
-# Entries beside the parameters: Paddle's own names for them, and how it cut arrays above 1 GiB into slices.
-_NAME_TABLE = "StructuredToParameterName@@"
-_SLICES = "UnpackBigParamInfor@@"
+_SLICES = "UnpackBigParamInfor@@"  # the entry that says how Paddle cut arrays above 1 GiB into slices
 
 
 class _Dtype(Buildable):
@@ -73,7 +71,7 @@ def read(data: Buffer) -> Content:
     """The arrays of a ``.pdparams`` file.
 
     Raises:
-        CheckpointError: the pickle holds anything but named arrays and plain values, or is damaged.
+        CheckpointError: the pickle is damaged, or does not hold named arrays as `states` looks for them.
     """
     stream, manifest = _split_manifest(data)
     loaded = pickles.load(stream, Rules(pickles.PYTHON_OPERATIONS, _find))

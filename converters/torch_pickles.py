@@ -31,7 +31,9 @@ MAX_KEY_DIGITS = 20
 
 @dataclass(frozen=True)
 class StorageType:
-    name: str
+    """What stands for a class such as ``torch.FloatStorage``."""
+
+    name: str  # in `STORAGES`
 
     @property
     def dtype(self) -> np.dtype:
@@ -40,10 +42,10 @@ class StorageType:
 
 @dataclass(frozen=True)
 class Storage:
-    """The numbers of one storage, one axis."""
+    """The numbers that tensors are views of."""
 
     kind: StorageType
-    values: np.ndarray
+    values: np.ndarray  # [n]
 
 
 @dataclass(frozen=True)

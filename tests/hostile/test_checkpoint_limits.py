@@ -124,6 +124,7 @@ def scripts() -> dict[str, bytes]:
         "shared": module(text("w") + shared + b"q\0" + b"".join(text(f"m{n}") + b"h\0" for n in range(50_000))),
         "long names": module(text("w") + names + b"q\0" + b"".join(text(f"m{n}") + b"h\0" for n in range(50_000))),
         "levels": levels,
+        "deep modules": b"c__torch__\nM\nq\0" + (b"h\0)\x81}" + text("a")) * 80_000 + b"N" + b"sb" * 80_000,
         "deep": b"c__torch__\nM\n)\x81}" + text("a") + OBJECTS["deep"] + b"sb",
     }
 

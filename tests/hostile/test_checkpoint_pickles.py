@@ -40,6 +40,10 @@ GLOBALS = [
     ("torchx", "FloatStorage"),
     ("", ""),
 ]
+PADDLE_ARRAY = (
+    b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + text("b") + b"\x87R(K\1K\1\x85cnumpy\ndtype\n"
+    + text("f4") + b"\x89\x88\x87R\x89c_codecs\nencode\n" + text("\0\0\0\0") + text("latin1") + b"\x86Rtb"
+)  # fmt: skip
 KINDS = {"script": ".pt", "state": ".pt", "paddle": ".pdparams"}
 
 
@@ -65,6 +69,25 @@ def test_globals_are_refused_by_name(kind, module, name, tmp_path):
     call = f"touch {canary}" if name == "system" else f"open({str(canary)!r}, 'w')"
     stream = b"\x80\2" + f"c{module}\n{name}\n(".encode() + text(call) + b"tR."
     refused(tmp_path, kind, stream, f"refers to {module}\\.{name}, which weights files have no use for")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("kind", ["state", "paddle"])
+@pytest.mark.parametrize(("module", "name"), GLOBALS)
+def test_globals_beside_the_weights_are_passed_over(kind, module, name, tmp_path):
+    """Called, made by its class, given a state and entries: nothing of it is built, and the weights are read."""
+    canary = tmp_path / "canary"
+    target = f"c{module}\n{name}\n".encode()
+    call = f"touch {canary}" if name == "system" else f"open({str(canary)!r}, 'w')"
+    made = target + text(call) + b"\x85R" + text(call) + b"b" + text("key") + text(call) + b"s" + text(call) + b"a"
+    weight = tensor(persistent_id("FloatStorage", "0", 1), (1,), (1,), 0) if kind == "state" else PADDLE_ARRAY
+    entries = {"called": made, "made": target + b")\x81" + text(call) + b"b", "itself": target, "a.b": weight}
+    stream = state_pickle(entries)
+    if kind == "paddle":
+        found = pdparams.read(stream)
+    else:
+        found = torch_archive.read(zip_bytes([("a/data.pkl", stream, {}), ("a/data/0", bytes(4), {})]))
+    assert {name: array.tolist() for name, array in found.tensors.items()} == {"a.b": [0]}
     assert not canary.exists()
 
 
