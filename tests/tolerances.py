@@ -48,6 +48,32 @@ HALF = {
 SMALLEST_GRADIENT = 1e-3  # of the largest of all
 
 
+ROUNDING = 2.0**-24  # the largest relative error of one operation in float32
+
+
+def spread(operations: int) -> float:
+    """The standard deviation, relative, between two float32 results of so many operations each, one after the other.
+
+    Kernels add up in different orders, so that each operation rounds otherwise, by ``ROUNDING / sqrt(3)`` on the
+    average of its square, and independent roundings add up as a random walk does (Higham and Mary, SIAM Journal on
+    Scientific Computing 41, 2019).
+    """
+    return ROUNDING * (2 * operations / 3) ** 0.5
+
+
+def step_bound(operations: int, updates: int, weights: int) -> float:
+    """How far the losses, or the norms of gradients, of one step may be apart, relative: three standard deviations.
+
+    Before the first update two runs differ by the roundings of ``operations`` alone. Adam divides a gradient by its own
+    size: one of the share s of its tensor's largest that is wrong by the share e moves its weight by e / s of a step
+    otherwise, at most by 2. Small shares are about evenly spread, with a density of 3.2 (the largest of a tensor lies
+    some four standard deviations out), so that the mean square is 4 * 3.2 * e. Of independent errors in all weights, a
+    number that depends on all of them sees the mean, and over the updates they add up as a random walk does.
+    """
+    rounded = spread(operations)
+    return 3 * (rounded + (4 * 3.2 * rounded * updates / weights) ** 0.5)
+
+
 def difference(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest absolute difference; arrays of different shapes differ infinitely, and so does NaN."""
     if found.shape != expected.shape:

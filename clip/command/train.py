@@ -42,7 +42,9 @@ LAUNCHERS = {
 
 
 def run(
-    config: Annotated[Path, typer.Option("--config", "-c", help="A recipe (YAML).")],
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="A recipe: a YAML file, or the name of one that is installed.")
+    ],
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,17 +89,18 @@ def run(
     from clip_core.training.log import say
     from clip_core.training.loop import enough_memory_for_the_model, train
     from clip_core.training.plan import plan
-    from clip_core.training.recipe import Recipe
+    from clip_core.training.recipe import Recipe, recipe_file
 
-    recipe = Recipe.read(config, dict(_override(text) for text in override or []))
+    file = recipe_file(config)
+    recipe = Recipe.read(file, dict(_override(text) for text in override or []))
     if seed is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
     with enough_memory("while the data was opened", "choose less of it, or a machine with more memory"):
         source = recipe.data.open(recipe.training.seed)
     with enough_memory_for_the_model(recipe):
         architecture, weights, vocabulary = _start(recipe, source, load)
-    encoder = tokenizer_of(load or str(config), architecture, vocabulary.merges)
-    folder = output or (run_of(resume) if resume else Path("runs") / config.stem)
+    encoder = tokenizer_of(load or config, architecture, vocabulary.merges)
+    folder = output or (run_of(resume) if resume else Path("runs") / file.stem)
     ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
     if vocabulary.unused and ranks.rank == 0:
         say(f"Warning: the captions have {vocabulary.learnt} merges only; {vocabulary.unused} tokens stay unused.")
@@ -222,5 +225,7 @@ def _launch(backend: str, processes: int) -> None:
     own = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
     script = str(Path(__file__).parents[1] / "__main__.py")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    if os.name == "posix" and os.geteuid() == 0:  # as in a container; Open MPI wants to hear twice that it is meant
+        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     command = [word.replace("{}", str(processes)) for word in LAUNCHERS[backend]]
     sys.exit(run_until_stopped([*command, script, *own], environment))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
+import clip_core
 from clip_core.architecture import MODELS, Architecture
 from clip_core.data import sources
 from clip_core.data.augmentation import Augmentation
@@ -375,3 +377,27 @@ def _all_keys(section: type[Section], place: tuple[str, ...] = ()) -> Iterator[t
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, Section):
                 yield from _all_keys(kind, (*place, name))
+
+
+def installed_recipes() -> dict[str, Path]:
+    """The recipes that come along, by name: ``shapes``, ``clip/vit-b-32`` and the like."""
+    package = Path(clip_core.__file__).parent
+    folders = package / "configs", package.parent / "configs"  # of an installed package, of a checkout
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def recipe_file(name: str) -> Path:
+    """The file at this path, or else the installed recipe of this name.
+
+    Raises:
+        ClipError: there is neither.
+    """
+    path, installed = Path(name), installed_recipes()
+    if name in installed and not path.is_file():
+        return installed[name]
+    if not path.exists():
+        raise ClipError(
+            f"There is no recipe {name}; give a YAML file or the name of an installed one: {', '.join(installed)}."
+        )
+    return path

@@ -53,9 +53,7 @@ def test_two_processes_by_the_frameworks_launcher(run, recipe, tmp_path, framewo
     assert run("train", "-c", recipe, "--backend", framework, "--output", tmp_path / "one").code == 0
     environment = {
         "OMP_NUM_THREADS": "1",
-        # What tests need on a machine of few cores, also as root; a user's MPI is set up by whoever set up the machine.
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        # What tests need on a machine of few cores; a user's MPI is set up by whoever set up the machine.
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }

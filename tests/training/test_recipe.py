@@ -11,7 +11,7 @@ import pytest
 from clip_core.architecture import SHAPES
 from clip_core.errors import ClipError
 from clip_core.training.cautions import cautions
-from clip_core.training.recipe import Recipe
+from clip_core.training.recipe import Recipe, installed_recipes, recipe_file
 from clip_core.training.schedule import learning_rate
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "shapes.yaml"
@@ -335,3 +335,21 @@ def test_the_shipped_recipes_ask_for_no_caution():
     assert [cautions(recipe, 10**6) for recipe in recipes] == [[]] * len(recipes)
     at_their_bounds = {"schedule": {"warm_up_steps": 10}, "loss": {"initial_logit_scale": 100}}
     assert cautions(Recipe.parse(SMALLEST | at_their_bounds), total=10) == []
+
+
+def test_a_recipe_is_found_by_its_name_unless_a_file_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert recipe_file("shapes") == SHIPPED
+    assert recipe_file("clip/vit-b-32") == SHIPPED.parent / "clip" / "vit-b-32.yaml"
+    Path("shapes").mkdir()
+    assert recipe_file("shapes") == SHIPPED
+    Path("shapes").rmdir()
+    Path("shapes").touch()
+    assert recipe_file("shapes") == Path("shapes")
+    for name in ("shape", "shapes.yaml", "clip", "../configs/shapes"):
+        with pytest.raises(ClipError) as caught:
+            recipe_file(name)
+        assert str(caught.value) == (
+            f"There is no recipe {name}; give a YAML file or the name of an installed one: "
+            f"{', '.join(installed_recipes())}."
+        )

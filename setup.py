@@ -1,0 +1,17 @@
+"""The recipes of ``configs/`` go into the package; everything else is in setup.cfg."""
+
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithRecipes(build_py):
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:  # then they are found where they are
+            shutil.copytree("configs", Path(self.build_lib, "clip_core", "configs"), dirs_exist_ok=True)
+
+
+setup(cmdclass={"build_py": BuildWithRecipes})

@@ -1,0 +1,103 @@
+"""What is installed and what is published: built offline from a copy of the checkout, as `pip` and `build` do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import clip
+from clip_core.training.recipe import installed_recipes
+
+ROOT = Path(__file__).parents[1]
+IGNORED = shutil.ignore_patterns(".git", *(line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def build(kind: str, source: Path, target: Path) -> Path:
+    """The ``sdist`` or ``wheel`` of the tree ``source``, which stays as it is."""
+    tree = shutil.copytree(source, target / "tree")
+    code = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, ".."], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = target.glob({"sdist": "*.tar.gz", "wheel": "*.whl"}[kind])
+    return built
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of this checkout without what git ignores."""
+    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "checkout", ignore=IGNORED))
+
+
+@pytest.fixture(scope="module")
+def sdist(checkout, tmp_path_factory) -> Path:
+    """The unpacked source distribution."""
+    folder = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(build("sdist", checkout, folder)) as archive:
+        archive.extractall(folder)
+    return folder / f"triclip-{clip.__version__}"
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory) -> Path:
+    return build("wheel", sdist, tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_sdist_holds_all_of_the_checkout(checkout, sdist):
+    assert files(checkout) - files(sdist) == set()
+
+
+def test_the_sdist_builds_the_wheel_of_the_checkout(checkout, wheel, tmp_path):
+    with zipfile.ZipFile(build("wheel", checkout, tmp_path)) as expected, zipfile.ZipFile(wheel) as found:
+        assert found.namelist() == expected.namelist()
+        assert all(found.read(name) == expected.read(name) for name in expected.namelist())
+
+
+def test_the_wheel_holds_the_packages_with_all_their_files_and_the_recipes(checkout, wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert wheel.name == f"triclip-{clip.__version__}-py3-none-any.whl"
+    packages = ("backends", "clip", "clip_core", "converters")
+    expected = {f"{package}/{name}" for package in packages for name in files(checkout / package)}
+    assert found == expected | {f"clip_core/configs/{name}" for name in files(checkout / "configs")}
+
+
+def run(command: list[str], folder: Path, **variables: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_unpacked_wheel_knows_its_recipes_by_name(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = "from clip_core.training.recipe import *; print(*map(recipe_file, installed_recipes()))"
+    found = run([sys.executable, "-c", code], tmp_path).split()
+    assert [Path(name).relative_to(tmp_path / "clip_core" / "configs") for name in found] == [
+        path.relative_to(ROOT / "configs") for path in installed_recipes().values()
+    ]
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_trains_by_a_recipe_of_its_own(wheel, tmp_path):
+    run([sys.executable, "-m", "venv", "installed"], tmp_path)
+    python = tmp_path / "installed" / "bin" / "python"
+    run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)], tmp_path)
+    dependencies = {"PYTHONPATH": str(Path(pytest.__file__).parents[1])}  # from the environment of these tests
+    program = str(python.with_name("clip"))
+    assert run([program, "--version"], tmp_path, **dependencies) == f"triclip {clip.__version__}\n"
+    run([program, "train", "-c", "shapes", "--steps", "1", "--output", "run"], tmp_path, **dependencies)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    where = run([str(python), "-c", "import clip; print(clip.__file__)"], tmp_path, **dependencies)
+    assert Path(where.strip()).is_relative_to(tmp_path)
