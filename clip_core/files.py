@@ -52,16 +52,13 @@ _TOKEN_BYTES = 4  # of the name of a file that is being written; that of a downl
 
 
 @contextmanager
-def atomic_path(target: str | os.PathLike[str], verify: Callable[[Path], None] | None = None) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``target``; when the block ends well, it becomes ``target`` in one rename.
 
     The temporary file is on the same file system, flushed to the disk before the rename and the folder after it, so a
     reader sees the old file or the new one, also after a power cut. On any error, also Ctrl-C, it is removed and the
     old file is untouched. What a writer of ``target`` that was killed could not remove, the next one removes. The mode
     follows the replaced file, else the umask; a link stays a link.
-
-    Args:
-        verify: called with the finished temporary file before it is published; what it raises stops the publication.
 
     Raises:
         ClipError: the target is something other than a regular file, or cannot be written.
@@ -78,8 +75,6 @@ def atomic_path(target: str | os.PathLike[str], verify: Callable[[Path], None] |
                     mode = stat.S_IMODE(os.fstat(handle).st_mode)
                 os.close(handle)
                 yield temporary
-                if verify is not None:
-                    verify(temporary)
                 _publish(temporary, real, mode)
             finally:
                 with suppress(OSError):
@@ -87,9 +82,9 @@ def atomic_path(target: str | os.PathLike[str], verify: Callable[[Path], None] |
 
 
 @contextmanager
-def atomic_open(target: str | os.PathLike[str], verify: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+def atomic_open(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Like `atomic_path`, with the temporary file already open for writing bytes."""
-    with atomic_path(target, verify) as path, open(path, "wb") as file:
+    with atomic_path(target) as path, open(path, "wb") as file:
         yield file
 
 

@@ -151,19 +151,19 @@ def test_any_error_in_the_block_leaves_the_old_file(tmp_path, error):
     assert only(tmp_path) == ["a.bin"]
 
 
-def test_verify_sees_the_whole_file_and_can_refuse_it(tmp_path):
-    target = tmp_path / "a.bin"
-    target.write_bytes(b"old")
-
-    def refuse(path: Path) -> None:
-        assert path.read_bytes() == b"new"
-        assert target.read_bytes() == b"old"
-        raise ClipError("not good enough")
-
-    with pytest.raises(ClipError, match="not good enough"), files.atomic_open(target, verify=refuse) as file:
-        file.write(b"new")
-    assert target.read_bytes() == b"old"
-    assert only(tmp_path) == ["a.bin"]
+def test_a_new_folder_goes_again_when_what_is_written_into_it_fails(tmp_path):
+    folder = tmp_path / "new"
+    with pytest.raises(KeyboardInterrupt), files.new_folder(folder), files.atomic_open(folder / "a.bin"):
+        raise KeyboardInterrupt
+    assert only(tmp_path) == []
+    with files.new_folder(folder):
+        files.write_bytes(folder / "a.bin", b"new")
+    with pytest.raises(KeyboardInterrupt), files.new_folder(folder):
+        raise KeyboardInterrupt
+    assert only(folder) == ["a.bin"]
+    missing = "b cannot be written: No such file or directory"
+    with pytest.raises(ClipError, match=missing), files.new_folder(tmp_path / "a" / "b"):
+        pytest.fail("there is no folder to write into")
 
 
 FILL = """
