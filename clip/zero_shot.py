@@ -12,7 +12,6 @@ from clip.api import Loaded
 from clip_core import similarity
 from clip_core.errors import CheckpointError, TextError
 from clip_core.evaluation.zero_shot import image_features, unit_features
-from clip_core.tokenizer import END_OF_TEXT
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,11 @@ def _check(loaded: Loaded, label: str, text: str, truncate: bool) -> None:
         tokens = encoder.encode(text)
     except TextError as error:
         raise TextError(f"The label {label!r:.100} cannot be used: {error}") from error
-    if encoder.end in tokens:
-        raise TextError(f"The label {label!r:.100} has {END_OF_TEXT} in it, where a model stops reading; remove that.")
+    special = encoder.special_in(tokens)
+    if special is not None:
+        raise TextError(
+            f"The label {label!r:.100} has {special} in it, where a model takes a text to begin or end; remove that."
+        )
     if len(tokens) + 2 > longest and not truncate:
         raise TextError(
             f"The label {label!r:.100} is too long: with template, start and end it has {len(tokens) + 2} tokens, and "

@@ -142,12 +142,17 @@ class Tokenizer:
 
         As in OpenAI's tokenizer, ``<|startoftext|>`` and ``<|endoftext|>`` inside a text, in any case and also when
         spelt with HTML entities, become the special ids. A model takes its feature at the first end token, so what
-        follows a written ``<|endoftext|>`` does not count: remove it from texts you do not trust.
+        follows a written ``<|endoftext|>`` does not count: `special_in` tells of it in texts you do not trust.
 
         Raises:
             TextError: not a ``str``, longer than `MAXIMUM_CHARACTERS`, or with a lone surrogate.
         """
         return self._encode(text, "the text")
+
+    def special_in(self, tokens: Iterable[int]) -> str | None:
+        """The first special token that `encode` has found in a text, where a model takes it to begin or end."""
+        found = next((token for token in tokens if token in (self.start, self.end)), None)
+        return None if found is None else self._texts[found].decode()
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text of a row of token ids: a blank after each word, specials spelt out, U+FFFD for bytes cut apart.

@@ -211,11 +211,18 @@ def _batches(
 def _check_prompt(prompt: str, tokenizer: Tokenizer, longest: int) -> None:
     """Refuse a prompt that the model would not read to its end."""
     try:
-        tokens = len(tokenizer.encode(prompt)) + 2
+        tokens = tokenizer.encode(prompt)
     except ClipError as error:
         raise ClipError(f"evaluation.zero_shot has a class with the prompt {prompt!r:.200}: {error}") from error
-    if tokens > longest:
+    special = tokenizer.special_in(tokens)
+    if special is not None:
         raise ClipError(
-            f"evaluation.zero_shot has a class with the prompt {prompt!r:.200}, which is too long: with start and end "
-            f"it has {tokens} tokens, and the model reads {longest}; shorten the class's name, or the template."
+            f"evaluation.zero_shot has a class with the prompt {prompt!r:.200}, which has {special} in it, where "
+            "a model takes a text to begin or end; remove that."
+        )
+    if len(tokens) + 2 > longest:
+        raise ClipError(
+            f"evaluation.zero_shot has a class with the prompt {prompt!r:.200}, which is too long: with start and "
+            f"end it has {len(tokens) + 2} tokens, and the model reads {longest}; shorten the class's name, "
+            "or the template."
         )

@@ -6,9 +6,11 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from backends.nnabla import CLIP
+from backends.nnabla import CLIP, functions
 from backends.nnabla.module import Module, buffer, empty
+from backends.nnabla.training import Trainer
 from clip_core.errors import ClipError, TextError
+from clip_core.training.recipe import Recipe
 from tests import tolerances
 from tests.models import (
     GELU,
@@ -85,6 +87,28 @@ def test_under_auto_forward_the_fault_itself_is_raised(token, message):
     with nn.auto_forward(), pytest.raises(TextError) as caught:
         model.encode_text(nn.Variable.from_numpy_array(tokens))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("stage", ["compute", "gradients"])
+def test_memory_that_runs_out_in_a_function_of_ours_is_a_memory_error(monkeypatch, stage):
+    """NNabla itself raises a SystemError, and so it does in a training step."""
+
+    def run_out(*_):
+        raise MemoryError("Unable to allocate 3.5 GiB")
+
+    recipe = Recipe.parse({"model": {"architecture": VIT.to_dict()}, "training": {"steps": 1}})
+    trainer = Trainer(CLIP(VIT, sample_weights(VIT)), recipe)
+    before, pixels, tokens = trainer.state(), sample_pixels(VIT, 4), sample_tokens(VIT, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(functions.LayerNorm, stage, run_out)
+        with pytest.raises(MemoryError, match=r"^Unable to allocate 3\.5 GiB$"):
+            trainer.step(pixels, tokens, 1e-3)
+        if stage == "compute":
+            with pytest.raises(MemoryError, match=r"^Unable to allocate 3\.5 GiB$"):
+                trainer.model.embed_text(tokens)
+    assert all(np.array_equal(array, before[name]) for name, array in trainer.state().items())
+    assert not nn.get_auto_forward()
+    assert np.isfinite(trainer.step(pixels, tokens, 1e-3).loss)
 
 
 def test_embedding_leaves_auto_forward_and_contexts_alone():

@@ -313,11 +313,14 @@ def test_a_tokenizer_can_be_sent_to_another_process():
 )
 def test_written_special_tokens_become_special(text, expected):
     assert openai().encode(text) == expected
+    written = "<|startoftext|>" if 49406 in expected else "<|endoftext|>"
+    assert openai().special_in(openai().encode(text)) == written
 
 
 def test_nearly_special_tokens_are_text():
     for text in ["<|endoftext|", "<|end of text|>", "<endoftext>", "<start_of_text"]:
         assert not {49406, 49407} & set(openai().encode(text))
+        assert openai().special_in(openai().encode(text)) is None
 
 
 # Decoding -------------------------------------------------------------------------------------------------------------
