@@ -71,7 +71,9 @@ def run(
         ),
     ] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut labels that are too long for the model.")] = False,
-    model: Annotated[str, typer.Option(metavar="NAME|FILE", help="A model's name or a weights file.")] = "shapes",
+    model: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="A model's name, a weights file, or a folder with one.")
+    ] = "shapes",
     backend: Backend = None,
     device: Device = None,
     precision: Precision = "fp32",

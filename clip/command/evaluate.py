@@ -17,7 +17,9 @@ class Test(str, Enum):
 
 def run(
     test: Annotated[Test, typer.Argument(help="shapes: drawn pictures, with combinations that training never shows.")],
-    model: Annotated[str, typer.Option(metavar="NAME|FILE", help="A model's name or a weights file.")] = "shapes",
+    model: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="A model's name, a weights file, or a folder with one.")
+    ] = "shapes",
     backend: Backend = None,
     device: Device = None,
     precision: Precision = "fp32",

@@ -11,7 +11,9 @@ from clip.parity import Report, compare
 
 
 def run(
-    model: Annotated[str, typer.Argument(metavar="FILE", help="A weights file in any layout, or a model's name.")],
+    model: Annotated[
+        str, typer.Argument(metavar="FILE", help="A weights file in any layout, a folder with one, or a model's name.")
+    ],
     backends: Annotated[
         str | None, typer.Option(help="Comma-separated; by default all whose framework is installed.")
     ] = None,
