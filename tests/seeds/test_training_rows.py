@@ -1104,8 +1104,7 @@ def launches(*launcher: str) -> Check:
         called: list[list[str]] = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", shlex.split(row.command))
-            ended = subprocess.CompletedProcess([], 0)
-            patch.setattr(train_command.subprocess, "run", lambda words, env: called.append(words) or ended)
+            patch.setattr(train_command, "run_until_stopped", lambda words, environment: called.append(words) or 0)
             train.command(row.command.removeprefix("clip "))
         (words,) = called
         assert words[: 1 + len(launcher)] == [sys.executable, *launcher]
