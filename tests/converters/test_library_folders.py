@@ -20,15 +20,14 @@ from clip import samples
 from clip.api import RESOURCES, open_model
 from clip.zero_shot import Classifier
 from clip_core import reference
-from clip_core.architecture import MODELS, Pixels
+from clip_core.architecture import Architecture, Pixels, TextTransformer, VisionTransformer
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import CheckpointError, ClipError, TextError
 from clip_core.image import open_image
 from clip_core.initialize import initialize
 from clip_core.preprocess import preprocess
 from clip_core.tokenizer import openai
-from clip_core.vocabulary import openai_merges
-from converters import Checkpoint, convert, inspect, read, safetensors, tokenizer_files, write
+from converters import Checkpoint, convert, inspect, read, safetensors, write
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -110,11 +109,13 @@ def assert_same_tokens(theirs, ours, texts):
 
 
 def test_openais_vocabulary_becomes_transformers_tokenizer(tmp_path):
-    for name, text in tokenizer_files.texts(openai_merges(), MODELS["ViT-B/32"].architecture.text).items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    text = TextTransformer(context_length=20, vocabulary_size=49408, width=8, layers=1, heads=1)
+    architecture = Architecture(8, VisionTransformer(resolution=8, patch=4, width=8, layers=1, heads=1), text)
+    write(Checkpoint(initialize(architecture, 0), architecture), tmp_path / "model.safetensors", layout="huggingface")
     with quiet():
         assert_same_tokens(CLIPTokenizer.from_pretrained(tmp_path), openai(), TEXTS)
-    assert tokenizer_files.read(tmp_path) is None  # OpenAI's needs not be carried
+    found = read(without_manifest(tmp_path, tmp_path / "other"))
+    assert (found.architecture, found.vocabulary) == (architecture, None)  # OpenAI's is not carried
 
 
 @pytest.mark.parametrize("saved", [False, True])
