@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -14,6 +15,14 @@ MAXIMUM_NODES = 20_000  # values, keys, lists and sections
 MAXIMUM_DEPTH = 20  # of lists and sections within each other
 MAXIMUM_DIGITS = 100  # of a number
 MESSAGE = 300  # characters of what PyYAML says of a fault
+
+# How a resolver of PyYAML tells a number with an exponent: kind, pattern, first characters. YAML 1.1 asks for a point
+# and a sign in it; JSON, and who writes 1e-5, do not.
+EXPONENT = (
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    [*"-+.0123456789"],
+)
 
 
 def load(text: bytes | str, source: str) -> Any:
@@ -98,3 +107,4 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TEXTS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(*EXPONENT)

@@ -341,6 +341,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_Dumper.add_implicit_resolver(*plain_yaml.EXPONENT)  # so that a text that looks like one is quoted
+
+
 def _changed(data: Any, keys: Sequence[str], value: Any, place: tuple[str, ...] = ()) -> Any:
     """``data``, to which ``place`` has led, with ``value`` where ``keys`` lead to; ``None`` removes what is there.
 

@@ -118,7 +118,7 @@ def test_train_refuses(run, recipe, tmp_path):
         recipe.write_text(RECIPE.replace(*change))
         assert_refused(run("train", "-c", recipe, "--output", run_folder), part)
     recipe.write_text(RECIPE)
-    assert_refused(run("train", "-c", tmp_path / "none.yaml"), "none.yaml cannot be read")
+    assert_refused(run("train", "-c", tmp_path / "none.yaml"), "There is no recipe", "none.yaml; give a YAML file or")
     assert_refused(
         run("train", "-c", recipe, "--backend", "jax"),
         "There is no training in 'jax'; use --backend torch, paddle, nnabla",

@@ -10,6 +10,7 @@ import pytest
 
 from clip_core.architecture import SHAPES
 from clip_core.errors import ClipError
+from clip_core.training import plain_yaml
 from clip_core.training.cautions import cautions
 from clip_core.training.recipe import Recipe, installed_recipes, recipe_file
 from clip_core.training.schedule import learning_rate
@@ -353,3 +354,11 @@ def test_a_recipe_is_found_by_its_name_unless_a_file_is_there(tmp_path, monkeypa
             f"There is no recipe {name}; give a YAML file or the name of an installed one: "
             f"{', '.join(installed_recipes())}."
         )
+
+
+def test_exponents_are_numbers_with_and_without_a_point(tmp_path):
+    for text, value in {"1e-5": 1e-5, "1E-05": 1e-5, "1.5e+3": 1500, ".5e1": 5, "-2e4": -2e4, "1e5m": "1e5m"}.items():
+        assert plain_yaml.load(f"key: {text}", "it") == {"key": value}
+    recipe = Recipe.parse(SMALLEST | {"data": {"source": "paired", "folder": "1e5"}})
+    recipe.write(tmp_path / "w.yaml")
+    assert Recipe.read(tmp_path / "w.yaml") == recipe
