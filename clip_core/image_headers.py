@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-MAX_SCANS = 32  # over as many pixels as a picture may have; over fewer pixels a JPEG may have more of them
+MAX_SCANS = 20  # over as many pixels as a picture may have, where encoders make 12; over fewer pixels, more of them
 MAX_PIECES = 1 << 16  # strips or tiles of a TIFF
 
 # Other formats, by their first bytes, so that a sound picture is refused by its name.
@@ -43,7 +43,6 @@ OTHER_FORMATS = {
     "a NumPy file": rb"\x93NUMPY",
     "a TGA picture": rb".[\x00\x01][\x01-\x03\x09-\x0b].{9}(?!\x00\x00)..(?!\x00\x00)..[\x08\x0f\x10\x18 ][\x00-\x3f]",
 }
-_OTHER_FORMATS = {name: re.compile(pattern, re.DOTALL) for name, pattern in OTHER_FORMATS.items()}
 
 
 class Refusal(Exception):
@@ -66,8 +65,8 @@ def prepared(data: bytes, most_pixels: int) -> bytes:
                 return prepare(data, most_pixels)
             except (struct.error, IndexError):  # its header is cut short
                 return data
-    for name, pattern in _OTHER_FORMATS.items():
-        if pattern.match(data):
+    for name, signature in OTHER_FORMATS.items():
+        if re.match(signature, data, re.DOTALL):
             raise Refusal(f"is {name}, which is not read here; save it as PNG or JPEG")
     return data
 

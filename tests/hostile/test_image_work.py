@@ -22,11 +22,11 @@ MEGABYTE = 1_000_000
 LARGE = 8192  # pixels along each side, as many as are allowed
 
 
-def scans(progressive: bool, before: bytes = b"", times: int | None = None) -> bytes:
-    """A large JPEG whose last scan, which is for 16 x 16 pixels only, stands there again and again."""
+def scans(progressive: bool, before: bytes = b"", times: int | None = None, side: int = LARGE) -> bytes:
+    """A JPEG whose last scan, which is for 16 x 16 pixels only, stands there again and again."""
     whole = encoded(Image.new("L", (16, 16)), "JPEG", progressive=progressive)
     start = whole.rindex(b"\xff\xda")
-    head, scan = whole[:start].replace(struct.pack(">HH", 16, 16), struct.pack(">HH", LARGE, LARGE)), whole[start:-2]
+    head, scan = whole[:start].replace(struct.pack(">HH", 16, 16), struct.pack(">HH", side, side)), whole[start:-2]
     return head + (before + scan) * (times or MEGABYTE // len(before + scan)) + b"\xff\xd9"
 
 
@@ -64,6 +64,7 @@ def pictures() -> dict[str, tuple[bytes, str]]:
         # A decoder passes over such a marker alone, not over the bytes that a length after it would name.
         "hidden-scans.jpg": (scans(progressive=True, before=b"\xff\x02"), "scans, too many to decode; save it as PNG"),
         "12-scans.jpg": (scans(progressive=True, times=12), "decoded"),
+        "many-scans-of-little.jpg": (scans(progressive=True, times=400, side=16), "decoded"),
         "profiles.png": (png(9, 9, *[chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(2**20), 9))] * 900), "decoded"),
         "chunks.png": (png(9, 9, *[chunk(b"tEXt", b"k\0")] * 70_000), "decoded"),
         "more-than-its-pixels.png": (png(9, 9, pixels=zlib.compress(bytes(10**8), 9)), "decoded"),
