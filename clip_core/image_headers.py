@@ -114,9 +114,13 @@ def _jpeg(data: bytes, most_pixels: int) -> bytes:
             kept.append(data[done:start])
             done = end
     check_size(width, height, most_pixels)
-    if scans * width * height > MAX_SCANS * most_pixels:
-        raise Refusal(f"goes over its {width} x {height} pixels in {scans} scans, too many to decode; save it as PNG")
+    _check_scans(scans, width, height, most_pixels)
     return b"".join([*kept, data[done:]])
+
+
+def _check_scans(scans: int, width: int, height: int, most_pixels: int) -> None:
+    if scans * width * height > MAX_SCANS * most_pixels:
+        raise Refusal(f"goes over {width} x {height} pixels in {scans} scans, too many to decode; save it as PNG")
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -196,9 +200,10 @@ def _ppm(data: bytes, most_pixels: int) -> bytes:
     return data
 
 
-_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 322, 323
+_WIDTH, _HEIGHT, _COMPRESSION, _STRIP_HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 278, 322, 323
 _OFFSETS, _BYTE_COUNTS = (273, 324), (279, 325)  # of strips, of tiles
 _DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS and interoperability, which Pillow reads as well
+_JPEG = (6, 7)  # kinds of compression
 _MOST_DIRECTORIES = 8
 _TIFF_TYPES = {1: "u1", 3: "u2", 4: "u4", 8: "u2", 9: "u4", 13: "u4", 16: "u8", 17: "u8", 18: "u8"}  # whole numbers
 _TIFF_BYTES = {**dict.fromkeys((2, 6, 7), 1), 11: 4, 5: 8, 10: 8, 12: 8} | {
@@ -231,13 +236,18 @@ def _tiff(data: bytes, most_pixels: int) -> bytes:
     def largest(tag: int) -> int:
         return int(numbers(tag).max(initial=0))
 
-    check_size(largest(_WIDTH), largest(_HEIGHT), most_pixels)
-    check_size(largest(_TILE_WIDTH), largest(_TILE_HEIGHT), most_pixels)
+    width, height = largest(_WIDTH), largest(_HEIGHT)
+    tile_width, tile_height = largest(_TILE_WIDTH), largest(_TILE_HEIGHT)
+    check_size(width, height, most_pixels)
+    check_size(tile_width, tile_height, most_pixels)
     pieces = max(len(numbers(tag)) for tag in _OFFSETS)
     if pieces > MAX_PIECES:
         raise Refusal(f"is in {pieces} strips or tiles, and at most {MAX_PIECES} are read; save it as PNG")
     if largest(_COMPRESSION) > 1 and max(numbers(tag).sum() for tag in _BYTE_COUNTS) > 4 * len(data):
         raise Refusal("has strips or tiles that overlap; save it as PNG")
+    if np.isin(numbers(_COMPRESSION), _JPEG).any():  # each strip or tile is one
+        strip_height = min(largest(_STRIP_HEIGHT) or height, height)
+        _check_scans(data.count(b"\xff\xda"), tile_width or width, tile_height or strip_height, most_pixels)
     return data
 
 

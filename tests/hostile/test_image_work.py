@@ -57,6 +57,7 @@ STRIPS = MEGABYTE // 16
 
 def pictures() -> dict[str, tuple[bytes, str]]:
     """What is asked for -> the bytes, and the sentence, or that it is read."""
+    of_strip = scans(progressive=True, times=80)
     return {
         "scans.jpg": (scans(progressive=True), "scans, too many to decode; save it as PNG"),
         "scans-without-end.jpg": (scans(progressive=True)[:-2], "scans, too many to decode; save it as PNG"),
@@ -83,6 +84,10 @@ def pictures() -> dict[str, tuple[bytes, str]]:
                 rest=directory(overlapping(30_000)).ljust(MEGABYTE - 400, b"\0"),
             ),
             "has a directory whose entries overlap; save it as PNG",
+        ),
+        "scans.tiff": (
+            tiff(LARGE, LARGE, (273, 4, 1, 400), (279, 4, 1, len(of_strip)), compression=7, rest=of_strip),
+            "goes over 8192 x 8192 pixels in 8",
         ),
         "directories.tiff": (tiff(9, 9, *[(34665, 4, 1, 8)] * 20), "has 21 directories; save it as PNG"),
         "strips.tiff": (
