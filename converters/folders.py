@@ -26,7 +26,7 @@ PREFERRED = (
     f"pytorch_model.bin{INDEX_SUFFIX}",
     "open_clip_pytorch_model.bin",
 )
-_PART = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}(\.[a-z]+)")
+_PART = re.compile(r"(.+)-[0-9]{5}-of-(?!00001)[0-9]{5}(\.[a-z]+)")  # the one file of one is no part
 
 
 def find(path: str | os.PathLike[str], suffixes: Collection[str]) -> Path:

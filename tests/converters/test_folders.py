@@ -115,6 +115,9 @@ def test_one_of_several_files_without_its_index(vit, spelled, tmp_path):
         ClipError, match=r"several files of a model, but their index model\.safetensors\.index\.json is not"
     ):
         read(tmp_path / "model-00001-of-00003.safetensors")
+    one = tmp_path / "one" / "model-00001-of-00001.safetensors"
+    cut(spelled(vit, "huggingface"), one.parent, number=1).unlink()
+    assert find(one) == find(one.parent) == one
 
 
 def test_the_file_of_a_folder(vit, tmp_path):
