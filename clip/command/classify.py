@@ -26,6 +26,7 @@ from clip.zero_shot import Classifier
 from clip_core import files
 from clip_core.architecture import SHAPES
 from clip_core.data import shapes
+from clip_core.data.listing import tree
 from clip_core.errors import ClipError, ImageError, TextError, visible
 from clip_core.image import SUFFIXES, open_image
 from clip_core.memory import enough_memory
@@ -253,28 +254,13 @@ def _pictures(argument: str) -> list[str]:
         fitting = [argument]
     else:
         fitting = sorted(glob(argument, recursive=True))
-    found = [path for name in fitting for path in (_below(name) if os.path.isdir(name) else [name])]
+    found = []
+    for name in fitting:
+        below = tree(name)[0] if os.path.isdir(name) else None
+        found += [name] if below is None else [path for path in below if Path(path).suffix.lower() in SUFFIXES]
     if not found:
         raise ClipError(f"{argument} names no pictures ({', '.join(SUFFIXES)}); check the path or the pattern.")
     return list(dict.fromkeys(found))  # a pattern with ** fits a folder, and what is in it as well
-
-
-def _below(folder: str) -> Iterator[str]:
-    """The pictures in a folder and in those below it or linked in it, in the order of their names; hidden ones not."""
-    seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
-        if os.path.realpath(parent) in seen:  # links can lead back
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(parent))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
-                yield os.path.join(parent, name)
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise ClipError(f"{error.filename} cannot be read: {error.strerror}; check that it may be.") from error
 
 
 def _labels(labels: list[str] | None, labels_file: Path | None) -> list[str]:

@@ -151,6 +151,10 @@ def _ending_together(ranks: Ranks) -> Iterator[None]:
 
     try:
         yield
+    except SystemExit as end:  # by a signal
+        if ranks.size == 1:
+            raise
+        os._exit(int(end.code or 0))
     except Exception as error:
         if ranks.size == 1:
             raise

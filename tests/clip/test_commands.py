@@ -880,6 +880,9 @@ def test_embedded_model_reaches_its_scores(run):
 
 def test_evaluate_refuses(run, tmp_path):
     assert_refused(run("evaluate", "shapes", "--model", tmp_path / "none.pt"), "There is no file")
+    numpy = ["evaluate", "shapes", "--backend", "numpy"]
+    assert_refused(run(*numpy, "--device", "cuda"), "The numpy backend has no device 'cuda'; it runs on the cpu")
+    assert_refused(run(*numpy, "--precision", "fp8"), "There is no precision 'fp8' in NumPy")
 
 
 # clip demo ------------------------------------------------------------------------------------------------------------
