@@ -26,7 +26,7 @@ from clip.zero_shot import Classifier
 from clip_core import files
 from clip_core.architecture import SHAPES
 from clip_core.data import shapes
-from clip_core.data.listing import tree
+from clip_core.data.listing import tree, warn_of_rest
 from clip_core.errors import ClipError, ImageError, TextError, visible
 from clip_core.image import SUFFIXES, open_image
 from clip_core.memory import enough_memory
@@ -247,6 +247,8 @@ def _form(as_csv: bool, as_json: bool, output: Path | None) -> str:
 def _pictures(argument: str) -> list[str]:
     """A file itself, the pictures in a folder and below it, or both for all that fits a pattern.
 
+    What is passed over in a folder is said in a warning.
+
     Raises:
         ClipError: there are none, or a folder cannot be read.
     """
@@ -256,8 +258,12 @@ def _pictures(argument: str) -> list[str]:
         fitting = sorted(glob(argument, recursive=True))
     found = []
     for name in fitting:
-        below = tree(name)[0] if os.path.isdir(name) else None
-        found += [name] if below is None else [path for path in below if Path(path).suffix.lower() in SUFFIXES]
+        if not os.path.isdir(name):
+            found.append(name)
+            continue
+        inside, again = tree(name)
+        found += [path for path in inside if Path(path).suffix.lower() in SUFFIXES]
+        warn_of_rest(name, [path for path in inside if Path(path).suffix.lower() not in SUFFIXES], again)
     if not found:
         raise ClipError(f"{argument} names no pictures ({', '.join(SUFFIXES)}); check the path or the pattern.")
     return list(dict.fromkeys(found))  # a pattern with ** fits a folder, and what is in it as well

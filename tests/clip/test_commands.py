@@ -623,7 +623,7 @@ def test_classify_refuses(run, tmp_path):
 
 @pytest.fixture
 def photographs(tmp_path) -> Path:
-    """A folder of pictures: 24 in two folders, one of which is linked, and what is no picture or hidden."""
+    """A folder of pictures: 24 in two folders, one of which is linked, and what is hidden."""
     folder, elsewhere = tmp_path / "photographs", tmp_path / "elsewhere"
     for place in (folder / "inner", elsewhere):
         place.mkdir(parents=True)
@@ -631,8 +631,6 @@ def photographs(tmp_path) -> Path:
             source, suffix = (STAR, "PNG") if number % 2 else (CIRCLE, "png")
             (place / f"{number:02}.{suffix}").write_bytes(source.read_bytes())
     (folder / "linked").symlink_to(elsewhere)
-    (elsewhere / "back").symlink_to(folder)
-    (folder / "notes.txt").write_text("not a picture")
     (folder / ".hidden.png").write_text("not a picture")
     (folder / ".hidden").mkdir()
     (folder / ".hidden" / "0.png").write_text("not a picture")
@@ -658,6 +656,13 @@ def test_folders_and_patterns(photographs, run):
     assert len(classify(run, photographs / "inner" / "*", "--json").json) == 12
     (photographs / "[1].png").write_bytes(CIRCLE.read_bytes())  # a file's own name is no pattern
     assert len(classify(run, photographs / "[1].png", "--json").json) == 1
+
+    (photographs / "notes.txt").write_text("not a picture")
+    (photographs / "linked" / "back").symlink_to(photographs)
+    with pytest.warns(
+        UserWarning, match=r"passed over: 1 files \(1 with .txt\) and the folder .*/linked/back, which is"
+    ):
+        assert len(classify(run, photographs, "--json").json) == 25
 
 
 def test_broken_pictures_are_named_and_counted(photographs, run):
