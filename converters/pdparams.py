@@ -181,12 +181,6 @@ def _tuple(*arguments: Any) -> tuple[Any, ...]:
     return tuple(arguments[0])
 
 
-def _ordered_dictionary(*arguments: Any) -> dict[Any, Any]:
-    if arguments:
-        raise CheckpointError("an ordered dictionary of the pickle is not made empty.")
-    return {}
-
-
 _GLOBALS = {
     ("numpy.core.multiarray", "_reconstruct"): Function(_reconstruct),
     ("numpy._core.multiarray", "_reconstruct"): Function(_reconstruct),
@@ -196,7 +190,7 @@ _GLOBALS = {
     ("__builtin__", "bytes"): Function(_bytes),
     ("builtins", "tuple"): Function(_tuple),
     ("__builtin__", "tuple"): Function(_tuple),
-    ("collections", "OrderedDict"): Function(_ordered_dictionary),
+    ("collections", "OrderedDict"): pickles.ORDERED_DICTIONARY,
 }
 
 

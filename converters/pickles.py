@@ -108,6 +108,15 @@ def load_first(data: memoryview, rules: Rules) -> tuple[Any, int]:
         raise CheckpointError(f"the pickle is damaged near byte {machine.position}: {error!s:.200}.") from error
 
 
+def _ordered_dictionary(*arguments: Any) -> dict[Any, Any]:
+    if arguments:
+        raise CheckpointError("an ordered dictionary of the pickle is not made empty.")
+    return {}
+
+
+ORDERED_DICTIONARY = Function(_ordered_dictionary)
+
+
 class _Machine:
     """One method for each operation, named as in `pickletools`."""
 

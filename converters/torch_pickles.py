@@ -12,7 +12,7 @@ import numpy as np
 
 from clip_core.errors import CheckpointError
 from converters.buffers import BFLOAT16, checked_shape, checked_sizes, shown
-from converters.pickles import Function, Unbuilt
+from converters.pickles import ORDERED_DICTIONARY, Function, Unbuilt
 
 STORAGES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("<f8"),
@@ -148,14 +148,8 @@ def _rebuild_parameter(*arguments: Any) -> np.ndarray:
     return arguments[0]
 
 
-def _ordered_dictionary(*arguments: Any) -> dict[Any, Any]:
-    if arguments:
-        raise CheckpointError("an ordered dictionary of the pickle is not made empty.")
-    return {}
-
-
 _FUNCTIONS = {
     ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
     ("torch._utils", "_rebuild_parameter"): Function(_rebuild_parameter),
-    ("collections", "OrderedDict"): Function(_ordered_dictionary),
+    ("collections", "OrderedDict"): ORDERED_DICTIONARY,
 }

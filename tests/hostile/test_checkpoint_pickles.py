@@ -194,6 +194,13 @@ def test_damaged_streams(kind, stream, what, tmp_path):
         (b"\x80\2c__torch__\nA\n)\x81}b}b.", "does not hold|not one dictionary|look like a CLIP"),
         (b"\x80\2ctorch\nFloatStorage\n}b.", "sets the state of something that has none"),
         (b"\x80\2ctorch\nFloatStorage\n)\x81.", "makes an object of something that is not a class"),
+        (
+            b"\x80\2c__torch__\nA\n)\x81}"
+            + text("logit_bias")
+            + tensor(persistent_id("ComplexFloatStorage", "0", 1), (), (), 0)
+            + b"sb.",
+            r"the file holds tensors of torch\.ComplexFloatStorage",
+        ),
         (b"\x80\2c__torch__\nA\n(Nt\x81.", "makes an object of something that is not a class"),
         # A module that contains itself.
         (b"\x80\2c__torch__\nA\n)\x81q\x00}(" + text("a") + b"h\x00ub.", "contain themselves, or are far too many"),
