@@ -1,7 +1,8 @@
 """What asks a run to end early: a signal, or word from the process that has started all processes of the run.
 
 The launchers of the frameworks each treat signals in their own way, and some kill a process before it has written its
-checkpoint. The command that starts a launcher therefore keeps signals from it, and leaves word in a file instead.
+checkpoint. The command that starts a launcher therefore keeps signals from it, and leaves word in a file instead. It
+holds the folder of that file, so that the processes notice when it is gone without a word.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clip_core.errors import ClipError
-from clip_core.files import read_regular, write_text
+from clip_core.files import exclusive, read_regular, write_text
 
 WORD = "CLIP_STOP_FILE"
 """The environment variable that names the file to look for; a signal's number is in it."""
@@ -28,15 +30,18 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 def stop_signals() -> Iterator[Callable[[], int]]:
     """Within the block the signals do not end the process; a function tells the first that has come, 0 while none has.
 
-    Blocks within each other are told the same.
+    Blocks within each other are told the same. When the command that has started this process is gone, it is SIGTERM.
     """
     word = os.environ.get(WORD)
     with _received() as received:
 
         def asked() -> int:
-            if not received and word is not None and os.path.exists(word):
-                with suppress(ClipError, ValueError):
-                    received.append(int(read_regular(word)))
+            if not received and word is not None:
+                if os.path.exists(word):
+                    with suppress(ClipError, ValueError):
+                        received.append(int(read_regular(word)))
+                elif _nobody_holds(Path(word).parent):
+                    received.append(signal.SIGTERM)
             return received[0] if received else 0
 
         yield asked
@@ -51,7 +56,7 @@ def run_until_stopped(command: Sequence[str], environment: Mapping[str, str]) ->
     Returns:
         The exit code: the launcher's, or 128 and the signal when that is what has ended the run.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, exclusive(Path(folder), "launcher"):
         word = Path(folder) / "signal"
         environment = {**environment, WORD: str(word)}
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -67,6 +72,17 @@ def run_until_stopped(command: Sequence[str], environment: Mapping[str, str]) ->
     if code < 0:
         return 128 - code
     return 128 + received[0] if received and not code else code
+
+
+def _nobody_holds(folder: Path) -> bool:
+    """Whether the command that made ``folder`` has ended; on Windows, where it cannot be asked, never."""
+    if sys.platform == "win32":
+        return False
+    try:
+        with exclusive(folder, "launcher"):
+            return True
+    except ClipError:
+        return False
 
 
 class _Receiver:

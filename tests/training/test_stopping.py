@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from clip_core.files import exclusive
 from clip_core.training.checkpoint import newest, read
 from clip_core.training.log import read_metrics
 from clip_core.training.stopping import WORD, stop_signals
@@ -86,6 +87,16 @@ def test_a_process_that_fails_when_it_is_asked_to_end_gives_its_own_exit_code(tm
     assert started.wait(timeout=60) == 3
 
 
+def test_processes_notice_that_the_command_is_gone(tmp_path):
+    started = launched(PROCESS, tmp_path / "report")
+    started.kill()
+    started.wait()
+    deadline = time.monotonic() + 60
+    while (tmp_path / "report").read_text() != "saved 15":
+        assert time.monotonic() < deadline, "the process goes on"
+        time.sleep(0.02)
+
+
 def test_a_second_ctrl_c_ends_what_does_not_listen(tmp_path):
     started = launched(DEAF, tmp_path / "report")
     started.send_signal(signal.SIGINT)
@@ -123,13 +134,14 @@ def test_another_thread_finds_the_word_alone(monkeypatch, tmp_path):
     def look() -> None:
         with stop_signals() as asked:
             found.append(asked())
-            (tmp_path / "word").write_text("15")
+            (tmp_path / "word").write_text("2")
             found.append(asked())
 
     thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    assert found == [0, 15]
+    with exclusive(tmp_path, "launcher"):
+        thread.start()
+        thread.join()
+    assert found == [0, 2]
 
 
 @pytest.mark.slow
