@@ -236,6 +236,18 @@ def test_local_shards_may_be_among_remote_ones(server, tmp_path):
     assert (tmp_path / "local.tar").exists()
 
 
+def test_the_fingerprint_of_streamed_shards_is_that_of_their_addresses_and_numbers(server, tmp_path, monkeypatch):
+    for place in range(2):
+        put(server, tmp_path, place, range(2))
+    addresses = [f"{server.url}/{place:02}.tar" for place in range(2)]
+    first = streamed(addresses).fingerprint()
+    assert streamed(addresses, seed=2).fingerprint() == first  # the order is the recipe's
+    assert streamed(addresses[::-1]).fingerprint() != first
+    monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "another"))  # where no number is known yet
+    put(server, tmp_path, 1, range(3))
+    assert streamed(addresses).fingerprint() != first
+
+
 def test_the_next_shard_is_fetched_before_it_is_needed(shards, server):
     next(loader(streamed(shards), 8))
     deadline = time.monotonic() + 20
