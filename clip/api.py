@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from clip_core.architecture import (
     Pixels,
     name_of,
 )
-from clip_core.errors import CheckpointError, ClipError
+from clip_core.errors import AssumptionWarning, CheckpointError, ClipError
 from clip_core.naming import count
 from converters.folders import INDEX_SUFFIX
 
@@ -74,6 +75,7 @@ class Loaded:
     name: str
     model: Model
     logit_scale: float  # what cosines are multiplied by
+    assumed: tuple[str, ...] = ()  # what its file does not say and nobody stated, so that it was taken to be OpenAI's
 
     @property
     def preprocess(self) -> Preprocess:
@@ -97,6 +99,8 @@ def load(
     backend: str | None = None,
     precision: str = "fp32",
     like: str | os.PathLike[str] | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
 ) -> tuple[Model, Preprocess]:
     """Load a model and make it the one behind the functions of this module.
 
@@ -112,12 +116,18 @@ def load(
         precision: ``fp32``; PyTorch and Paddle also take ``bf16`` and ``fp16``.
         like: the name or file of the model that ``name`` was fine-tuned from: a file that a framework's own function
             saved holds neither the vocabulary nor all of the architecture.
+        activation: ``quick_gelu``, ``gelu`` or ``gelu_tanh``, where neither the file nor a configuration beside it says
+            which one the model needs.
+        heads: of the image tower and of the text tower, likewise.
 
     Returns:
         The model, and the preprocessing of its pictures.
 
     Raises:
         ClipError: or one of its children, a sentence that says what is wrong and what to do.
+
+    Warns:
+        AssumptionWarning: nothing says which activation the model needs, so that it was taken to be like OpenAI's.
     """
     global _current
     if jit:
@@ -125,7 +135,14 @@ def load(
             "jit=True is not possible: archived code is never run here; use torch.compile(model) for speed."
         )
     _current = open_model(
-        name, backend=backend, device=device, download_root=download_root, precision=precision, like=like
+        name,
+        backend=backend,
+        device=device,
+        download_root=download_root,
+        precision=precision,
+        like=like,
+        activation=activation,
+        heads=heads,
     )
     if _current.model.backend == "nnabla":
         _current.model.publish()  # type: ignore[attr-defined]  # only NNabla has a global scope to publish to
@@ -139,12 +156,14 @@ def open_model(
     download_root: str | os.PathLike[str] | None = None,
     precision: str = "fp32",
     like: str | os.PathLike[str] | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
 ) -> Loaded:
     """Like `load`, without touching the module-level model."""
     framework = backends.get(backend or _backend_for(name))  # before a long download, not after it
     path, named = weights_file(name, download_root)
     original = None if like is None else weights_file(like, download_root)[0]
-    checkpoint = converters.read(path, like=original)
+    checkpoint = converters.read(path, like=original, activation=activation, heads=heads)
     if named is not None and checkpoint.architecture != named.architecture:
         found = name_of(checkpoint.architecture) or "another model"
         remedy = "remove it, and it is fetched again" if named.url else "install triclip again"
@@ -158,7 +177,21 @@ def open_model(
         vocabulary=checkpoint.vocabulary,
     )
     logit_scale = float(np.exp(checkpoint.weights["logit_scale"], dtype=np.float64))
-    return Loaded(str(name), model, logit_scale)
+    warn_of_assumptions(path, checkpoint)
+    return Loaded(str(name), model, logit_scale, checkpoint.assumptions())
+
+
+def warn_of_assumptions(source: str | os.PathLike[str], checkpoint: converters.Checkpoint) -> None:
+    """Warn when nothing says which activation a model needs; who states that one has been told of the rest."""
+    if any(name.endswith(".activation") for name in checkpoint.assumed):
+        warnings.warn(
+            f"{source} does not say all that its model needs; assumed, as of OpenAI's: "
+            f"{', '.join(checkpoint.assumptions())}. Other models, such as many of open_clip's, give wrong features "
+            "then; state the activation with activation=... or --activation, or put the model's configuration beside "
+            "it.",
+            AssumptionWarning,
+            stacklevel=1,
+        )
 
 
 def weights_file(

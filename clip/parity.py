@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Report:
     checkpoint: str
     bounds: dict[str, float]
     comparisons: list[Comparison]
+    assumed: tuple[str, ...] = ()  # what nobody says of the architecture: all backends compute with the same assumption
 
     @property
     def passed(self) -> bool:
@@ -84,15 +85,23 @@ class Report:
                 for comparison in self.comparisons
             },
             "passed": self.passed,
+            "assumed": list(self.assumed),
         }
 
 
-def compare(name: str | Path, names: Sequence[str] | None = None, layers: bool = False) -> Report:
+def compare(
+    name: str | Path,
+    names: Sequence[str] | None = None,
+    layers: bool = False,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
+) -> Report:
     """Load ``name``, a model's name or a file, in each backend and compare it with the reference.
 
     Args:
         names: the backends; by default all whose framework is installed.
         layers: compare every block as well.
+        activation, heads: as for `clip.load`.
 
     Raises:
         ClipError: the file cannot be read, or a backend that was asked for is missing.
@@ -102,10 +111,13 @@ def compare(name: str | Path, names: Sequence[str] | None = None, layers: bool =
         raise ClipError(f"There are no backends to compare; choose some of {', '.join(backends.NAMES)}.")
     for backend in chosen:
         backends.get(backend)  # before the work, not in the middle of it
-    judge = open_model(name, backend="numpy", precision="fp64")
+    judge = open_model(name, backend="numpy", precision="fp64", activation=activation, heads=heads)
     path = weights_file(name)[0]
-    models = (open_model(path, backend=backend, device="cpu").model for backend in chosen)
-    return compare_models(str(path), judge.model, models, sample_inputs(judge), layers)
+    models = (
+        open_model(path, backend=backend, device="cpu", activation=activation, heads=heads).model for backend in chosen
+    )
+    report = compare_models(str(path), judge.model, models, sample_inputs(judge), layers)
+    return replace(report, assumed=judge.assumed)
 
 
 def compare_models(

@@ -29,6 +29,10 @@ class CheckpointError(ClipError):
     """A weights file or a set of weights that is not what it should be."""
 
 
+class AssumptionWarning(UserWarning):
+    """Weights that do not tell all that they need: what was taken to be OpenAI's, and how to state otherwise."""
+
+
 class ImageError(ClipError):
     """A picture, or an array of pixels, that cannot be used."""
 

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from clip_core import files, naming
-from clip_core.architecture import Architecture, name_of
+from clip_core.architecture import MODELS, Architecture, name_of
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import Weights
 from converters import (
     companions,
+    configurations,
     dialects,
     folders,
     hdf5,
@@ -50,6 +51,7 @@ from converters.buffers import (
     sha256,
     shown,
 )
+from converters.knowledge import NOTHING, Word, phrases, question, settle, silent, word_of, word_of_the_user
 from converters.manifest import Manifest
 
 MAX_FILE_BYTES = 16 << 30  # the largest official model is 1.3 GB
@@ -96,6 +98,11 @@ class Checkpoint:
     source_sha256: str | None = None  # of the file that this one was converted from, by its manifest
     prefix: str = ""  # of the names in the file, where the model is a part of a larger one
     left_out: tuple[str, ...] = ()  # the tensors of the file that are not below the prefix
+    assumed: tuple[str, ...] = ()  # fields of the architecture that nobody says, so that they are OpenAI's
+
+    def assumptions(self) -> tuple[str, ...]:
+        """What is assumed of the architecture, each as a short phrase with its value."""
+        return phrases(self.architecture, self.assumed)
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ class Report:
     layout: str
     prefix: str  # of the names in the source, where the model is a part of a larger one
     left_out: tuple[str, ...]  # the tensors of the source that are not below the prefix
+    assumed: tuple[str, ...]  # what nobody says of the architecture, so that it is OpenAI's
     max_abs_difference: float  # between the source's values and the target's, read back: 0.0 unless dtype was narrowed
     seconds: float
 
@@ -132,6 +140,7 @@ class Inspection:
     layout: str
     model: str | None  # the registry's name for the architecture
     architecture: Architecture | None  # None: the weights are not those of a CLIP
+    assumed: tuple[str, ...]  # what nobody says of the architecture, so that it is OpenAI's
     prefix: str  # of the names in the file, where the model is a part of a larger one
     left_out: tuple[str, ...]  # the tensors of the file that are not below the prefix
     tensors: int
@@ -161,8 +170,10 @@ class _Loaded:
     layout: str
     weights: Weights
     architecture: Architecture | None
+    assumed: tuple[str, ...]
     manifest: Manifest | None
     vocabulary: str | None
+    question: str | None  # what must be stated before these weights can be used
     faults: tuple[str, ...]  # of the manifest, and why there is no architecture
 
 
@@ -181,6 +192,9 @@ def read(
     strict: bool = True,
     prefix: str | None = None,
     like: str | os.PathLike[str] | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
+    expected: Architecture | None = None,
 ) -> Checkpoint:
     """Read weights of any format and layout; the bytes, read once, are what is hashed and parsed.
 
@@ -191,13 +205,17 @@ def read(
         prefix: which CLIP to take of a file that holds several, by what its names start with.
         like: the file that these weights come from, by fine-tuning say: what they do not tell of the architecture, and
             the vocabulary, are taken from it.
+        activation: what both towers need; heads: of the image tower and of the text tower. Weights tell neither. Files
+            that `write` made carry both, and so do configurations beside a file; without any of these, the weights are
+            taken to be like OpenAI's, and `Checkpoint.assumed` says so.
+        expected: what is assumed in place of OpenAI's, as a recipe has it.
 
     Raises:
         ClipError: the path cannot be read.
         CheckpointError: the file is damaged, of another kind than its suffix says, not a CLIP, or does not fit.
     """
     with _enough_memory(path):
-        return _finished(_open(path, strict, prefix, like))
+        return _finished(_open(path, strict, prefix, like, word_of_the_user(activation, heads), expected))
 
 
 def write(
@@ -234,34 +252,48 @@ def convert(
     dtype: str | None = None,
     prefix: str | None = None,
     like: str | os.PathLike[str] | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
     force: bool = False,
 ) -> Report:
     """`read` and `write` in one; memory stays near the source's size.
 
     Args:
         layout, dtype, force: as for `write`.
-        prefix, like: as for `read`.
+        prefix, like, activation, heads: as for `read`.
 
     Raises:
         ClipError: also when target and source are the same file.
     """
+    stated = word_of_the_user(activation, heads)
     with _enough_memory(source):
-        return _publish(source, lambda: _open(source, False, prefix, like), target, layout, dtype, force)
+        return _publish(source, lambda: _open(source, False, prefix, like, stated), target, layout, dtype, force)
 
 
-def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspection:
+def inspect(
+    path: str | os.PathLike[str],
+    *,
+    prefix: str | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
+) -> Inspection:
     """What a file is and everything that is wrong with it, as far as it can be taken apart.
+
+    Args:
+        prefix, activation, heads: as for `read`.
 
     Raises:
         ClipError: the path cannot be read.
         CheckpointError: the file is damaged so that nothing can be said of what it holds, or is of another kind.
     """
     with _enough_memory(path):
-        loaded = _load(path, prefix)
+        loaded = _load(path, prefix, word_of_the_user(activation, heads))
     architecture, manifest = loaded.architecture, loaded.manifest
     faults = list(loaded.faults)
     if architecture is not None:
         faults += naming.faults(architecture, loaded.weights)
+    if loaded.question is not None:
+        faults.append(loaded.question)
     return Inspection(
         path=os.fspath(loaded.path),
         size=loaded.size,
@@ -271,6 +303,7 @@ def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspe
         layout=loaded.layout,
         model=None if architecture is None else name_of(architecture),
         architecture=architecture,
+        assumed=() if architecture is None else phrases(architecture, loaded.assumed),
         prefix=loaded.prefix,
         left_out=loaded.left_out,
         tensors=len(loaded.weights),
@@ -285,15 +318,22 @@ def inspect(path: str | os.PathLike[str], *, prefix: str | None = None) -> Inspe
 
 
 def _open(
-    path: str | os.PathLike[str], strict: bool, prefix: str | None, like: str | os.PathLike[str] | None
+    path: str | os.PathLike[str],
+    strict: bool,
+    prefix: str | None,
+    like: str | os.PathLike[str] | None,
+    stated: Word,
+    expected: Architecture | None = None,
 ) -> Checkpoint:
     """`read`, with arrays that may be views of the file in another axis order or not aligned."""
-    original = None if like is None else _open(like, False, None, None)
-    loaded = _load(path, prefix, None if original is None else original.architecture)
+    original = None if like is None else _open(like, False, None, None, NOTHING)
+    loaded = _load(path, prefix, stated, original, expected)
     if loaded.faults or loaded.architecture is None:
         raise CheckpointError(f"{loaded.path}: {'; '.join(loaded.faults)}")
     if strict or like is not None:
         naming.check(loaded.architecture, loaded.weights, f"{loaded.path}{'' if like is None else f' (like {like})'}")
+    if loaded.question is not None:
+        raise CheckpointError(f"{loaded.path}: {loaded.question}.")
     vocabulary = loaded.vocabulary
     if vocabulary is None and original is not None:
         vocabulary = original.vocabulary
@@ -309,6 +349,7 @@ def _open(
         source_sha256=None if loaded.manifest is None else loaded.manifest.source_sha256,
         prefix=loaded.prefix,
         left_out=loaded.left_out,
+        assumed=loaded.assumed,
     )
 
 
@@ -320,7 +361,13 @@ def _finished(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _load(path: str | os.PathLike[str], prefix: str | None, known: Architecture | None = None) -> _Loaded:
+def _load(
+    path: str | os.PathLike[str],
+    prefix: str | None,
+    stated: Word,
+    original: Checkpoint | None = None,
+    expected: Architecture | None = None,
+) -> _Loaded:
     path = find(path)
     if folders.is_index(path):
         content, size, digest = _joined(path)
@@ -328,7 +375,7 @@ def _load(path: str | os.PathLike[str], prefix: str | None, known: Architecture 
         data = _bytes_of(path, MAX_FILE_BYTES, _format_of)
         content, size, digest = _content(path, data), len(data), hashlib.sha256(data)
     with _about(path):
-        return _understand(path, content, size, digest.hexdigest(), prefix, known)
+        return _understand(path, content, size, digest.hexdigest(), prefix, stated, original, expected)
 
 
 def _joined(index: Path) -> tuple[Content, int, hashlib._Hash]:
@@ -394,27 +441,31 @@ def _content(path: Path, data: Buffer) -> Content:
 
 
 def _understand(
-    path: Path, content: Content, size: int, sha256: str, prefix: str | None, known: Architecture | None
+    path: Path,
+    content: Content,
+    size: int,
+    sha256: str,
+    prefix: str | None,
+    stated: Word,
+    original: Checkpoint | None,
+    expected: Architecture | None,
 ) -> _Loaded:
     manifest = None if content.manifest is None else Manifest.from_text(content.manifest)
     selection = dialects.select(_plain(content.tensors, size), prefix)
     layout = dialects.detect(selection.weights)
     weights = dialects.to_canonical(selection.weights, layout)
-    architecture, vocabulary, faults = None, None, []
+    architecture: Architecture | None = None
+    assumed: tuple[str, ...] = ()
+    vocabulary = None if manifest is None else manifest.vocabulary
+    asked: str | None = None
+    faults: list[str] = []
     try:
-        if manifest is not None:
-            architecture, vocabulary = manifest.architecture, manifest.vocabulary
-            if known not in (None, architecture):
-                raise CheckpointError(
-                    "its manifest describes another architecture than the file it should be like has."
-                )
-        elif known is not None:
-            architecture = known
-        else:
-            architecture = companions.infer_architecture(path, weights, layout)
-            if layout == "huggingface":
-                vocabulary = tokenizer_files.read(path.parent)
+        if manifest is None and original is None and layout == "huggingface":
+            vocabulary = tokenizer_files.read(path.parent)
+        architecture, assumed = _architecture(path, weights, layout, sha256, manifest, stated, original, expected)
         weights = dialects.reorder(weights, architecture, layout)
+        if expected is None:
+            asked = question(architecture, assumed, vocabulary is not None)
     except CheckpointError as error:
         faults.append(str(error))
     if manifest is not None:
@@ -430,10 +481,45 @@ def _understand(
         layout=layout,
         weights=weights,
         architecture=architecture,
+        assumed=assumed,
         manifest=manifest,
         vocabulary=vocabulary,
+        question=asked,
         faults=tuple(faults),
     )
+
+
+def _architecture(
+    path: Path,
+    weights: Weights,
+    layout: str,
+    sha256: str,
+    manifest: Manifest | None,
+    stated: Word,
+    original: Checkpoint | None,
+    expected: Architecture | None,
+) -> tuple[Architecture, tuple[str, ...]]:
+    """The architecture by all that is known, and the fields of it that are assumed.
+
+    Raises:
+        CheckpointError: the weights are not those of a CLIP, or what is known does not go together.
+    """
+    words = [stated]
+    if manifest is not None:
+        words.append(word_of("its manifest", manifest.architecture, manifest.assumed))
+        found = manifest.architecture
+    elif original is not None:
+        found = original.architecture
+    else:
+        found = dialects.infer_architecture(weights, layout)
+    if original is not None:
+        words.append(word_of("the file it should be like", original.architecture, original.assumed))
+    named = next((model for model in MODELS.values() if model.sha256 == sha256), None)
+    if named is not None and manifest is None:
+        words.append(word_of(f"its SHA-256, which is that of {named.name}", named.architecture))
+    if silent(found, words):
+        words += configurations.words(path, layout, found)
+    return settle(found, words, None if expected is None else word_of("the recipe", expected))
 
 
 def _plain(tensors: Weights, size: int) -> Weights:
@@ -533,7 +619,9 @@ def _publish(
             for path, text in beside.items():
                 _check_free(path, text)
         spelled = dialects.spell(tensors, architecture, layout)
-        manifest = Manifest(architecture, entries, checkpoint.vocabulary, checkpoint.sha256 or None).to_text()
+        manifest = Manifest(
+            architecture, entries, checkpoint.vocabulary, checkpoint.sha256 or None, checkpoint.assumed
+        ).to_text()
         module.write(temporary, spelled, manifest)
         digest = _read_back(temporary, module, target, architecture, tensors, manifest)
         for path, text in beside.items():
@@ -550,6 +638,7 @@ def _publish(
         layout=layout,
         prefix=checkpoint.prefix,
         left_out=checkpoint.left_out,
+        assumed=checkpoint.assumptions(),
         max_abs_difference=difference,
         seconds=time.monotonic() - start,
     )

@@ -1,15 +1,14 @@
-"""The small JSON files that Hugging Face and open_clip keep beside the weights, and what they tell about a model."""
+"""The files that Hugging Face and open_clip want beside the weights; `converters.configurations` reads them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from math import inf, nextafter
 from pathlib import Path
 from typing import Any
 
-from clip_core import files, vocabulary
+from clip_core import vocabulary
 from clip_core.architecture import (
     OPENAI_VOCABULARY_SIZE,
     Activation,
@@ -18,12 +17,9 @@ from clip_core.architecture import (
     Transformer,
     VisionTransformer,
 )
-from clip_core.errors import CheckpointError, ClipError
-from clip_core.naming import Weights
+from clip_core.errors import ClipError
 from clip_core.preprocess import resampling_of
-from converters import dialects, tokenizer_files
-
-MAX_BYTES = 1 << 20
+from converters import tokenizer_files
 
 # The configuration that the two libraries look for, and the weights that they look for beside it, preferred first.
 _BESIDE = {
@@ -38,31 +34,6 @@ _HUGGINGFACE_ACTIVATIONS: dict[Activation, str] = {
 }
 # What the libraries read in place of a file that is written here.
 _INSTEAD = ("processor_config.json", "tokenizer.json", "added_tokens.json")
-
-
-def infer_architecture(path: Path, weights: Weights, layout: str) -> Architecture:
-    """The architecture by the shapes of ``weights`` in the axis order of ``layout``.
-
-    What shapes do not tell, the activation and the number of heads, comes from the configuration that Hugging Face or
-    open_clip keeps beside ``path``; without one it is quick_gelu and heads 64 wide, as in OpenAI's models.
-
-    Raises:
-        CheckpointError: the weights are not those of a CLIP, or the configuration cannot be read.
-    """
-    inferred = dialects.infer_architecture(weights, layout)
-    try:
-        if layout == "huggingface" and (config := _config(path.with_name("config.json"))) is not None:
-            return _with_huggingface(inferred, config)
-        # open_clip's own models have OpenAI's names, so the file's name is what tells whose they are.
-        name, weights_names = _BESIDE["open_clip"]
-        theirs = layout == "open_clip" or path.name in weights_names
-        if theirs and (config := _config(path.with_name(name))) is not None:
-            return _with_open_clip(inferred, config["model_cfg"])
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"the configuration beside it cannot be read: {error!r:.200}.") from error
-    except ClipError as error:
-        raise CheckpointError(f"the configuration beside it cannot be used: {error}") from error
-    return inferred
 
 
 def weights_name(layout: str) -> str | None:
@@ -108,47 +79,6 @@ def beside(path: Path, architecture: Architecture, merges: str | None, layout: s
 
 def _dump(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
-
-
-def _config(path: Path) -> dict[str, Any] | None:
-    return json.loads(files.read_regular(path, MAX_BYTES)) if path.exists() else None
-
-
-def _with_huggingface(inferred: Architecture, config: Mapping[str, Any]) -> Architecture:
-    text, image = config.get("text_config") or {}, config.get("vision_config") or {}
-    activations = {part.get("hidden_act", "quick_gelu") for part in (text, image)}
-    if len(activations) != 1:
-        raise ClipError(f"its two towers have different activations: {', '.join(sorted(activations))}.")
-    return _checked(
-        inferred,
-        activation=activations.pop(),
-        text_heads=text.get("num_attention_heads"),
-        image_heads=image.get("num_attention_heads"),
-    )
-
-
-def _with_open_clip(inferred: Architecture, config: Mapping[str, Any]) -> Architecture:
-    head_width = config["vision_cfg"].get("head_width", 64)
-    image = inferred.image
-    width = image.width if isinstance(image, VisionTransformer) else image.feature_width
-    return _checked(
-        inferred,
-        activation="quick_gelu" if config.get("quick_gelu", False) else "gelu",
-        text_heads=config["text_cfg"].get("heads"),
-        image_heads=width // head_width,
-    )
-
-
-def _checked(
-    inferred: Architecture, activation: Activation, text_heads: int | None, image_heads: int | None
-) -> Architecture:
-    result = replace(
-        inferred,
-        text=replace(inferred.text, heads=text_heads or inferred.text.heads),
-        image=replace(inferred.image, heads=image_heads or inferred.image.heads),
-    ).with_activation(activation)
-    result.check()
-    return result
 
 
 def _huggingface(architecture: Architecture) -> dict[str, Any]:

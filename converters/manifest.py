@@ -12,6 +12,7 @@ import numpy as np
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from converters.buffers import sha256
+from converters.knowledge import fields_of
 
 FORMAT = 2
 OLD_FORMATS = (1,)  # whose architecture has one activation beside its towers
@@ -26,6 +27,7 @@ class Manifest:
     tensors: dict[str, tuple[str, str]]  # name -> dtype, SHA-256 of the bytes in C order, little-endian
     vocabulary: str | None = None  # the merges of the byte-pair encoding, one a line; None: OpenAI's
     source_sha256: str | None = None  # of the file that this one was converted from
+    assumed: tuple[str, ...] = ()  # the fields of the architecture that nobody has stated (`converters.knowledge`)
 
     def to_text(self) -> str:
         """One line of ASCII JSON that ends in the SHA-256 of the rest of it."""
@@ -33,6 +35,7 @@ class Manifest:
             "format": FORMAT,
             "source_sha256": self.source_sha256,
             "architecture": self.architecture.to_dict(),
+            "assumed": list(self.assumed),
             "tensors": {name: {"dtype": dtype, "sha256": digest} for name, (dtype, digest) in self.tensors.items()},
             "vocabulary": self.vocabulary,
         }
@@ -54,11 +57,18 @@ class Manifest:
                 raise CheckpointError(
                     f"the manifest has format {body['format']!r:.50}, expected {FORMAT}; update this package."
                 )
+            for name in ("vocabulary", "source_sha256"):
+                if not isinstance(body[name], str | None):
+                    raise TypeError(f"its {name} is {type(body[name]).__name__}, expected a text")
+            architecture, assumed = Architecture.from_dict(body["architecture"]), body.get("assumed", [])
+            if unknown := set(assumed) - fields_of(architecture).keys():
+                raise ValueError(f"it assumes {sorted(unknown)[0]!r}, which is no field of the architecture")
             return cls(
-                architecture=Architecture.from_dict(body["architecture"]),
+                architecture=architecture,
                 tensors={name: (entry["dtype"], entry["sha256"]) for name, entry in body["tensors"].items()},
                 vocabulary=body["vocabulary"],
                 source_sha256=body["source_sha256"],
+                assumed=tuple(assumed),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"the manifest cannot be read ({error!r:.200}): {_REMEDY}.") from error

@@ -16,7 +16,7 @@ import typer
 
 import clip
 from clip.command import classify, convert, demo, download, evaluate, inspect, models, parity, tokenize, train
-from clip_core.errors import ClipError, visible
+from clip_core.errors import AssumptionWarning, ClipError, visible
 from clip_core.memory import enough_memory
 
 app = typer.Typer(
@@ -59,7 +59,8 @@ def main() -> None:
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", "No ccache found", UserWarning)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of what a picture's sentence says, if anything
-    warnings.formatwarning = lambda message, *_: f"clip: {visible(str(message))}\n"
+    warnings.simplefilter("once", AssumptionWarning)
+    warnings.formatwarning = lambda message, *_: f"clip: warning: {visible(str(message))}\n"
     try:
         try:
             smaller = "choose a smaller model or less at once, or a machine with more memory"

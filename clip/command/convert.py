@@ -10,7 +10,7 @@ import typer
 
 import converters
 from clip.api import weights_file
-from clip.command.output import Json, Prefix, print_fields, print_json, shortened
+from clip.command.output import Activation, Heads, Json, Prefix, heads_of, print_fields, print_json, shortened
 from converters.dialects import LAYOUTS
 
 Layout = Enum("Layout", {name: name for name in LAYOUTS}, type=str)  # type: ignore[misc]
@@ -42,6 +42,8 @@ def run(
             help="The model that SOURCE was fine-tuned from: gives what weights do not tell, and the vocabulary.",
         ),
     ] = None,
+    activation: Activation = None,
+    heads: Heads = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
     json: Json = False,
 ) -> None:
@@ -53,13 +55,19 @@ def run(
         dtype=dtype.value if dtype else None,
         prefix=prefix,
         like=None if like is None else weights_file(like)[0],
+        activation=activation,
+        heads=heads_of(heads),
         force=force,
     ).to_dict()
     if json:
         print_json(report)
     else:
-        beside = ", ".join(report["beside"]) or "none"
         print_fields(
             report
-            | {"beside": beside, "left_out": shortened(report["left_out"]), "seconds": f"{report['seconds']:.2f}"}
+            | {
+                "beside": ", ".join(report["beside"]) or "none",
+                "left_out": shortened(report["left_out"]),
+                "assumed": ", ".join(report["assumed"]) or "none",
+                "seconds": f"{report['seconds']:.2f}",
+            }
         )

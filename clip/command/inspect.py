@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import converters
-from clip.command.output import Json, Prefix, console, print_fields, print_json, shortened
+from clip.command.output import Activation, Heads, Json, Prefix, console, heads_of, print_fields, print_json, shortened
 from clip_core.architecture import Architecture, VisionTransformer
 from clip_core.naming import count
 
@@ -16,10 +16,12 @@ from clip_core.naming import count
 def run(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file in any layout, or a folder with one.")],
     prefix: Prefix = None,
+    activation: Activation = None,
+    heads: Heads = None,
     json: Json = False,
 ) -> None:
     """Say what a weights file holds; exit with 1 when something is wrong with it."""
-    found = converters.inspect(file, prefix=prefix)
+    found = converters.inspect(file, prefix=prefix, activation=activation, heads=heads_of(heads))
     architecture = found.architecture
     parameters = None if architecture is None else count(architecture)
     if json:
@@ -28,6 +30,7 @@ def run(
         fields = found.to_dict() | {
             "architecture": "not that of a CLIP" if architecture is None else _describe(architecture),
             "dtypes": ", ".join(f"{number} of {dtype}" for dtype, number in found.dtypes.items()),
+            "assumed": ", ".join(found.assumed),
             "parameters": parameters,
             "left_out": shortened(found.left_out),
             "zeros": ", ".join(found.zeros),

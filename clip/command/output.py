@@ -11,7 +11,8 @@ import typer
 from rich.console import Console as RichConsole
 from rich.table import Table
 
-from clip_core.errors import visible
+from clip_core.architecture import ACTIVATIONS
+from clip_core.errors import ClipError, visible
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Backend = Annotated[
@@ -19,6 +20,14 @@ Backend = Annotated[
 ]
 Prefix = Annotated[
     str | None, typer.Option(help="Of a file with several CLIPs, take the one whose names start like this: teacher.")
+]
+Activation = Annotated[
+    str | None,
+    typer.Option(help=f"{', '.join(ACTIVATIONS)}: of both towers, where neither the file nor a configuration says it."),
+]
+Heads = Annotated[
+    str | None,
+    typer.Option(metavar="IMAGE,TEXT", help="Heads of each tower, where nothing says them and they are not 64 wide."),
 ]
 Device = Annotated[
     str | None,
@@ -42,6 +51,20 @@ class Console(RichConsole):
 
 console = Console(width=WIDTH)
 errors = Console(stderr=True)
+
+
+def heads_of(text: str | None) -> tuple[int, int] | None:
+    """The two numbers of ``--heads``.
+
+    Raises:
+        ClipError: it is not two whole numbers.
+    """
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if len(numbers) != 2 or not all(number.strip().isdecimal() and len(number) < 10 for number in numbers):
+        raise ClipError(f"--heads is {text!r:.40}; give two numbers, of the image and of the text tower: --heads 12,8.")
+    return int(numbers[0]), int(numbers[1])
 
 
 def print_json(value: Any) -> None:

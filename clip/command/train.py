@@ -192,6 +192,7 @@ def _print_plan(found: Plan, as_json: bool) -> None:
 
 def _start(recipe: Recipe, source: Source, load: str | None) -> tuple[Architecture, dict[str, Any], Vocabulary]:
     """The architecture, the first weights, and the vocabulary."""
+    from clip_core.training.log import say
     from clip_core.training.rules import prepare
     from clip_core.training.vocabulary import Vocabulary, vocabulary_of
 
@@ -199,10 +200,15 @@ def _start(recipe: Recipe, source: Source, load: str | None) -> tuple[Architectu
     if load is None:
         weights = prepare(initialize(architecture, recipe.training.seed), recipe.loss)
         return architecture, weights, vocabulary_of(architecture.text, file, source)
-    checkpoint = converters.read(weights_file(load)[0])
+    checkpoint = converters.read(weights_file(load)[0], expected=architecture)
     if found := differences(checkpoint.architecture, architecture):
         raise CheckpointError(
             f"{load} holds another model than the recipe's model.architecture, {', '.join(found)}; change the recipe."
+        )
+    if checkpoint.assumed:
+        say(
+            f"clip: warning: {load} does not say all that its model needs; taken from the recipe: "
+            f"{', '.join(checkpoint.assumptions())}."
         )
     if file is not None and checkpoint.vocabulary is None:
         return architecture, checkpoint.weights, vocabulary_of(architecture.text, file, source)

@@ -259,7 +259,7 @@ def test_convert(suffix, run, files, judge, tmp_path):
     report = run("convert", source, target, "--json").json
     assert list(report) == [
         *("source", "target", "beside", "source_sha256", "target_sha256", "tensors", "parameters"),
-        *("dtype", "layout", "prefix", "left_out", "max_abs_difference", "seconds"),
+        *("dtype", "layout", "prefix", "left_out", "assumed", "max_abs_difference", "seconds"),
     ]
     assert (report["source"], report["target"]) == (str(source), str(target))
     assert report["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
@@ -347,7 +347,7 @@ def perturb(monkeypatch) -> Callable[[str, str], None]:
 
 def test_parity(run, files):
     found = run("parity", files[".safetensors"], "--json").json
-    assert list(found) == ["checkpoint", "tolerances", "backends", "passed"]
+    assert list(found) == ["checkpoint", "tolerances", "backends", "passed", "assumed"]
     assert found["checkpoint"] == str(files[".safetensors"])
     assert found["passed"] is True
     assert found["tolerances"] == {

@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 import clip
 from clip.api import weights_file
 from clip_core.errors import CheckpointError, ClipError
-from converters import convert, find, inspect, read, write
+from converters import find, write
+from tests.converters.bare import convert, inspect, read
 
 
 def cut(state: dict[str, np.ndarray], folder: Path, suffix: str = ".safetensors", number: int = 3) -> Path:

@@ -10,7 +10,8 @@ from nnabla.utils.save import save
 import clip
 from clip_core.errors import ClipError
 from clip_core.naming import parameters
-from converters import dialects, inspect, read, write
+from converters import dialects, write
+from tests.converters.bare import inspect, read
 
 
 @pytest.fixture

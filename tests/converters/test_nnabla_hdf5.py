@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from clip_core.naming import parameters
-from converters import dialects, read, write
+from converters import dialects, write
+from tests.converters.bare import read
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,7 +177,7 @@ def test_a_custom_text_model_of_open_clip(vit, tmp_path, assert_equal_weights):
     state["logit_scale"] = state["logit_scale"].reshape(1)
     state["text.transformer.embeddings.position_ids"] = torch.arange(16)[None]
     torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "a.pt")
-    found = read(tmp_path / "a.pt")
+    found = read(tmp_path / "a.pt", activation="quick_gelu")
     assert found.layout == "open_clip"
     assert_equal_weights(found.weights, vit.weights)
 
@@ -184,20 +185,45 @@ def test_a_custom_text_model_of_open_clip(vit, tmp_path, assert_equal_weights):
 @pytest.mark.parametrize(
     ("config", "what"),
     [
-        ("{", "the configuration beside it cannot be read: JSONDecodeError"),
-        ("[]", "the configuration beside it cannot be read: AttributeError"),
-        ('{"text_config": {"num_attention_heads": 7}}', r"cannot be used: .*width 128 cannot be divided into 7 heads"),
-        ('{"text_config": {"num_attention_heads": "2"}}', r"cannot be used: .*text\.heads is '2'"),
-        ('{"text_config": {"hidden_act": "gelu"}}', "different activations: gelu, quick_gelu"),
-        (json.dumps({name: {"hidden_act": "relu"} for name in ("text_config", "vision_config")}), "'relu'; it must"),
-        ("[" * 100_000, "the configuration beside it cannot be read: RecursionError"),
+        ("{", r"config\.json beside it cannot be used: it is not JSON \(JSONDecodeError"),
+        ("[]", "it is list, expected an object"),
+        ('{"text_config": 5}', "text_config is int, expected an object"),
+        ('{"model_type": "siglip"}', "it is of a model of the type 'siglip', not of a clip"),
+        ('{"auto_map": {"AutoModel": "own.Model"}}', "its auto_map names code of its own"),
+        ("[" * 100_000, r"it is not JSON \(RecursionError"),
         (" " * (1 << 20) + "{}", "at most 1048576 are read here"),
     ],
 )
-def test_a_broken_configuration(vit, config, what, tmp_path):
-    write(vit, tmp_path / "a.safetensors", layout="huggingface")
-    # Saved again without its manifest.
-    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "model.safetensors")
+def test_a_configuration_that_is_none(config, what, bare_huggingface, tmp_path):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(CheckpointError, match=what):
-        read(tmp_path / "model.safetensors")
+        read(bare_huggingface)
+
+
+@pytest.mark.parametrize(
+    ("tower", "changes", "what"),
+    [
+        ("text", {"num_attention_heads": 7}, "The text tower's width 128 cannot be divided into 7 heads"),
+        ("text", {"num_attention_heads": "2"}, r"text\.heads is '2'; it must be a whole number"),
+        ("vision", {"hidden_act": "relu"}, "it sets hidden_act to 'relu', which cannot be computed here"),
+        ("text", {"layer_norm_eps": 0.5}, r"text\.epsilon is 0\.5; it must be a number from 1e-12 to 0\.001"),
+        ("text", {"eos_token_id": 50}, "text.end_of_text is 50, which is outside the vocabulary of 50"),
+        ("vision", {"hidden_size": 128}, r"image\.width is 128 by config\.json beside it, but 64 by the weights"),
+        ("vision", {"image_size": 64}, r"image\.resolution is 64 by config\.json beside it, but 32 by the weights"),
+        ("text", {"num_hidden_layers": 12}, r"text\.layers is 12 by config\.json beside it, but 3 by the weights"),
+    ],
+)
+def test_a_configuration_that_cannot_be(tower, changes, what, bare_huggingface, tmp_path):
+    config = json.loads((tmp_path / "config.json").read_text())
+    config[f"{tower}_config"] |= changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=what):
+        read(bare_huggingface)
+
+
+@pytest.fixture
+def bare_huggingface(vit, tmp_path) -> Path:
+    """A folder of Hugging Face's whose weights carry no manifest."""
+    write(vit, tmp_path / "model.safetensors", layout="huggingface")
+    save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"

@@ -9,8 +9,9 @@ import numpy as np
 import paddle
 import pytest
 
-from converters import pdparams, read, write
+from converters import pdparams, write
 from converters.buffers import from_bfloat16
+from tests.converters.bare import read
 
 
 class Flat(paddle.nn.Layer):

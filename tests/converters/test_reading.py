@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import converters
 from clip_core.architecture import MODELS, Architecture, TextTransformer, VisionTransformer
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
-from converters import Checkpoint, convert, dialects, inspect, read, write
+from converters import Checkpoint, dialects, write
+from tests.converters.bare import convert, inspect, read
 
 
 def save(weights, path):
@@ -264,7 +266,7 @@ def test_the_manifest_tells_what_shapes_do_not(tmp_path):
     ).with_activation("gelu")
     for suffix in (".pt", ".h5", ".safetensors", ".pdparams"):
         write(Checkpoint(initialize(architecture, 0), architecture), tmp_path / f"a{suffix}")
-        assert read(tmp_path / f"a{suffix}").architecture == architecture
+        assert converters.read(tmp_path / f"a{suffix}").architecture == architecture
 
 
 @pytest.mark.parametrize(

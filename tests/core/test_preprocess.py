@@ -14,7 +14,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Norma
 from torchvision.transforms.functional import normalize, resized_crop, to_tensor
 
 from clip_core import preprocess as module
-from clip_core.architecture import DEVIATION, MEAN
+from clip_core.architecture import DEVIATION, MEAN, Pixels
 from clip_core.data.augmentation import Augmentation
 from clip_core.errors import ClipError, ImageError
 from clip_core.preprocess import RandomResizedCrop, pixels, preprocess, resize
@@ -335,3 +335,20 @@ def test_random_crop_refuses_what_is_no_usable_picture():
         augment(np.zeros((4, 4, 3), np.uint8), 32, generator)  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="mode La"):
         augment(Image.new("La", (40, 40)), 32, generator)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+def test_what_a_model_wants_instead(interpolation, resize_mode):
+    """Another filter, mean and deviation, and both sides stretched, as torchvision does them."""
+    wanted = Pixels((0.5, 0.25, 0.75), (0.5, 0.25, 1.0), interpolation, resize_mode)
+    mode = InterpolationMode(interpolation)
+    reshaped = [Resize((32, 32), interpolation=mode)]
+    if resize_mode == "shortest":
+        reshaped = [Resize(32, interpolation=mode), CenterCrop(32)]
+    image = picture("RGB", 90, 50, 0)
+    with pillow("width"):
+        expected = Compose([*reshaped, ToTensor(), Normalize(wanted.mean, wanted.deviation)])(image).numpy()
+    assert preprocess(image, 32, wanted).tobytes() == expected.tobytes()
+    assert pixels([image], 32, wanted).tobytes() == expected.tobytes()
+    assert np.abs(preprocess(image, 32) - expected).max() > 0.1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_core.architecture import DEVIATION, MEAN, Pixels
 from clip_core.data.augmentation import Augmentation
 from clip_core.errors import ClipError
 from clip_core.preprocess import RandomResizedCrop, preprocess
@@ -48,6 +49,18 @@ def test_a_random_crop_is_a_square_of_the_shorter_side_at_every_place():
     assert tall.shape == (3, R, R)
 
 
+def test_the_pixels_are_those_that_the_model_wants():
+    wanted = Pixels((0.5,) * 3, (0.25,) * 3, "bilinear", "squash")
+    expected = preprocess(wide(), R, wanted)
+    assert np.array_equal(Augmentation()(wide(), R, generator(), wanted), expected)
+    assert np.array_equal(Augmentation(flip=1)(wide(), R, generator(), wanted), expected[:, :, ::-1])
+    cropped = Augmentation(crop="random", interpolation="bilinear")(wide(), R, generator(), wanted)
+    official = Augmentation(crop="random", interpolation="bilinear")(wide(), R, generator())
+    np.testing.assert_allclose(
+        0.25 * cropped + 0.5, official * np.reshape(DEVIATION, (3, 1, 1)) + np.reshape(MEAN, (3, 1, 1)), atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_a_resized_crop_is_that_of_the_preprocessing_module(interpolation):
     crop = Augmentation(crop="resized", scale=(0.75, 1), ratio=(1, 1), interpolation=interpolation)
@@ -67,8 +80,6 @@ def test_flipping_mirrors_as_often_as_asked():
 
 
 def levels(pixels: np.ndarray) -> np.ndarray:
-    from clip_core.architecture import DEVIATION, MEAN
-
     return (pixels.transpose(1, 2, 0) * DEVIATION + MEAN) * 255
 
 

@@ -1,0 +1,188 @@
+"""What the shapes of weights do not tell of a model: who says it, what is assumed, and when it must be asked for.
+
+It is settled, in this order, by the user, the file's manifest, a known digest, and a configuration beside the file.
+What none of them says is taken to be OpenAI's, and the result says so: weights of equal names and shapes compute other
+features with another activation or other heads, and nothing fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clip_core.architecture import (
+    ACTIVATIONS,
+    HEAD_WIDTH,
+    MLP_RATIO,
+    OPENAI_PIXELS,
+    OPENAI_VOCABULARY_SIZE,
+    Architecture,
+    ModifiedResNet,
+)
+from clip_core.errors import CheckpointError, ClipError
+
+# Of a tower, in the order in which they are spoken of.
+UNTOLD = ("activation", "heads", "epsilon", "end_of_text", "pixels")
+WIDEST = 1024  # of OpenAI's transformers; wider ones that others have trained have heads of 80 and more
+_REMEDY = (
+    f"state it with clip convert FILE TARGET --activation {'|'.join(ACTIVATIONS)} --heads IMAGE,TEXT (in Python "
+    "activation=..., heads=(IMAGE, TEXT)), or name the model that it comes from with --like"
+)
+
+
+@dataclass(frozen=True)
+class Word:
+    """What somebody says of a model."""
+
+    source: str  # who says it, in the middle of a sentence
+    fields: Mapping[str, Any]  # by tower and name, such as ``text.heads``
+
+
+NOTHING = Word("nobody", {})
+
+
+def word_of_the_user(activation: str | None, heads: tuple[int, int] | None) -> Word:
+    """What a caller states.
+
+    Args:
+        activation: of both towers.
+        heads: of the image tower and of the text tower.
+
+    Raises:
+        ClipError: there is no such activation, or heads are not two whole numbers above 0.
+    """
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ClipError(f"There is no activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}.")
+    if heads is not None and (len(heads) != 2 or not all(type(number) is int and number > 0 for number in heads)):
+        raise ClipError(f"The heads are {heads!r}; give two numbers above 0, of the image and of the text tower.")
+    fields: dict[str, Any] = {}
+    for index, place in enumerate(("image", "text")):
+        if activation is not None:
+            fields[f"{place}.activation"] = activation
+        if heads is not None:
+            fields[f"{place}.heads"] = heads[index]
+    return Word("what was stated", fields)
+
+
+def word_of(source: str, architecture: Architecture, assumed: Collection[str] = ()) -> Word:
+    """What an architecture says that shapes do not tell, but for what is only ``assumed`` in it."""
+    return Word(
+        source,
+        {name: value for name, value in fields_of(architecture).items() if _untold(name) and name not in assumed},
+    )
+
+
+def fields_of(architecture: Architecture) -> dict[str, Any]:
+    """Every field by its tower and name, such as ``text.heads``; those of no tower by their name."""
+    towers = {"image": architecture.image, "text": architecture.text}
+    return {"embed_dim": architecture.embed_dim} | {
+        f"{place}.{name}": value for place, tower in towers.items() for name, value in vars(tower).items()
+    }
+
+
+def silent(architecture: Architecture, words: Sequence[Word]) -> bool:
+    """Whether ``words`` leave something open that shapes do not tell."""
+    return any(_untold(name) and all(name not in word.fields for word in words) for name in fields_of(architecture))
+
+
+def settle(
+    inferred: Architecture, words: Sequence[Word], expected: Word | None = None
+) -> tuple[Architecture, tuple[str, ...]]:
+    """The architecture that the shapes of the weights and ``words`` give together, and the fields that are assumed.
+
+    Args:
+        words: the first one that says something of a field settles it.
+        expected: what is assumed where they say nothing, in place of OpenAI's.
+
+    Raises:
+        CheckpointError: two of them differ, or one differs from the weights, or what they say cannot be.
+    """
+    known = fields_of(inferred)
+    assumed = tuple(name for name in known if _untold(name) and all(name not in word.fields for word in words))
+    words = [*words, expected] if expected is not None else words
+    said = {name: [word for word in words if name in word.fields] for name in known}
+    for word in words:
+        for name, value in word.fields.items():
+            if not _untold(name) and value != known.get(name):
+                raise CheckpointError(
+                    f"{name} is {value!r:.80} by {word.source}, but {known.get(name, 'not there')} by the weights; "
+                    "correct the one or put the right weights there."
+                )
+    for name, (first, *others) in ((name, found) for name, found in said.items() if found):
+        for other in others:
+            if other.fields[name] != first.fields[name]:
+                raise CheckpointError(
+                    f"{name} is {first.fields[name]!r:.80} by {first.source}, but {other.fields[name]!r:.80} by "
+                    f"{other.source}; leave out or correct the one that is wrong."
+                )
+    towers: dict[str, Any] = {
+        place: replace(
+            tower,
+            **{
+                name: found[0].fields[f"{place}.{name}"]
+                for name in vars(tower)
+                if _untold(name) and (found := said[f"{place}.{name}"])
+            },
+        )
+        for place, tower in (("image", inferred.image), ("text", inferred.text))
+    }
+    result = replace(inferred, **towers)
+    try:
+        result.check()
+    except ClipError as error:
+        raise CheckpointError(f"what is said of it cannot be: {error}") from error
+    return result, assumed
+
+
+def question(architecture: Architecture, assumed: Collection[str], own_vocabulary: bool) -> str | None:
+    """What has to be asked where the tensors themselves are not OpenAI's, as a phrase; None where nothing has to be.
+
+    Args:
+        own_vocabulary: whether the file carries its vocabulary, so that another size is no riddle.
+    """
+    reasons = []
+    for place, tower in (("image", architecture.image), ("text", architecture.text)):
+        width = tower.feature_width if isinstance(tower, ModifiedResNet) else tower.width
+        if f"{place}.heads" in assumed:
+            if width % HEAD_WIDTH:
+                reasons.append(f"heads of {HEAD_WIDTH} do not fit the {place} tower's width {width}")
+            elif not isinstance(tower, ModifiedResNet) and width > WIDEST:
+                reasons.append(f"the {place} tower is {width} wide")
+    for place, transformer in architecture.transformers.items():
+        if f"{place}.activation" in assumed and transformer.mlp_width != MLP_RATIO * transformer.width:
+            reasons.append(f"the {place} tower's MLP is {transformer.mlp_width} wide inside")
+    size = architecture.text.vocabulary_size
+    if "text.activation" in assumed and size != OPENAI_VOCABULARY_SIZE and not own_vocabulary:
+        reasons.append(f"the vocabulary has {size} tokens")
+    if not reasons:
+        return None
+    return f"nothing says its activation or heads, and it is none of OpenAI's models: {', '.join(reasons)}; {_REMEDY}"
+
+
+def phrases(architecture: Architecture, assumed: Collection[str]) -> tuple[str, ...]:
+    """What is assumed, each as a short phrase with its value."""
+    found = []
+    for name in UNTOLD:
+        towers = [(place, getattr(architecture, place)) for place in ("image", "text") if f"{place}.{name}" in assumed]
+        if name == "heads":
+            values = [
+                (tower.feature_width if isinstance(tower, ModifiedResNet) else tower.width) // tower.heads
+                for _, tower in towers
+            ]
+        else:
+            values = [getattr(tower, name) for _, tower in towers]
+        if not towers:
+            continue
+        value = " and ".join(dict.fromkeys(map(str, values)))
+        if name == "heads":
+            found.append(f"heads {value} wide")
+        elif name == "pixels":
+            found.append("OpenAI's pixels" if values == [OPENAI_PIXELS] else f"pixels {value}")
+        else:
+            found.append(f"{name.replace('_', ' ')} {value}")
+    return tuple(found)
+
+
+def _untold(name: str) -> bool:
+    return name.rpartition(".")[2] in UNTOLD

@@ -1,0 +1,89 @@
+"""Weights that do not say all that their model needs, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import save_file
+
+import clip
+import converters
+from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.errors import AssumptionWarning
+from clip_core.initialize import initialize
+from clip_core.reference import CLIP as Reference
+from tests.clip.running import assert_refused, ended, process
+from tests.models import sample_pixels
+
+# Of OpenAI's kind as far as tensors tell; its owner computes with the exact GELU.
+GELU = Architecture(8, VisionTransformer(16, 8, 64, 1, 1), TextTransformer(8, 49408, 64, 1, 1)).with_activation("gelu")
+ASSUMED = "activation quick_gelu, heads 64 wide, epsilon 1e-05, end of text 49407, OpenAI's pixels"
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("bare") / "tuned.safetensors"
+    save_file(initialize(GELU, 0), path)
+    return path
+
+
+def test_loading_warns_of_what_it_assumes(bare):
+    with pytest.warns(AssumptionWarning, match=f"tuned.safetensors does not say .* of OpenAI's: {ASSUMED}") as caught:
+        clip.load(bare, backend="numpy")
+    assert Path(caught[0].filename) == Path(clip.__file__).with_name("api.py")
+
+
+def test_what_is_stated_is_computed(bare):
+    model, _ = clip.load(bare, backend="numpy", activation="gelu")
+    pixels = sample_pixels(GELU)
+    expected = Reference(GELU, initialize(GELU, 0)).embed_image(pixels)
+    np.testing.assert_array_equal(model.embed_image(pixels), expected)
+    other, _ = clip.load(bare, backend="numpy", activation="quick_gelu")
+    assert np.abs(other.embed_image(pixels) - expected).max() > 1e-4
+
+
+def test_commands_say_what_is_assumed(bare, tmp_path):
+    compared = ended(process("parity", bare, "--backends", "numpy"))
+    assert compared.code == 0
+    assert compared.out.endswith(f"parity: AGREE, assumed: {ASSUMED}\n")
+    assert compared.err.startswith(f"clip: warning: {bare} does not say all that its model needs")
+    assert compared.err.count("\n") == 1
+
+    stated = ended(process("convert", bare, tmp_path / "a.pt", "--activation", "gelu", "--heads", "1,1", "--json")).json
+    assert stated["assumed"] == ["epsilon 1e-05", "end of text 49407", "OpenAI's pixels"]
+    assert converters.read(tmp_path / "a.pt").architecture == GELU
+
+
+def test_inspection_says_what_is_assumed(bare, run):
+    assert ", ".join(run("inspect", bare, "--json").json["assumed"]) == ASSUMED
+    assert "assumed         heads 64 wide," in run("inspect", bare, "--activation", "gelu").out
+
+
+@pytest.mark.parametrize("heads", ["2", "1,2,3", "a,b", "-1,2"])
+def test_heads_are_two_numbers(heads, bare, run):
+    assert_refused(run("inspect", bare, f"--heads={heads}"), f"--heads is {heads!r}; give two numbers")
+
+
+def test_training_from_weights_takes_the_word_of_the_recipe(bare, run, tmp_path):
+    """A recipe says the activation, so that it is the user's word; a file that says another is refused by the field."""
+    recipe = {"model": {"architecture": GELU.to_dict()}, "training": {"steps": 1}, "data": {"batch_size": 4}}
+    plain = json.loads(json.dumps(recipe))  # YAML has no tuples
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plain))
+    result = run("train", "-c", tmp_path / "recipe.yaml", "--load", bare, "--output", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert (
+        f"tuned.safetensors does not say all that its model needs; taken from the recipe: {ASSUMED}".replace(
+            "quick_gelu", "gelu"
+        )
+        in result.err
+    )
+    assert converters.read(tmp_path / "run" / "model.safetensors").architecture == GELU
+
+    quick = GELU.with_activation("quick_gelu")
+    converters.write(converters.Checkpoint(initialize(quick, 0), quick), tmp_path / "quick.safetensors")
+    refused = run("train", "-c", tmp_path / "recipe.yaml", "--load", tmp_path / "quick.safetensors", "--output", "x")
+    assert_refused(refused, "image.activation is 'quick_gelu' by its manifest, but 'gelu' by the recipe")
