@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kernels test-newest lint format types clean
+.PHONY: help demo test test-slow test-kernels test-newest fuzz lint format types clean
 
 help:  ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ test-kernels: $(VENV)/.dev  ## Run the tests of numbers with each kind of kernel
 
 test-newest:  ## Run the default tests with the newest versions of everything on the newest Python found
 	.ci/newest
+
+fuzz: $(VENV)/.dev  ## Read 100,000 damaged files of each format, which takes hours
+	$(BIN)/python -m tests.fuzz --inputs 100000 --keep fuzz-failures
 
 lint: $(VENV)/.dev  ## Check format and style
 	$(BIN)/ruff format --check .
