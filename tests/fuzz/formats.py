@@ -335,7 +335,7 @@ _CHECKPOINT = "checkpoints/step-00000001"
 def _training_checkpoint(folder: Path) -> None:
     state = {"weights/logit_scale": np.zeros((), np.float32), "updates": np.zeros((), np.int64)}
     saved = checkpoint.Checkpoint(
-        1, state, {"position": 4, "skipped": [0], "examples": 8, "fingerprint": "0" * 64}, {"training": {}}, {}
+        1, state, {"position": 1, "skipped": [0], "examples": 8, "fingerprint": "0" * 64}, {"training": {}}, {}
     )
     assert checkpoint.write(folder, saved, keep=1) == folder / _CHECKPOINT
 
