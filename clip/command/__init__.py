@@ -58,7 +58,7 @@ def main() -> None:
     # What frameworks say of themselves while they are imported is no part of the command's output.
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", "No ccache found", UserWarning)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of what a picture's sentence says, if anything
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # the picture's own sentence says what matters
     warnings.simplefilter("once", AssumptionWarning)
     warnings.formatwarning = lambda message, *_: f"clip: warning: {visible(str(message))}\n"
     try:

@@ -120,7 +120,7 @@ def run(
                 for text in FORMS[form](results, Console(file=io.StringIO(), width=FILE_WIDTH)):
                     file.write(text.encode("utf-8", "backslashreplace"))
     if output is not None:
-        console.print(f"{len(paths) - len(faulty)} pictures against {len(names)} labels; the results are in {output}")
+        console.print(f"scored {len(paths) - len(faulty)} of {len(paths)} pictures; the results are in {output}")
     if faulty:
         _judge(faulty, paths, fault_share)
 

@@ -755,7 +755,7 @@ def test_output_into_a_file(suffix, run, tmp_path):
     expected = classify(run, CIRCLE, STAR, *form).out
     result = classify(run, CIRCLE, STAR, "--output", target)
     assert (result.code, result.err) == (0, "")
-    assert result.out == f"2 pictures against 2 labels; the results are in {target}\n"
+    assert result.out == f"scored 2 of 2 pictures; the results are in {target}\n"
     assert target.read_bytes() == expected.encode()
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
