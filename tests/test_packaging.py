@@ -44,6 +44,7 @@ def sdist(checkout, tmp_path_factory) -> Path:
     """The unpacked source distribution."""
     folder = tmp_path_factory.mktemp("sdist")
     with tarfile.open(build("sdist", checkout, folder)) as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # newer Pythons ask for one
         archive.extractall(folder)
     return folder / f"triclip-{clip.__version__}"
 
