@@ -336,3 +336,10 @@ def test_one_function_resizes_pictures():
     found = lines_with(r"\.(resize|thumbnail)\(|ImageOps", *PACKAGES, "benchmarks", "examples")
     assert {line.split(":")[0] for line in found} == {"clip_core/preprocess.py"}
     assert len(found) == 1
+
+
+def test_no_two_test_files_have_the_same_name():
+    """Without packages in between, pytest could import one of them only."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) > 50
+    assert sorted(set(names)) == sorted(names)

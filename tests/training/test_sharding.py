@@ -157,7 +157,7 @@ def test_the_command_trains_with_sharded_weights(tmp_path):
         "data": {"examples": 40, "batch_size": 8},
         "checkpoint": {"every_steps": 2},
     }
-    recipe["model"]["architecture"]["text"] |= {"vocabulary_size": 600, "context_length": 24}
+    recipe["model"]["architecture"]["text"] |= {"vocabulary_size": 600, "end_of_text": 599, "context_length": 24}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     losses = {}
