@@ -51,6 +51,7 @@ def directory(entries: list[tuple[int, int, int, int]]) -> bytes:
     return struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
 
 
+FRAMES = [Image.new("RGB", (16, 16), (red, 0, 0)) for red in range(256)]
 BLACK = zlib.compress(bytes(100), 9)
 STRIPS = MEGABYTE // 16
 
@@ -71,6 +72,11 @@ def pictures() -> dict[str, tuple[bytes, str]]:
         "more-than-its-pixels.png": (png(9, 9, pixels=zlib.compress(bytes(10**8), 9)), "decoded"),
         "comments.gif": (gif(b"\x21\xfe\1a\0" * (MEGABYTE // 5)), "decoded"),
         "controls.gif": (gif(b"\x21\xf9\4\0\0\0\0\0" * (MEGABYTE // 8)), "decoded"),
+        "large.webp": (encoded(Image.new("RGB", (LARGE, LARGE)), "WEBP", lossless=True, method=0), "decoded"),
+        "frames.webp": (
+            encoded(Image.new("RGB", (16, 16)), "WEBP", save_all=True, append_images=FRAMES * (MEGABYTE // 100_000)),
+            "decoded",
+        ),
         "entries.tiff": (
             tiff(9, 9, (273, 4, 1, 8), *overlapping(30_000)).ljust(MEGABYTE, b"\0"),
             "has a directory whose entries overlap; save it as PNG",
