@@ -604,6 +604,7 @@ def _publish(
     with folder, files.atomic_path(target) as temporary, ExitStack() as others:
         checkpoint = load()
         architecture = checkpoint.architecture
+        architecture.check()  # else nobody could read the file
         naming.check(architecture, checkpoint.weights, name)
         tensors = _tensors(checkpoint, dtype)
         difference = 0.0

@@ -129,7 +129,7 @@ def test_a_folder_tells_its_vocabulary(folder, saved, tmp_path):
         other = tmp_path / "saved"
         assert not (other / "merges.txt").exists()
     assert inspect(other).own_vocabulary
-    assert read(other).architecture == read(SHAPES).architecture
+    assert (read(other).architecture, read(other).assumed) == (read(SHAPES).architecture, ())
     found, expected = open_model(other, backend="numpy"), open_model("shapes", backend="numpy")
     np.testing.assert_array_equal(found.model.tokenize(TEXTS), expected.model.tokenize(TEXTS))
     tokens = found.model.tokenize("a red circle")
@@ -192,10 +192,10 @@ def unusual(vit, image_activation, text_activation):
     """A model in which nothing is as in OpenAI's."""
     pixels = Pixels((0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bilinear", "squash")
     image = replace(
-        vit.architecture.image, heads=4, mlp_width=147, activation=image_activation, epsilon=1e-3, pixels=pixels
+        vit.architecture.image, heads=4, mlp_width=147, activation=image_activation, epsilon=1e-4, pixels=pixels
     )
     text = replace(
-        vit.architecture.text, heads=4, mlp_width=70, activation=text_activation, epsilon=1e-2, end_of_text=40
+        vit.architecture.text, heads=4, mlp_width=70, activation=text_activation, epsilon=1e-3, end_of_text=40
     )
     architecture = replace(vit.architecture, image=image, text=text)
     weights = {
@@ -241,6 +241,8 @@ def test_a_model_that_is_not_like_openais(vit, layout, activations, tmp_path):
     expected = reference.CLIP(checkpoint.architecture, checkpoint.weights)
     np.testing.assert_allclose(image.numpy(), expected.embed_image(pixels), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(text.numpy(), expected.embed_text(tokens), rtol=1e-4, atol=1e-4)
+    found = read(without_manifest(tmp_path / "folder", tmp_path / "other"))
+    assert (found.architecture, found.assumed) == (checkpoint.architecture, ())
     wanted = checkpoint.architecture.image.pixels
     np.testing.assert_allclose(prepared, preprocess(picture, 32, wanted), atol=1e-6)
     # Both squash, but not bit for bit: one step of a colour is 0.02.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -147,6 +148,14 @@ def test_what_is_there_is_replaced_by_force_only(tmp_path):
         assert (tmp_path / "b.h5").read_bytes() == before
     convert(tmp_path / "a.pt", tmp_path / "b.h5", force=True)
     assert read(tmp_path / "b.h5").weights["logit_scale"] == small_checkpoint().weights["logit_scale"]
+
+
+def test_an_architecture_that_nobody_could_read_is_not_written(tmp_path):
+    checkpoint = small_checkpoint()
+    blind = replace(checkpoint.architecture, text=replace(checkpoint.architecture.text, epsilon=0.0))
+    with pytest.raises(ClipError, match=r"The architecture's text\.epsilon is 0\.0"):
+        write(Checkpoint(checkpoint.weights, blind), tmp_path / "a.pt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_source_is_not_overwritten(tmp_path):
