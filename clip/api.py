@@ -187,8 +187,8 @@ def warn_of_assumptions(source: str | os.PathLike[str], checkpoint: converters.C
         warnings.warn(
             f"{source} does not say all that its model needs; assumed, as of OpenAI's: "
             f"{', '.join(checkpoint.assumptions())}. Other models, such as many of open_clip's, give wrong features "
-            "then; state the activation with activation=... or --activation, or put the model's configuration beside "
-            "it.",
+            "then; state the activation with clip.load(..., activation=...) or clip convert --activation, or put the "
+            "model's configuration beside the file.",
             AssumptionWarning,
             stacklevel=1,
         )

@@ -7,7 +7,7 @@ features with another activation or other heads, and nothing fails.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from clip_core.architecture import (
     OPENAI_VOCABULARY_SIZE,
     Architecture,
     ModifiedResNet,
+    Transformer,
 )
 from clip_core.errors import CheckpointError, ClipError
 
@@ -143,7 +144,7 @@ def question(architecture: Architecture, assumed: Collection[str], own_vocabular
     """
     reasons = []
     for place, tower in (("image", architecture.image), ("text", architecture.text)):
-        width = tower.feature_width if isinstance(tower, ModifiedResNet) else tower.width
+        width = _attention_width(tower)
         if f"{place}.heads" in assumed:
             if width % HEAD_WIDTH:
                 reasons.append(f"heads of {HEAD_WIDTH} do not fit the {place} tower's width {width}")
@@ -164,24 +165,25 @@ def phrases(architecture: Architecture, assumed: Collection[str]) -> tuple[str, 
     """What is assumed, each as a short phrase with its value."""
     found = []
     for name in UNTOLD:
-        towers = [(place, getattr(architecture, place)) for place in ("image", "text") if f"{place}.{name}" in assumed]
-        if name == "heads":
-            values = [
-                (tower.feature_width if isinstance(tower, ModifiedResNet) else tower.width) // tower.heads
-                for _, tower in towers
-            ]
-        else:
-            values = [getattr(tower, name) for _, tower in towers]
+        towers = [getattr(architecture, place) for place in ("image", "text") if f"{place}.{name}" in assumed]
         if not towers:
             continue
-        value = " and ".join(dict.fromkeys(map(str, values)))
         if name == "heads":
+            value = _either(_attention_width(tower) // tower.heads for tower in towers)
             found.append(f"heads {value} wide")
         elif name == "pixels":
-            found.append("OpenAI's pixels" if values == [OPENAI_PIXELS] else f"pixels {value}")
+            found.append("OpenAI's pixels" if towers[0].pixels == OPENAI_PIXELS else f"pixels {towers[0].pixels}")
         else:
-            found.append(f"{name.replace('_', ' ')} {value}")
+            found.append(f"{name.replace('_', ' ')} {_either(getattr(tower, name) for tower in towers)}")
     return tuple(found)
+
+
+def _either(values: Iterable[object]) -> str:
+    return " and ".join(dict.fromkeys(map(str, values)))
+
+
+def _attention_width(tower: Transformer | ModifiedResNet) -> int:
+    return tower.feature_width if isinstance(tower, ModifiedResNet) else tower.width
 
 
 def _untold(name: str) -> bool:

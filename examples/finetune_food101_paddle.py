@@ -12,6 +12,7 @@ import paddle
 
 import converters
 from backends.paddle import CLIPWrapper
+from clip_core.architecture import differences
 from clip_core.data.food101 import Food101
 from clip_core.data.loader import Loader
 from clip_core.tokenizer import tokenizer_of
@@ -46,6 +47,8 @@ def main() -> None:
         },
         head={"name": "CLIPHead"},
     )
+    if found := differences(model.model.architecture, shape):
+        raise SystemExit(f"PASSL's dictionary has no key for what these weights need: {', '.join(found)}.")
     model.model.load(checkpoint.weights, arguments.weights)
     optimizer = paddle.optimizer.AdamW(arguments.learning_rate, parameters=model.parameters(), weight_decay=5e-4)
 

@@ -50,14 +50,11 @@ def _describe(architecture: Architecture) -> str:
         tower = f"ViT of {image.layers} layers, {image.width} wide, {image.heads} heads, patches of {image.patch}"
     else:
         tower = f"ResNet of {'-'.join(map(str, image.blocks))} blocks, {image.width} wide, {image.heads} heads"
-    activations = {place: tower.activation for place, tower in architecture.transformers.items()}
-    if len(set(activations.values())) == 1:
-        activations = {"": text.activation}
+    activations = dict.fromkeys(tower.activation for tower in architecture.transformers.values())
     return (
         f"{tower}, pictures of {image.resolution} pixels; text of {text.layers} layers, {text.width} wide, "
         f"{text.heads} heads, {text.context_length} tokens out of {text.vocabulary_size}; "
-        f"{architecture.embed_dim} dimensions in common; "
-        + ", ".join(f"{activation} {place}".strip() for place, activation in activations.items())
+        f"{architecture.embed_dim} dimensions in common; {' and '.join(activations)}"
     )
 
 
