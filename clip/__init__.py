@@ -12,11 +12,20 @@ from clip.api import (
     preprocess,
     tokenize,
 )
-from clip_core.errors import BackendMissing, CheckpointError, ClipError, DownloadError, ImageError, TextError
+from clip_core.errors import (
+    AssumptionWarning,
+    BackendMissing,
+    CheckpointError,
+    ClipError,
+    DownloadError,
+    ImageError,
+    TextError,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AssumptionWarning",
     "BackendMissing",
     "CheckpointError",
     "ClipError",

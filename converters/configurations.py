@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from clip_core import files
-from clip_core.architecture import DEVIATION, HEAD_WIDTH, MEAN, Architecture, Interpolation, ModifiedResNet, Pixels
+from clip_core.architecture import (
+    DEVIATION,
+    HEAD_WIDTH,
+    MAX_NUMBER,
+    MEAN,
+    Architecture,
+    Interpolation,
+    ModifiedResNet,
+    Pixels,
+)
 from clip_core.errors import CheckpointError, ClipError
 from converters.knowledge import Word
 
@@ -373,8 +382,8 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 
 def _number(section: Mapping[str, Any], name: str, default: int) -> int:
     value = section.get(name, default)
-    if type(value) is not int or value < 1:
-        raise ClipError(f"its {name} is {value!r:.80}; it must be a whole number above 0.")
+    if type(value) is not int or not 1 <= value <= MAX_NUMBER:
+        raise ClipError(f"its {name} is {value!r:.80}; it must be a whole number from 1 to {MAX_NUMBER}.")
     return value
 
 
