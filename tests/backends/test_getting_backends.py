@@ -12,8 +12,7 @@ import pytest
 
 import backends
 from clip_core.errors import BackendMissing, ClipError
-
-FRAMEWORKS = ("torch", "paddle", "nnabla")
+from tests.conftest import FRAMEWORKS
 
 
 class Broken:
