@@ -87,9 +87,8 @@ class Checkpoint:
     # What `read` gives may be read-only: views of the file's bytes.
     weights: Weights
     architecture: Architecture  # from the manifest or the shapes
-    container: str = (
-        "memory"  # or "torch archive", "torch state dict", "safetensors", "hdf5", "pdparams", "protobuf", "nnp"
-    )
+    # "memory", "torch archive", "torch state dict", "safetensors", "hdf5", "pdparams", "protobuf" or "nnp"
+    container: str = "memory"
     entry: str = ""  # the dictionary in the file that they are from, as "model.state_dict"; "" where there is no other
     layout: str = "openai"  # one of dialects.LAYOUTS
     sha256: str = ""  # of the very bytes that were read; of several files, of the index and them one after the other

@@ -84,9 +84,8 @@ class Data(Section):
 
     source: sources.Name = "shapes"
     batch_size: Count = 128
-    workers: Annotated[int, Number, Field(ge=0, le=1024)] = (
-        0  # processes that make batches ahead of time; 0: made between the steps
-    )
+    # Processes that make batches ahead of time; 0: they are made between the steps.
+    workers: Annotated[int, Number, Field(ge=0, le=1024)] = 0
     augmentation: Augmentation = Augmentation()
     fault_share: Share = 0.01  # the run ends when more of the examples cannot be used
 
