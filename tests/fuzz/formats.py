@@ -145,7 +145,7 @@ def _read_vocabulary(path: Path) -> None:
 
 def _read_weights(path: Path) -> None:
     converters.inspect(path)
-    converters.read(path)
+    converters.read(path, activation="quick_gelu", heads=(1, 1))
 
 
 def _configuration(content: dict[str, object]) -> list[bytes]:

@@ -130,15 +130,16 @@ def test_top1_and_top5_of_known_features(tmp_path):
 
 
 def test_scores_that_every_model_has_are_said(pairs, tmp_path):
+    classes = tmp_path / "classes"
     for number in range(5):
-        write_picture(tmp_path / f"{number}/x.png", number)
-    few = Evaluator(recipe(retrieval=pairs, zero_shot={"folder": str(tmp_path)}, batch_size=2), TOKENIZER)
+        write_picture(classes / f"{number}/x.png", number)
+    few = Evaluator(recipe(retrieval=pairs, zero_shot={"folder": str(classes)}, batch_size=2), TOKENIZER)
     assert few.cautions == [
         f"evaluation.retrieval has {len(IMAGES)} pictures, so each is among the nearest five.",
         "evaluation.zero_shot has 5 classes, so zero_shot_top5 is 1 for every model.",
     ]
-    write_picture(tmp_path / "5/x.png", 5)
-    assert Evaluator(recipe(zero_shot={"folder": str(tmp_path)}), TOKENIZER).cautions == []
+    write_picture(classes / "5/x.png", 5)
+    assert Evaluator(recipe(zero_shot={"folder": str(classes)}), TOKENIZER).cautions == []
 
 
 def test_the_first_examples_count_batch_by_batch(pairs, tmp_path):
