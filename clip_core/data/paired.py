@@ -73,14 +73,14 @@ class PairedFiles:
         return Photograph(open_image(picture), captions(_lines(text), text))
 
     def fingerprint(self) -> str:
+        """Of all paths and of the captions; a text that cannot be read counts as one without captions."""
         paths = Texts(path and os.path.relpath(path, self._folder) for path in [*self._pictures, *self._texts])
-        return fingerprint_of(paths, [_size(path) for path in self._texts])
+        return fingerprint_of(paths, Texts("\n".join(_lines_or_none(path)) for path in self._texts))
 
     def captions(self) -> Iterator[str]:
         for picture, text in zip(self._pictures, self._texts):
-            if picture and text:
-                with suppress(ClipError):  # a fault of its example
-                    yield from _lines(text)
+            if picture:
+                yield from _lines_or_none(text)
 
 
 def _lines(path: str) -> list[str]:
@@ -91,9 +91,8 @@ def _lines(path: str) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def _size(path: str) -> int:
-    """The bytes of a file; -1 where there is none."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
+def _lines_or_none(path: str) -> list[str]:
+    """The same, or nothing where that is a fault of the example, or there is no path."""
+    with suppress(ClipError):
+        return _lines(path) if path else []
+    return []

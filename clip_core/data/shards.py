@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tarfile
@@ -33,9 +34,10 @@ class Shards:
         self._paths, self._names, self._json_key = paths, names or paths, json_key
         indexed = [_index(path, json_key, name) for path, name in zip(paths, self._names)]
         # int64 [samples, 4]: where the picture begins and its bytes, the same of the caption; -1 where there is none.
-        self._places = np.concatenate([places for places, _ in indexed] or [np.empty((0, 4), np.int64)])
-        self._shards = np.repeat(np.arange(len(paths)), [len(places) for places, _ in indexed])
-        self._stems = Texts(stem for _, stems in indexed for stem in stems)
+        self._places = np.concatenate([places for places, _, _ in indexed] or [np.empty((0, 4), np.int64)])
+        self._shards = np.repeat(np.arange(len(paths)), [len(places) for places, _, _ in indexed])
+        self._stems = Texts(stem for _, stems, _ in indexed for stem in stems)
+        self._digests = Texts(digest for _, _, digest in indexed)
         if not len(self):
             raise ClipError(f"{', '.join(paths) or 'The list of shards'} has no samples; give at least one batch.")
 
@@ -63,7 +65,8 @@ class Shards:
             raise ImageError(f"{name}: {error}") from error
 
     def fingerprint(self) -> str:
-        return fingerprint_of(self._stems, self._places[:, [1, 3]].ravel(), self._shards)
+        """Of the names of the samples, the sizes of their members, and what is written in those with captions."""
+        return fingerprint_of(self._stems, self._places[:, [1, 3]].ravel(), self._shards, self._digests)
 
     def captions(self) -> Iterator[str]:
         for stem, shard, (start, size) in zip(self._stems, self._shards, self._places[:, 2:].tolist()):
@@ -94,8 +97,12 @@ def samples_in(path: str, json_key: str | None, name: str | None = None) -> int:
     return len(_index(path, json_key, name or path)[1])
 
 
-def _index(path: str, json_key: str | None, name: str) -> tuple[np.ndarray, list[str]]:
-    """Where the samples of a shard lie, int64 [samples, 4], and their stems."""
+def _index(path: str, json_key: str | None, name: str) -> tuple[np.ndarray, list[str], str]:
+    """Where the samples of a shard lie, int64 [samples, 4], their stems, and the SHA-256 of the members with captions.
+
+    A caption longer than is read does not enter the latter.
+    """
+    digest = hashlib.sha256()
     text_suffix = "txt" if json_key is None else "json"
     places: dict[str, list[int]] = {}
     with open_regular(path) as file:
@@ -116,13 +123,16 @@ def _index(path: str, json_key: str | None, name: str) -> tuple[np.ndarray, list
                     if member.issparse() or member.offset_data + member.size > size:
                         raise ClipError(f"{name} is cut short within {member.name}; get it again.")
                     place[column : column + 2] = member.offset_data, member.size
+                    if column == 2 and member.size <= MAXIMUM_TEXT_BYTES:
+                        file.seek(member.offset_data)
+                        digest.update(file.read(member.size))
                 end = tar.offset
         except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             raise ClipError(f"{name} is not an uncompressed tar file: {error}; get it again.") from error
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # where tarfile stops without a word
             raise ClipError(f"{name} has no end mark after byte {end}: it is cut short or damaged; get it again.")
-    return np.array(list(places.values()), np.int64).reshape(-1, 4), list(places)
+    return np.array(list(places.values()), np.int64).reshape(-1, 4), list(places), digest.hexdigest()
 
 
 class _Header(tarfile.TarInfo):

@@ -41,7 +41,8 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """What tells these examples from others of the same number, made by `fingerprint_of`, without reading pictures.
 
-        Listed sources take their paths and captions, trees and shards names and sizes, drawn pictures their settings.
+        Listed sources and trees take their paths and captions, shards also the sizes of their members, streamed shards
+        their addresses and numbers of samples, drawn pictures their settings. What pictures show is not covered.
         """
 
     def captions(self) -> Iterator[str]:
