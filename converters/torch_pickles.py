@@ -118,6 +118,12 @@ def _rebuild_tensor(*arguments: Any) -> np.ndarray:
     if len(arguments) not in (6, 7) or not isinstance(arguments[0], Storage):
         raise CheckpointError("a tensor of the pickle is not made of a storage, an offset, a size and a stride.")
     storage, offset, size, stride = arguments[:4]
+    if metadata := arguments[6:] and arguments[6]:
+        mark = next(iter(metadata)) if type(metadata) is dict else metadata  # as "neg": the numbers are its opposite
+        raise CheckpointError(
+            f"a tensor of the pickle is marked {shown(mark)}, so that its numbers are other ones than are stored; "
+            "save tensor.resolve_conj().resolve_neg() in its place."
+        )
     values = storage.values
     if type(offset) is not int or offset < 0:
         raise CheckpointError(f"the offset of a tensor is {shown(offset)}; expected a whole number of at least 0.")

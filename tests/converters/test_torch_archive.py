@@ -221,6 +221,21 @@ def test_other_kinds_of_tensor_are_named(make, what, tmp_path):
         read(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_tensor_that_is_stored_as_its_opposite_is_refused(zipped, vit, tmp_path, assert_equal_weights):
+    """PyTorch keeps the sign of a view of negated numbers beside them."""
+    state = module_tree(vit.weights, {}).state_dict()
+    negated = torch._neg_view(-state["text_projection"])
+    torch.save(state | {"text_projection": negated}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        CheckpointError, match=r"a tensor .* is marked 'neg', .* save tensor\.resolve_conj\(\)\.resolve_"
+    ):
+        read(tmp_path / "a.pt")
+    resolved = state | {"text_projection": negated.resolve_conj().resolve_neg()}
+    torch.save(resolved, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    assert_equal_weights(read(tmp_path / "a.pt").weights, vit.weights)
+
+
 def test_integer_weights_are_named(vit, tmp_path):
     state = module_tree(vit.weights | {"ln_final.bias": np.zeros(128, np.float32)}, {}).state_dict()
     state["ln_final.bias"] = torch.zeros(128, dtype=torch.int32)
