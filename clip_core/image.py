@@ -10,6 +10,8 @@ Pictures of more than 8 bits per channel become such of 8 bits, since everything
 - Of 32-bit integers and of floats nobody says which value is white, so it is taken to be the smallest of 1 (floats
   only), 255 and 65535 that no pixel exceeds, with a warning; values below 0, above 65535 or not finite are refused.
 - When a picture of 16 bits is dark because it uses none of the highest 4, a warning says so.
+- Where a TIFF says that 0 is white, its values are turned round, as Pillow does with 8 bits. One with whole numbers
+  below 0 in 8 bits is refused, as nothing says which value is black.
 """
 
 from __future__ import annotations
@@ -101,13 +103,18 @@ def in_eight_bits(image: Image.Image, name: str) -> Image.Image:
     Raises:
         ImageError: values whose range is unknown.
     """
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 bits, 262 what 0 stands for, 339 kind of number
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        if 2 in tags.get(339, ()):
+            raise ImageError(f"{name} has signed values of 8 bits, and nothing says which is black; save it unsigned.")
         return image
     values = np.asarray(image)
     lowest, highest = values.min(), values.max()
     if image.mode not in ("I", "F") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        tags = getattr(image, "tag_v2", {})
         white = 4095 if tags.get(258) == (12,) else 65535
+        if tags.get(262) == 0:
+            values = white - values
+            highest = white - lowest
         if highest <= white >> 4:
             _warn(f"{name} has values up to {highest} of {white}, so it is nearly black; scale it to its whole range")
     else:
@@ -119,6 +126,8 @@ def in_eight_bits(image: Image.Image, name: str) -> Image.Image:
                 "with 8 bits per channel."
             )
         _warn(f"{name} has values from {lowest:g} to {highest:g}, of which {white} is taken to be white")
+        if tags.get(262) == 0:
+            values = white - values
     if image.mode == "F":
         eight_bits = np.rint(values * np.float32(255 / white))
     else:

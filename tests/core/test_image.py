@@ -102,6 +102,33 @@ def test_32_bits_are_converted_by_the_range_they_fit_in_with_a_warning(dtype, fa
         assert np.array_equal(np.asarray(open_image(tmp_path / "deep.tif")), grey_values())
 
 
+def tiff(values: np.ndarray, black: int, kind: int) -> bytes:
+    """A grey TIFF of one strip; ``black`` is 0 where 0 is white, and ``kind`` 1 unsigned, 2 signed or 3 floats."""
+    data = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    height, width = values.shape
+    bits = 8 * values.itemsize
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: black, 273: 8, 277: 1, 278: height, 279: len(data)}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in (tags | {339: kind}).items()]
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", 10) + b"".join(entries) + bytes(4)
+
+
+@pytest.mark.filterwarnings("ignore:.* has values from 0 to .* is taken to be white")
+@pytest.mark.parametrize("black", [0, 1])
+def test_a_tiff_in_which_0_is_white_gives_the_same_picture_with_any_number_of_bits(black):
+    grey = grey_values()
+    expected = grey if black else 255 - grey
+    for values, kind in [(grey, 1), (grey.astype("u2") * 257, 1), ((grey / 255).astype("f4"), 3)]:
+        found = open_image(tiff(values, black, kind))
+        assert np.array_equal(np.asarray(found), expected)
+
+
+def test_a_tiff_with_signed_values_is_refused():
+    with pytest.raises(ImageError, match="signed values of 8 bits, and nothing says which is black; save it unsigned"):
+        open_image(tiff(grey_values().astype("i1"), 1, 2))
+    with pytest.raises(ImageError, match="has values from -128 to 127, and nothing says which of them is white"):
+        open_image(tiff(grey_values().astype("i1").astype("i2"), 1, 2))
+
+
 def test_suffixes_are_those_that_pillow_knows_for_the_formats():
     Image.init()
     assert set(SUFFIXES) == {suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS}
