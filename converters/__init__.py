@@ -614,7 +614,7 @@ def _publish(
             except CheckpointError as error:
                 raise CheckpointError(f"{name}: {tensor_name} {error}") from error
             entries[tensor_name] = (tensor.dtype.name, sha256(tensor.values()))
-        beside = companions.beside(target, architecture, checkpoint.vocabulary, layout)
+        beside = companions.beside(target, architecture, checkpoint.assumed, checkpoint.vocabulary, layout)
         if not force:
             for path, text in beside.items():
                 _check_free(path, text)

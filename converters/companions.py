@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf, nextafter
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from clip_core.architecture import (
 from clip_core.errors import ClipError
 from clip_core.preprocess import resampling_of
 from converters import tokenizer_files
+from converters.configurations import ASSUMED
 
 # The configuration that the two libraries look for, and the weights that they look for beside it, preferred first.
 _BESIDE = {
@@ -41,10 +42,14 @@ def weights_name(layout: str) -> str | None:
     return _BESIDE[layout][1][0] if layout in _BESIDE else None
 
 
-def beside(path: Path, architecture: Architecture, merges: str | None, layout: str) -> dict[Path, str]:
+def beside(
+    path: Path, architecture: Architecture, assumed: Sequence[str], merges: str | None, layout: str
+) -> dict[Path, str]:
     """The files, and their text, that Hugging Face or open_clip needs to load ``path``, if they look for its name.
 
     Args:
+        assumed: the fields of the architecture that nobody has stated, which the configuration names, as it has to give
+            them a value.
         merges: of the vocabulary; None: OpenAI's, which is found or fetched, if that is of the model's size. The files
             of a vocabulary that is neither given nor OpenAI's are left out.
 
@@ -72,6 +77,8 @@ def beside(path: Path, architecture: Architecture, merges: str | None, layout: s
         config = _open_clip(architecture)
         if merges is not None:  # else open_clip takes OpenAI's
             config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "."  # the one in this very folder
+    if assumed:
+        config[ASSUMED] = list(assumed)
     if merges is not None:
         tokenizer |= tokenizer_files.texts(merges, architecture.text)
     return {path.with_name(name): text for name, text in {name: _dump(config), **tokenizer}.items()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from clip_core.architecture import (
     Pixels,
 )
 from clip_core.errors import CheckpointError, ClipError
-from converters.knowledge import Word
+from converters.knowledge import Word, fields_of
 
 MAX_BYTES = 1 << 20
+ASSUMED = "triclip_assumed"
+"""The key of a configuration written here for the fields that nobody has stated; both libraries pass over it."""
 
 # transformers' names of activations -> ours; its others are none of a CLIP that can be run here.
 _HUGGINGFACE_ACTIVATIONS = {
@@ -111,19 +114,17 @@ def words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
     """What the configurations beside ``path`` say of the model in it.
 
     Args:
-        layout: whose names the weights have, so that of two configurations the right one is asked first.
+        layout: whose names the weights have.
         inferred: the architecture that the shapes of the weights tell.
+
+    Returns:
+        One word per configuration, which may contradict each other.
 
     Raises:
         CheckpointError: one cannot be read, or asks for what cannot be computed here.
     """
-    readers = [_open_clip, _huggingface, _open_clip_trainer]
-    if layout == "huggingface":
-        readers = [_huggingface, _open_clip]
-    for reader in readers:
-        if found := reader(path, layout, inferred):
-            return found
-    return []
+    readers = (_huggingface, _open_clip, _open_clip_trainer)
+    return [word for reader in readers for word in reader(path, layout, inferred)]
 
 
 def _open_clip(path: Path, layout: str, inferred: Architecture) -> list[Word]:
@@ -149,8 +150,9 @@ def _open_clip(path: Path, layout: str, inferred: Architecture) -> list[Word]:
             image |= _transformer_of_open_clip(vision, width, quick)
         image |= {
             "heads": width // _number(vision, "head_width", HEAD_WIDTH),
-            "pixels": _pixels_of_open_clip(_object(config.get("preprocess_cfg") or {}, "preprocess_cfg"), resolution),
         }
+        if (preparation := config.get("preprocess_cfg")) is not None:
+            image |= {"pixels": _pixels_of_open_clip(_object(preparation, "preprocess_cfg"), resolution)}
         vocabulary_size = _number(text, "vocab_size", 49408)
         text_width = _number(text, "width", 512)
         # The highest token of a text is its end, or a token of their tokenizer's.
@@ -166,7 +168,7 @@ def _open_clip(path: Path, layout: str, inferred: Architecture) -> list[Word]:
         fields = {"embed_dim": model.get("embed_dim")} | _placed("image", image) | _placed("text", texts)
     except ClipError as error:
         raise CheckpointError(f"{file.name} beside it cannot be used: {error}") from error
-    return [Word(f"{file.name} beside it", fields)]
+    return _known([Word(f"{file.name} beside it", fields)], config, inferred)
 
 
 def _transformer_of_open_clip(section: Mapping[str, Any], width: int, quick: bool) -> dict[str, Any]:
@@ -246,7 +248,23 @@ def _huggingface(path: Path, layout: str, inferred: Architecture) -> list[Word]:
         )
     except ClipError as error:
         raise CheckpointError(f"{file.name} beside it cannot be used: {error}") from error
-    return [Word(f"{file.name} beside it", fields), *_processor(path, inferred.image.resolution)]
+    found = [Word(f"{file.name} beside it", fields), *_processor(path, inferred.image.resolution)]
+    return _known(found, config, inferred)
+
+
+def _known(found: list[Word], config: Mapping[str, Any], inferred: Architecture) -> list[Word]:
+    """``found`` without what ``config`` says is only assumed, unless somebody has corrected it since."""
+    names, guesses = config.get(ASSUMED, []), fields_of(inferred)
+    if not isinstance(names, list):
+        raise CheckpointError(f"{found[0].source} cannot be used: its {ASSUMED} is {type(names).__name__}, not a list.")
+
+    def holds(name: str, value: Any) -> bool:
+        return name not in names or value != guesses.get(name)
+
+    return [
+        replace(word, fields={name: value for name, value in word.fields.items() if holds(name, value)})
+        for word in found
+    ]
 
 
 def _is_of_a_clip(file: Path) -> bool:
@@ -283,8 +301,9 @@ def _transformer_of_huggingface(tower: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _processor(path: Path, resolution: int) -> list[Word]:
-    """What ``preprocessor_config.json``, or ``processor_config.json`` in its place, says of the pixels."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    """What ``processor_config.json``, the newer one, and ``preprocessor_config.json`` say of the pixels."""
+    found = []
+    for name in ("processor_config.json", "preprocessor_config.json"):
         file = path.with_name(name)
         if not file.exists():
             continue
@@ -297,8 +316,8 @@ def _processor(path: Path, resolution: int) -> list[Word]:
             pixels = _pixels_of_huggingface(config, resolution)
         except ClipError as error:
             raise CheckpointError(f"{name} beside it cannot be used: {error}") from error
-        return [Word(f"{name} beside it", {"image.pixels": pixels})]
-    return []
+        found.append(Word(f"{name} beside it", {"image.pixels": pixels}))
+    return found
 
 
 def _pixels_of_huggingface(config: Mapping[str, Any], resolution: int) -> Pixels:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+from clip_core import vocabulary
 from clip_core.architecture import (
     MODELS,
     OPENAI_PIXELS,
@@ -237,6 +238,84 @@ def test_what_was_assumed_or_stated_is_carried(tmp_path):
         CheckpointError, match=r"image\.activation is 'quick_gelu' by what was stated, but 'gelu' by its"
     ):
         read(tmp_path / "stated.h5", activation="quick_gelu")
+
+
+@pytest.mark.parametrize(("layout", "file"), [("huggingface", "config.json"), ("open_clip", "open_clip_config.json")])
+@pytest.mark.parametrize("kept", [True, False], ids=["manifest", "no manifest"])
+def test_a_configuration_written_here_settles_nothing_that_was_assumed(layout, file, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(vocabulary, "openai_merges", lambda: None)  # which nothing here needs
+    report = convert(bare(PLAIN, tmp_path / "a.safetensors"), tmp_path / "folder", layout=layout)
+    assert report.assumed == ALL
+    if not kept:
+        save_file(load_file(report.target), report.target)
+    assert read(tmp_path / "folder").assumptions() == ALL
+    # Who corrects it there has stated it.
+    config = tmp_path / "folder" / file
+    key, other = ('"hidden_act": "quick_gelu"', '"hidden_act": "gelu"')
+    if layout == "open_clip":
+        key, other = ('"quick_gelu": true', '"quick_gelu": false')
+    config.write_text(config.read_text().replace(key, other))
+    found = read(tmp_path / "folder")
+    assert {tower.activation for tower in found.architecture.transformers.values()} == {"gelu"}
+    assert found.assumptions() == ALL[1:]
+    config.write_text(config.read_text().replace('"triclip_assumed": [', '"triclip_assumed": 5, "x": ['))
+    with pytest.raises(CheckpointError, match=rf"{file} beside it cannot be used: its triclip_assumed is int, not a"):
+        read(tmp_path / "folder")
+
+
+def both(folder: Path, pixels: dict[str, Any] | None, processor: dict[str, Any] | None, quick: bool = False) -> Path:
+    """Weights with the configurations of both libraries beside them."""
+    model = json.loads(open_clip({"quick_gelu": quick}, {}, {}, {}))["model_cfg"]
+    preparation = {} if pixels is None else {"preprocess_cfg": pixels}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model} | preparation))
+    shape = {"hidden_act": "gelu", "num_hidden_layers": 2, "intermediate_size": 256, "hidden_size": 64}
+    image = shape | {"num_attention_heads": 1, "image_size": 32, "patch_size": 8}
+    text = shape | {"num_attention_heads": 2, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3}
+    text |= {"max_position_embeddings": 16, "vocab_size": 50, "eos_token_id": 49}
+    config = {"model_type": "clip", "projection_dim": 32, "vision_config": image, "text_config": text}
+    (folder / "config.json").write_text(json.dumps(config))
+    if processor is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(SQUARE | processor))
+    return bare(VIT, folder / "a.safetensors")
+
+
+SQUARE = {"size": {"shortest_edge": 32}, "crop_size": 32}
+HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+def test_two_configurations_tell_more_than_one(tmp_path):
+    halves = Pixels((0.5,) * 3, (0.5,) * 3)
+    path = both(tmp_path, {"mean": [0.5] * 3, "std": [0.5] * 3}, None)
+    assert (read(path).architecture.image.pixels, read(path).assumed) == (halves, ())
+    path = both(tmp_path, None, HALVES)
+    assert (read(path).architecture.image.pixels, read(path).assumed) == (halves, ())
+
+
+def test_two_configurations_that_contradict_are_refused(tmp_path):
+    path = both(tmp_path, None, None, quick=True)
+    with pytest.raises(
+        CheckpointError,
+        match=r"activation is 'gelu' by config\.json beside it, but 'quick_gelu' by open_clip_config\.js",
+    ):
+        read(path)
+    path = both(tmp_path, {}, HALVES)
+    with pytest.raises(
+        CheckpointError, match=r"pixels is .* by preprocessor_config\.json beside it, but .* by open_clip_"
+    ):
+        read(path)
+
+
+def test_the_two_files_of_a_processor(tmp_path):
+    path = both(tmp_path, None, HALVES)
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": SQUARE | HALVES}))
+    assert read(path).architecture.image.pixels == Pixels((0.5,) * 3, (0.5,) * 3)
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": SQUARE}))
+    with pytest.raises(
+        CheckpointError, match=r"by processor_config\.json beside it, but .* by preprocessor_config\.json"
+    ):
+        read(path)
+    (tmp_path / "processor_config.json").write_text("{}")  # which says nothing of pictures
+    assert read(path).architecture.image.pixels == Pixels((0.5,) * 3, (0.5,) * 3)
 
 
 def test_a_statement_against_a_configuration_is_refused(tmp_path):
