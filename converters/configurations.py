@@ -106,8 +106,24 @@ _POSSIBLE: dict[str, dict[str, tuple[str, ...]]] = {
         "tokenizer_mode": ("clip",),
     },
 }
-# The width of heads in the image towers of open_clip's larger models, by what their names start with.
-_TRAINERS_HEADS = {"ViT-H-": 80, "ViT-g-": 88, "ViT-bigG-": 104, "ViT-e-": 112}
+# The width of heads in the image towers of open_clip's own models, by their names without -quickgelu. Its others have
+# parts that cannot be computed here, and what stands behind ``local-dir:`` and the like is in no table.
+_TRAINERS_HEADS = {
+    **dict.fromkeys(("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"), 64),
+    **dict.fromkeys(("ViT-S-32", "ViT-S-32-alt", "ViT-S-16", "ViT-S-16-alt"), 64),
+    **dict.fromkeys(("ViT-M-32", "ViT-M-32-alt", "ViT-M-16"), 64),
+    **dict.fromkeys(("ViT-B-32", "ViT-B-32-256", "ViT-B-32-plus-256", "ViT-B-16", "ViT-B-16-plus"), 64),
+    **dict.fromkeys(("ViT-B-16-plus-240", "ViT-L-16", "ViT-L-16-320", "ViT-L-14", "ViT-L-14-280", "ViT-L-14-336"), 64),
+    **dict.fromkeys(("ViT-H-16", "ViT-H-14", "ViT-H-14-378"), 80),
+    **{"ViT-g-14": 88, "ViT-bigG-14": 104, "ViT-e-14": 112},
+}
+# The trainer's settings of pixels -> the keys of preprocess_cfg.
+_TRAINERS_PIXELS = {
+    "image_mean": "mean",
+    "image_std": "std",
+    "image_interpolation": "interpolation",
+    "image_resize_mode": "resize_mode",
+}
 
 
 def words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
@@ -368,17 +384,32 @@ def _open_clip_trainer(path: Path, layout: str, inferred: Architecture) -> list[
     except (ClipError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     settings = dict(line.partition(": ")[::2] for line in text.splitlines())
-    name = settings.get("model", "")
-    quick = name.endswith("quickgelu") or settings.get("force_quick_gelu") == "True"
-    fields: dict[str, Any] = _placed("image", {"activation": "quick_gelu" if quick else "gelu"}) | _placed(
-        "text", {"activation": "quick_gelu" if quick else "gelu"}
-    )
-    if isinstance(inferred.image, ModifiedResNet):
-        del fields["image.activation"]
-    else:
-        head_width = next((width for start, width in _TRAINERS_HEADS.items() if name.startswith(start)), HEAD_WIDTH)
-        fields["image.heads"] = max(inferred.image.width // head_width, 1)
-    return [Word(f"{file.name} of its run", fields)]
+    source = f"{file.name} of its run"
+    fields: dict[str, Any] = {}
+    name = settings.get("model", "").replace("/", "-")
+    if (plain := name.removesuffix("-quickgelu")) in _TRAINERS_HEADS:
+        quick = name != plain or settings.get("force_quick_gelu") == "True"
+        for place in inferred.transformers:
+            fields[f"{place}.activation"] = "quick_gelu" if quick else "gelu"
+        if not isinstance(inferred.image, ModifiedResNet):
+            fields["image.heads"] = max(inferred.image.width // _TRAINERS_HEADS[plain], 1)
+    if preparation := {ours: value for theirs, ours in _TRAINERS_PIXELS.items() if (value := _given(settings, theirs))}:
+        try:
+            fields["image.pixels"] = _pixels_of_open_clip(preparation, inferred.image.resolution)
+        except ClipError as error:
+            raise CheckpointError(f"{source} cannot be used: {error}") from error
+    return [Word(source, fields)] if fields else []
+
+
+def _given(settings: Mapping[str, str], name: str) -> Any:
+    """A setting of the trainer's, as Python prints it: a list of numbers or a word; None where nobody has set it."""
+    value = settings.get(name, "None")
+    if value.startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"params.txt of its run cannot be used: its {name} is {value!r:.80}.") from error
+    return None if value == "None" else value
 
 
 def _json(file: Path) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,10 @@ from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import parameters
 from converters import Checkpoint, configurations, convert, inspect, knowledge, manifest, read, write
 from tests.converters.conftest import ARCHITECTURES
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import open_clip as open_clip_library
 
 VIT = ARCHITECTURES["vit"]
 # Of OpenAI's kind as far as tensors tell.
@@ -213,6 +219,57 @@ def test_the_heads_of_a_large_model_by_the_name_in_its_run(tmp_path):
     large = replace(B32, image=replace(B32.image, width=1280, mlp_width=5120, heads=20))
     (word,) = configurations.words(tmp_path / "checkpoints" / "epoch_1.pt", "openai", large)
     assert word.fields["image.heads"] == 16
+
+
+@pytest.mark.parametrize("model", ["local-dir:ViT-B-32", "hf-hub:someone/ViT-B-32", "ViT-B-32-mine", None])
+def test_a_name_that_is_none_of_open_clips_says_nothing(model, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    name = "lr: 0.1" if model is None else f"model: {model}"
+    (tmp_path / "params.txt").write_text(f"force_quick_gelu: False\nimage_mean: None\n{name}\n")
+    path = bare(PLAIN, tmp_path / "checkpoints" / "epoch_1.safetensors")
+    assert (read(path).architecture, read(path).assumptions()) == (PLAIN, ALL)
+
+
+def test_the_trainers_names_are_those_of_open_clip():
+    for name, head_width in configurations._TRAINERS_HEADS.items():
+        config = open_clip_library.get_model_config(name)
+        assert config["vision_cfg"].get("head_width", 64) == head_width
+        assert not config.get("quick_gelu", False)
+        assert config["text_cfg"]["width"] == 64 * config["text_cfg"]["heads"]
+        assert config["text_cfg"].keys() <= {"context_length", "vocab_size", "width", "heads", "layers"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "pixels"),
+    [
+        ("image_mean: [0.5, 0.5, 0.5]", Pixels(mean=(0.5,) * 3)),
+        (
+            "image_std: [0.5, 0.25, 0.5]\nimage_interpolation: bilinear",
+            Pixels(OPENAI_PIXELS.mean, (0.5, 0.25, 0.5), "bilinear"),
+        ),
+        ("image_resize_mode: squash\nimage_interpolation: random", Pixels(resize="squash")),
+    ],
+)
+def test_the_pixels_of_a_run(settings, pixels, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "params.txt").write_text(f"model: my-own\n{settings}\n")
+    found = read(bare(PLAIN, tmp_path / "checkpoints" / "epoch_1.safetensors"))
+    assert (found.architecture.image.pixels, found.assumptions()) == (pixels, ALL[:-1])
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [
+        ("image_mean: [0.5, 0.5", "params.txt of its run cannot be used: its image_mean is '[0.5, 0.5'"),
+        ("image_mean: [0.5]", "what is said of it cannot be: "),
+        ("image_resize_mode: longest", "what is said of it cannot be: "),
+    ],
+)
+def test_pixels_of_a_run_that_cannot_be(setting, what, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "params.txt").write_text(setting)
+    with pytest.raises(CheckpointError, match=re.escape(what)):
+        read(bare(PLAIN, tmp_path / "checkpoints" / "epoch_1.safetensors"))
 
 
 def test_a_bare_file_is_read_as_openais_and_says_so(tmp_path):
