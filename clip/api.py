@@ -178,6 +178,13 @@ def open_model(
     )
     logit_scale = float(np.exp(checkpoint.weights["logit_scale"], dtype=np.float64))
     warn_of_assumptions(path, checkpoint)
+    if checkpoint.left_out:
+        taken = f"below {checkpoint.prefix!r}" if checkpoint.prefix else "of one model"
+        warnings.warn(
+            f"Of {path} the tensors {taken} were taken, and {len(checkpoint.left_out)} others left out, such as "
+            f"{checkpoint.left_out[0]}; clip inspect says more.",
+            stacklevel=1,
+        )
     return Loaded(str(name), model, logit_scale, checkpoint.assumptions())
 
 

@@ -87,3 +87,14 @@ def test_training_from_weights_takes_the_word_of_the_recipe(bare, run, tmp_path)
     converters.write(converters.Checkpoint(initialize(quick, 0), quick), tmp_path / "quick.safetensors")
     refused = run("train", "-c", tmp_path / "recipe.yaml", "--load", tmp_path / "quick.safetensors", "--output", "x")
     assert_refused(refused, "image.activation is 'quick_gelu' by its manifest, but 'gelu' by the recipe")
+
+
+def test_what_a_larger_module_has_beside_the_model_is_said(tmp_path):
+    weights = initialize(GELU, 0)
+    student = {f"student.{name}": array for name, array in weights.items() if name != "visual.conv1.weight"}
+    whole = {f"teacher.{name}": array for name, array in weights.items()} | student
+    save_file(whole, tmp_path / "distilled.safetensors")
+    said = rf"below 'teacher.' were taken, and {len(student)} others left out, such as student\."
+    with pytest.warns(UserWarning, match=said):
+        model, _ = clip.load(tmp_path / "distilled.safetensors", backend="numpy", activation="gelu")
+    assert model.export().keys() == weights.keys()
