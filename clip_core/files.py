@@ -13,7 +13,7 @@ import stat
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from textwrap import shorten
@@ -51,8 +51,32 @@ _PIECE = 1 << 20  # bytes read at once
 _TOKEN_BYTES = 4  # of the name of a file that is being written; that of a download, which is resumed, has twice as many
 
 
+def check_target(
+    target: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = (), force: bool = False
+) -> None:
+    """Refuse to write ``target`` where that would cost a file; to be asked before the work.
+
+    Args:
+        inputs: files that are read, which are never replaced.
+        force: replace any other file that is there.
+
+    Raises:
+        ClipError: the target is one of the inputs, also through a link, or a file is there already.
+    """
+    for path in inputs:
+        with suppress(OSError, ValueError):  # one of them is not there, or cannot be
+            if os.path.samefile(path, target):
+                raise ClipError(f"{target} is a file that is read here itself; give another name for the result.")
+    if not force and os.path.isfile(target):
+        raise _taken(target)
+
+
+def _taken(target: str | os.PathLike[str]) -> ClipError:
+    return ClipError(f"{target} is there already; give another name, or --force (force=True) to replace it.")
+
+
 @contextmanager
-def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
     """Give a temporary path beside ``target``; when the block ends well, it becomes ``target`` in one rename.
 
     The temporary file is on the same file system, flushed to the disk before the rename and the folder after it, so a
@@ -60,8 +84,12 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     old file is untouched. What a writer of ``target`` that was killed could not remove, the next one removes. The mode
     follows the replaced file, else the umask; a link stays a link.
 
+    Args:
+        replace: whether a file that is there is replaced; if not, one of two writers at once is refused in the end.
+
     Raises:
-        ClipError: the target is something other than a regular file, or cannot be written.
+        ClipError: the target is something other than a regular file, is there and not to be replaced, or cannot be
+            written.
     """
     with _errors_about(target, "written"):
         real = _real_path(target)
@@ -75,16 +103,19 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
                     mode = stat.S_IMODE(os.fstat(handle).st_mode)
                 os.close(handle)
                 yield temporary
-                _publish(temporary, real, mode)
+                try:
+                    _publish(temporary, real, mode, os.replace if replace else _add)
+                except FileExistsError:
+                    raise _taken(target) from None
             finally:
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_open(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_open(target: str | os.PathLike[str], replace: bool = True) -> Iterator[BinaryIO]:
     """Like `atomic_path`, with the temporary file already open for writing bytes."""
-    with atomic_path(target) as path, open(path, "wb") as file:
+    with atomic_path(target, replace) as path, open(path, "wb") as file:
         yield file
 
 
@@ -588,12 +619,32 @@ def _share(folder: int) -> None:
             return fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
-def _publish(temporary: Path, target: Path, mode: int) -> None:
+def _publish(temporary: Path, target: Path, mode: int, rename: Callable[[Path, Path], None] = os.replace) -> None:
     with open(temporary, "r+b") as file:
         os.chmod(temporary, mode)
         os.fsync(file.fileno())
-    os.replace(temporary, target)
+    rename(temporary, target)
     sync_folder(target.parent)
+
+
+def _add(temporary: Path, target: Path) -> None:
+    """Rename a file to a name that is free.
+
+    Raises:
+        FileExistsError: it is not.
+    """
+    if os.name == "nt":
+        os.rename(temporary, target)
+        return
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # the file system has no links, so an empty file takes the name for a moment
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.replace(temporary, target)
+    else:
+        temporary.unlink()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -185,6 +185,19 @@ def find(path: str | os.PathLike[str]) -> Path:
     return folders.find(path, [*_FORMATS, *_READ_ONLY_SUFFIXES])
 
 
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that `read` takes the weights for a path from: one, or an index and all that it names.
+
+    Raises:
+        ClipError: as `find`, or the index cannot be used.
+    """
+    path = find(path)
+    if not folders.is_index(path):
+        return [path]
+    with _about(path):
+        return [path, *folders.parts(path, _bytes_of(path, folders.MAX_INDEX_BYTES))]
+
+
 def read(
     path: str | os.PathLike[str],
     *,
@@ -240,7 +253,7 @@ def write(
             written.
         CheckpointError: the weights do not fit their architecture, or a value does not fit ``dtype``.
     """
-    return _publish(None, lambda: checkpoint, path, layout, dtype, force)
+    return _publish([], lambda: checkpoint, path, layout, dtype, force)
 
 
 def convert(
@@ -262,11 +275,12 @@ def convert(
         prefix, like, activation, heads: as for `read`.
 
     Raises:
-        ClipError: also when target and source are the same file.
+        ClipError: also when the target is a file of the source or of ``like``.
     """
     stated = word_of_the_user(activation, heads)
     with _enough_memory(source):
-        return _publish(source, lambda: _open(source, False, prefix, like, stated), target, layout, dtype, force)
+        sources = [source] if like is None else [source, like]
+        return _publish(sources, lambda: _open(source, False, prefix, like, stated), target, layout, dtype, force)
 
 
 def inspect(
@@ -575,7 +589,7 @@ def _describe(start: bytes) -> str:
 
 
 def _publish(
-    source: str | os.PathLike[str] | None,
+    sources: Sequence[str | os.PathLike[str]],
     load: Callable[[], Checkpoint],
     target: str | os.PathLike[str],
     layout: str | None,
@@ -585,22 +599,15 @@ def _publish(
     start = time.monotonic()
     given = Path(target)
     target, module, layout = _destination(given, layout)
-    if (
-        source is not None
-        and os.path.exists(target)
-        and os.path.exists(source)
-        and os.path.samefile(find(source), target)
-    ):
-        raise ClipError(f"{target} is the file to convert itself; give another name for the result.")
+    files.check_target(target, [file for path in sources for file in files_of(path)], force)
     if dtype not in (None, "float16", "float32"):
         raise ClipError(f"There is no dtype {dtype!r} to write; choose float16 or float32.")
-    if not force:
-        _check_free(target)
-    name = os.fspath(source) if source else "The checkpoint"
+    source = sources[0] if sources else None
+    name = "The checkpoint" if source is None else os.fspath(source)
     # The target is opened first, so that one that cannot be written is found before the work, and published last, so
     # that nobody takes a folder for a model before all of it is there.
     folder = nullcontext() if target == given else files.new_folder(given)
-    with folder, files.atomic_path(target) as temporary, ExitStack() as others:
+    with folder, files.atomic_path(target, replace=force) as temporary, ExitStack() as others:
         checkpoint = load()
         architecture = checkpoint.architecture
         architecture.check()  # else nobody could read the file
@@ -615,9 +622,8 @@ def _publish(
                 raise CheckpointError(f"{name}: {tensor_name} {error}") from error
             entries[tensor_name] = (tensor.dtype.name, sha256(tensor.values()))
         beside = companions.beside(target, architecture, checkpoint.assumed, checkpoint.vocabulary, layout)
-        if not force:
-            for path, text in beside.items():
-                _check_free(path, text)
+        for path, text in beside.items():
+            files.check_target(path, force=force or _holds(path, text))
         spelled = dialects.spell(tensors, architecture, layout)
         manifest = Manifest(
             architecture, entries, checkpoint.vocabulary, checkpoint.sha256 or None, checkpoint.assumed
@@ -659,10 +665,9 @@ def _destination(target: Path, layout: str | None) -> tuple[Path, ModuleType, st
     return target, module, layout or _DEFAULT_LAYOUTS[module]
 
 
-def _check_free(path: Path, text: str | None = None) -> None:
-    """Refuse to replace a file that is there, unless it has this very text."""
-    if os.path.isfile(path) and (text is None or path.read_bytes() != text.encode()):
-        raise ClipError(f"{path} is there already; give another name, or --force (force=True) to replace it.")
+def _holds(path: Path, text: str) -> bool:
+    """Whether a file has this very text."""
+    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def _read_back(

@@ -20,7 +20,7 @@ import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from clip.api import Loaded, Preprocess, open_model
+from clip.api import Loaded, Preprocess, open_model, weights_file
 from clip.command.output import FILE_WIDTH, Backend, Console, Device, Json, Precision, console, errors, print_table
 from clip.zero_shot import Classifier
 from clip_core import files
@@ -30,6 +30,7 @@ from clip_core.data.listing import tree, warn_of_rest
 from clip_core.errors import ClipError, ImageError, TextError, visible
 from clip_core.image import SUFFIXES, open_image
 from clip_core.memory import enough_memory
+from converters import files_of
 
 MAX_LABELS_FILE_BYTES = 16 << 20
 MAX_PLOT_HEIGHT = 500.0  # inches; matplotlib draws no picture of more than 65,535 pixels
@@ -87,6 +88,7 @@ def run(
         Path | None, typer.Option(help="Write the results into this file; .csv or .json at its end decides how.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the pictures beside bars into this PNG file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for machines, a line for each label.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -97,6 +99,10 @@ def run(
     if plot is not None:
         _check_plot(plot, len(paths), min(len(names), top_k or len(names)))
     loaded = open_model(model, backend=backend, device=device, precision=precision)
+    for target in (output, plot):
+        if target is not None:
+            described = [] if labels_file is None else [labels_file]
+            files.check_target(target, [*paths, *described, *files_of(weights_file(model)[0])], force)
     knows_shapes_only = loaded.model.architecture == SHAPES
     if knows_shapes_only:
         _warn_of_unknown_words(names)
@@ -111,12 +117,12 @@ def run(
         results: Iterable[list[Result]] = _results(classifier, paths, batch_size, top_k, faulty, progress)
         if plot is not None:
             results = list(results)
-            _draw(plot, [result for batch in results for result in batch])
+            _draw(plot, [result for batch in results for result in batch], force)
         if output is None:
             for text in FORMS[form](results, console):
                 print(text, end="", flush=True)
         else:
-            with files.atomic_open(output) as file:
+            with files.atomic_open(output, replace=force) as file:
                 for text in FORMS[form](results, Console(file=io.StringIO(), width=FILE_WIDTH)):
                     file.write(text.encode("utf-8", "backslashreplace"))
     if output is not None:
@@ -326,7 +332,7 @@ def _plot_height(labels: int) -> float:
     return max(2.4, 0.32 * labels + 0.8)
 
 
-def _draw(target: Path, results: list[Result]) -> None:
+def _draw(target: Path, results: list[Result], force: bool) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -350,5 +356,5 @@ def _draw(target: Path, results: list[Result]) -> None:
             right.invert_yaxis()
             right.spines[["top", "right", "bottom"]].set_visible(False)
             right.set_title(f"{visible(result.model)}, {result.backend}", fontsize=8)
-        with files.atomic_open(target) as file:
+        with files.atomic_open(target, replace=force) as file:
             figure.savefig(file, format="png", dpi=DOTS_PER_INCH)

@@ -314,7 +314,7 @@ def test_convert_refuses(run, files, tmp_path):
         ((tmp_path / "missing.pt", target, "--force"), "missing.pt cannot be read"),
         ((files[".pt"], tmp_path / "name.onnx"), "has no suffix to write a format by"),
         ((files[".pt"], tmp_path / "no" / "folder.h5"), "cannot be written"),
-        ((target, target), "is the file to convert itself"),
+        ((target, target), "is a file that is read here itself"),
         ((files[".pt"], tmp_path, "--layout", "nnabla"), "has no suffix to write a format by"),
     ):
         assert_refused(run("convert", *arguments), part)
@@ -687,7 +687,7 @@ def test_broken_pictures_are_named_and_counted(photographs, run):
 
 def test_no_picture_can_be_used(run, tmp_path):
     (tmp_path / "old.json").write_text("old")
-    result = classify(run, tmp_path / "a.png", tmp_path / "b.png", "--output", tmp_path / "old.json")
+    result = classify(run, tmp_path / "a.png", tmp_path / "b.png", "--output", tmp_path / "old.json", "--force")
     assert (result.code, result.out) == (1, "")
     assert [line.partition(" cannot")[0] for line in result.err.splitlines()] == [
         f"clip: {tmp_path}/a.png",
@@ -758,6 +758,33 @@ def test_output_into_a_file(suffix, run, tmp_path):
     assert result.out == f"scored 2 of 2 pictures; the results are in {target}\n"
     assert target.read_bytes() == expected.encode()
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_output_costs_no_file(run, files, tmp_path):
+    """Nothing that is read is replaced, not even by force, and what else is there by force only."""
+    picture, labels, model = tmp_path / "a.png", tmp_path / "labels.txt", tmp_path / "model.safetensors"
+    picture.write_bytes(CIRCLE.read_bytes())
+    labels.write_text("red circle\n")
+    model.write_bytes(files[".safetensors"].read_bytes())
+    os.symlink(picture, tmp_path / "link.png")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    asked = ("classify", picture, "--labels-file", labels, "--model", model, "--backend", "numpy")
+    for option, target in (
+        *(("--output", path) for path in before),
+        ("--plot", picture),
+        ("--plot", tmp_path / "link.png"),
+    ):
+        assert_refused(run(*asked, option, target, "--force"), f"{target} is a file that is read here itself; give ano")
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    for option, name in (("--output", "old.csv"), ("--plot", "old.png")):
+        target = tmp_path / name
+        target.write_text("old")
+        assert_refused(run(*asked, option, target), f"{name} is there already; give another name, or --force")
+        assert target.read_text() == "old"
+        assert run(*asked, option, target, "--force").code == 0
+    assert (tmp_path / "old.csv").read_text().startswith("image,rank,label,probability,logit\n")
+    assert (tmp_path / "old.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_progress_is_for_terminals(run, monkeypatch, tmp_path):

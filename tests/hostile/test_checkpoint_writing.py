@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import stat
@@ -12,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoint_attacks import child, small_checkpoint
+from safetensors.numpy import save_file
 
 from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.files import atomic_open
 from clip_core.initialize import initialize
 from converters import Checkpoint, convert, hdf5, pdparams, read, safetensors, torch_archive, write
 
@@ -165,9 +168,63 @@ def test_the_source_is_not_overwritten(tmp_path):
     os.symlink(path, tmp_path / "soft.pt")
     before = path.read_bytes()
     for target in (path, tmp_path / "hard.pt", tmp_path / "soft.pt", tmp_path / "." / "a.pt"):
-        with pytest.raises(ClipError, match="is the file to convert itself; give another name"):
+        with pytest.raises(ClipError, match="is a file that is read here itself; give another name"):
             convert(path, target, dtype="float16", force=True)
     assert path.read_bytes() == before
+
+
+def test_no_file_that_is_read_is_overwritten(tmp_path):
+    """Neither one of the files of a cut model, nor its index, nor the file that it should be like."""
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    names = [f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]
+    weights = sorted(small_checkpoint().weights.items())
+    cut = dict(zip(names, (dict(weights[:9]), dict(weights[9:]))))
+    for name, part in cut.items():
+        save_file(part, folder / name)
+    weight_map = {key: name for name, part in cut.items() for key in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    like = tmp_path / "like.safetensors"
+    write(small_checkpoint(), like)
+    before = {path: path.read_bytes() for path in (*folder.iterdir(), like)}
+    for source in (folder, folder / names[0]):
+        for target in (*(folder / name for name in names), like):
+            with pytest.raises(ClipError, match=f"{target} is a file that is read here itself; give another name"):
+                convert(source, target, like=like, force=True)
+    assert {path: path.read_bytes() for path in before} == before
+    convert(folder, tmp_path / "whole.safetensors", like=like)
+
+
+def test_of_two_writers_of_a_new_name_one_succeeds(tmp_path, monkeypatch):
+    """The second one finds the name free, too, and is refused when it has written its file."""
+    path = tmp_path / "a.safetensors"
+    publish = os.link
+
+    def overtaken(temporary, target):
+        monkeypatch.setattr(os, "link", publish)
+        write(other_checkpoint(), path)
+        return publish(temporary, target)
+
+    monkeypatch.setattr(os, "link", overtaken)
+    with pytest.raises(ClipError, match=r"a\.safetensors is there already; give another name, or --force"):
+        write(small_checkpoint(), path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert read(path).weights["logit_scale"] == other_checkpoint().weights["logit_scale"]
+    assert path.stat().st_nlink == 1
+
+
+def test_a_new_name_without_links(tmp_path, monkeypatch):
+    """As on FAT: what is there stays, and what is not is written whole."""
+
+    def impossible(temporary, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", impossible)
+    with atomic_open(tmp_path / "a.bin", replace=False) as file:
+        file.write(b"one")
+    with pytest.raises(ClipError, match=r"a\.bin is there already"), atomic_open(tmp_path / "a.bin", False) as file:
+        file.write(b"two")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"one")]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
