@@ -103,6 +103,7 @@ class Tokenizer:
     Attributes:
         vocabulary_size: number of token ids.
         symbols: each token as it is written in a merges file, in the order of their ids.
+        merges: each line ``left right`` of the merges file, in its order.
         start: id of ``<|startoftext|>``.
         end: id of ``<|endoftext|>``, the largest id: models take their text feature at the largest id of a row.
     """
@@ -135,6 +136,7 @@ class Tokenizer:
         self._texts = [*texts, START_OF_TEXT.encode(), END_OF_TEXT.encode()]
         self.vocabulary_size = len(self._texts)
         self.symbols = (*ids, START_OF_TEXT, END_OF_TEXT)
+        self.merges = tuple(" ".join(line.split()) for line in lines)
         self._cache: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clip_core import files
@@ -21,6 +21,9 @@ TEXT_SHA256 = "67603cfda2e032ad77b5f8808af37789d590db664b26df8705d2bf8b3c553fc8"
 
 MERGES = 48_894
 """The file has 262,143 merges; the published models know the first of them only, 49,408 ids with bytes and specials."""
+
+MERGES_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
+"""Of those merges, one a line, without the header and without a line end at the end."""
 
 _LARGEST = 8 << 20  # bytes, compressed or not: more than any copy of this file can have
 _GZIP = zlib.MAX_WBITS | 16
@@ -54,6 +57,11 @@ def openai_merges() -> str:
         f"OpenAI's vocabulary was not found: {'; '.join(tried)}. "
         f"Set $CLIP_VOCABULARY to a copy of {NAME}, or run: pip install --no-deps open_clip_torch."
     )
+
+
+def are_openais(merges: Sequence[str]) -> bool:
+    """Whether these merges, each ``left right``, are those of `openai_merges`, which need not be at hand."""
+    return len(merges) == MERGES and hashlib.sha256("\n".join(merges).encode()).hexdigest() == MERGES_SHA256
 
 
 def _in_cache() -> Path:

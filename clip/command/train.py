@@ -98,7 +98,7 @@ def run(
     with enough_memory("while the data was opened", "choose less of it, or a machine with more memory"):
         source = recipe.data.open(recipe.training.seed)
     with enough_memory_for_the_model(recipe):
-        architecture, weights, vocabulary = _start(recipe, source, load)
+        architecture, weights, vocabulary = _start(recipe, source, load, resume)
     encoder = tokenizer_of(load or config, architecture, vocabulary.merges)
     folder = output or (run_of(resume) if resume else Path("runs") / file.stem)
     ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
@@ -190,15 +190,21 @@ def _print_plan(found: Plan, as_json: bool) -> None:
     )
 
 
-def _start(recipe: Recipe, source: Source, load: str | None) -> tuple[Architecture, dict[str, Any], Vocabulary]:
-    """The architecture, the first weights, and the vocabulary."""
+def _start(
+    recipe: Recipe, source: Source, load: str | None, resume: Path | None
+) -> tuple[Architecture, dict[str, Any], Vocabulary]:
+    """The architecture, the first weights, and the vocabulary, which a checkpoint to go on from has kept."""
+    from clip_core.training.checkpoint import newest, vocabulary_in
     from clip_core.training.log import say
     from clip_core.training.rules import prepare
-    from clip_core.training.vocabulary import Vocabulary, vocabulary_of
+    from clip_core.training.vocabulary import Vocabulary, kept_vocabulary, vocabulary_of
 
     architecture, file = recipe.model.build(), recipe.model.vocabulary
     if load is None:
         weights = prepare(initialize(architecture, recipe.training.seed), recipe.loss)
+        kept = vocabulary_in(newest(resume)) if resume is not None and file is None else None
+        if kept is not None:
+            return architecture, weights, kept_vocabulary(kept)
         return architecture, weights, vocabulary_of(architecture.text, file, source)
     checkpoint = converters.read(weights_file(load)[0], expected=architecture)
     if found := differences(checkpoint.architecture, architecture):

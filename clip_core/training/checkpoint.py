@@ -1,7 +1,8 @@
 """Training checkpoints that every framework can resume from, each a folder that is complete or not there.
 
 ``state.safetensors`` holds what `backends.base.Trainer.state` gives, ``run.json`` the step, the loader's state, the
-recipe and the versions, and ``manifest.json`` the SHA-256 of both. The folder is written under a temporary name, read
+recipe and the versions, ``vocabulary.txt`` the merges of the model's tokenizer, and ``manifest.json`` the SHA-256 of
+each. The folder is written under a temporary name, read
 back, and renamed when all of it is on the disk; only then are older ones removed.
 """
 
@@ -27,10 +28,11 @@ from safetensors.numpy import load, save
 from clip_core.data.settings import LARGEST, Section, setting_error, shown
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import read_regular, sha256, sync_folder, write_bytes
+from clip_core.training.vocabulary import MAXIMUM_BYTES
 
 FOLDER = "checkpoints"
 FORMAT_VERSION = 1
-_STATE, _RUN, _MANIFEST = "state.safetensors", "run.json", "manifest.json"
+_STATE, _RUN, _VOCABULARY, _MANIFEST = "state.safetensors", "run.json", "vocabulary.txt", "manifest.json"
 _NAME = re.compile(r"step-(\d{8})(\.replaced|\.partial)?")
 LAST_STEP = 10**8 - 1  # that a folder's name has room for
 _MAXIMUM_BYTES = 1 << 20  # of what is described beside the state
@@ -47,6 +49,7 @@ class Checkpoint:
     loader: dict[str, Any]
     recipe: dict[str, Any]
     versions: dict[str, str]  # of the packages it was made with
+    vocabulary: str | None = None  # the text of a merges file, OpenAI's too; None in older checkpoints
 
 
 class Writer:
@@ -145,11 +148,13 @@ def write(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def _fill(folder: Path, checkpoint: Checkpoint) -> None:
-    described = {name: value for name, value in vars(checkpoint).items() if name != "trainer"}
+    described = {name: value for name, value in vars(checkpoint).items() if name not in ("trainer", "vocabulary")}
     contents = {
         _STATE: save({name: np.asarray(x, order="C") for name, x in checkpoint.trainer.items()}),
         _RUN: json.dumps(described, indent=2).encode(),
     }
+    if checkpoint.vocabulary is not None:
+        contents[_VOCABULARY] = checkpoint.vocabulary.encode()
     for name, content in contents.items():
         write_bytes(folder / name, content)
     digests = {name: digest_of(content).hexdigest() for name, content in contents.items()}
@@ -173,7 +178,7 @@ def verify(folder: Path) -> None:
             raise CheckpointError(
                 f"{folder} is in checkpoint format {shown(manifest['format'])}; this version reads {FORMAT_VERSION}."
             )
-        for name in (_STATE, _RUN):
+        for name in (_STATE, _RUN, *({_VOCABULARY} & manifest["sha256"].keys())):
             if sha256(folder / name) != manifest["sha256"][name]:
                 raise CheckpointError(f"{folder / name} has changed since it was written; resume from another one.")
     except CheckpointError:
@@ -192,7 +197,8 @@ def read(folder: Path) -> Checkpoint:
     try:
         described = read_regular(folder / _RUN, _MAXIMUM_BYTES)
         _Described.model_validate_json(described)
-        return Checkpoint(trainer=load(read_regular(folder / _STATE)), **json.loads(described))
+        state = load(read_regular(folder / _STATE))
+        return Checkpoint(trainer=state, vocabulary=vocabulary_in(folder), **json.loads(described))
     except ValidationError as error:
         fault = setting_error(error, _Described)
         raise CheckpointError(f"{folder / _RUN} cannot be used: {fault} Resume from another checkpoint.") from error
@@ -200,6 +206,20 @@ def read(folder: Path) -> Checkpoint:
         raise
     except Exception as error:
         raise CheckpointError(f"{folder} is not a complete training checkpoint: {error}") from error
+
+
+def vocabulary_in(folder: Path) -> str | None:
+    """The merges that a checkpoint keeps; older ones keep none.
+
+    Raises:
+        ClipError: the file cannot be read or is no text.
+    """
+    if not (folder / _VOCABULARY).exists():
+        return None
+    try:
+        return read_regular(folder / _VOCABULARY, MAXIMUM_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{folder / _VOCABULARY} is no text: {error}; resume from another checkpoint.") from error
 
 
 def newest(run: Path, passed_over: Callable[[str], None] = lambda sentence: None) -> Path:

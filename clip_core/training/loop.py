@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clip_core.architecture import ModifiedResNet
+from clip_core.bpe_training import HEADER
 from clip_core.data.loader import Batch, Loader
 from clip_core.data.settings import shown
 from clip_core.data.source import Source
@@ -142,6 +143,7 @@ class Run:
     recipe: Recipe
     trainer: Trainer
     loader: Loader
+    tokenizer: Tokenizer
     examples: int  # of the data
     fingerprint: str  # likewise
 
@@ -178,7 +180,7 @@ def open_run(recipe: Recipe, trainer: Trainer, source: Source, tokenizer: Tokeni
         rank=ranks.rank,
         ranks=ranks.size,
     )
-    return Run(recipe, trainer, loader, len(source), source.fingerprint())
+    return Run(recipe, trainer, loader, tokenizer, len(source), source.fingerprint())
 
 
 def start(run: Run, output: Path, resume: Path | None) -> tuple[int, Path | None]:
@@ -230,10 +232,23 @@ def _check_same_run(run: Run, folder: Path, saved: Checkpoint) -> None:
             f"{folder} was made on {examples} examples, and the data has {run.examples} now; "
             "resume with the same data, or start a new run."
         )
+    if saved.vocabulary is not None:
+        _check_same_merges(folder, Tokenizer(saved.vocabulary).merges, run.tokenizer.merges)
     if saved.loader.get("fingerprint", run.fingerprint) != run.fingerprint:  # older checkpoints have none
         raise ClipError(
             f"{folder} was made on other data of as many examples: paths, captions or sizes have changed since; resume "
             "with the same data, or start a new run, with --load from the weights of this one."
+        )
+
+
+def _check_same_merges(folder: Path, then: tuple[str, ...], now: tuple[str, ...]) -> None:
+    """Refuse to go on with another vocabulary, in which the same weights would read other texts."""
+    if then != now:
+        same = next((at for at, (was, is_now) in enumerate(zip(then, now)) if was != is_now), min(len(then), len(now)))
+        was, wanted = (f"'{merges[same]}'" if same < len(merges) else "none" for merges in (then, now))
+        raise ClipError(
+            f"{folder} was made with another vocabulary than the one that is given: merge {same + 1} is {was} there, "
+            f"and {wanted} here; resume without --load, and with the merges file of model.vocabulary as it was."
         )
 
 
@@ -325,7 +340,9 @@ def _save(run: Run, step: int, batch: Batch | None, writer: Writer) -> None:
             "examples": run.examples,
             "fingerprint": run.fingerprint,
         }
-        writer.write(Checkpoint(step, state, where, run.recipe.model_dump(mode="json"), _versions(run.trainer)))
+        described = run.recipe.model_dump(mode="json")
+        merges = "\n".join([HEADER, *run.tokenizer.merges]) + "\n"
+        writer.write(Checkpoint(step, state, where, described, _versions(run.trainer), merges))
 
 
 def _metrics(run: Run, step: int, rate: float, result: StepResult, seconds: float) -> dict[str, float]:

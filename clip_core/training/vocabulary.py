@@ -14,6 +14,7 @@ from clip_core.data.source import Source
 from clip_core.errors import ClipError, TextError
 from clip_core.files import read_regular
 from clip_core.tokenizer import Tokenizer, require_text
+from clip_core.vocabulary import are_openais
 
 CAPTIONS = 500_000
 """That a vocabulary is learnt from at most, the first ones of the data: about 20 seconds of work."""
@@ -64,6 +65,15 @@ def vocabulary_of(text: TextTransformer, file: str | None, source: Source) -> Vo
             f"The captions have {learnt} merges, and a vocabulary of {size} tokens needs {count}; lower its "
             f"vocabulary_size in model.architecture to {smallest + learnt}, or set model.vocabulary to a merges file."
         ) from error
+
+
+def kept_vocabulary(merges: str) -> Vocabulary:
+    """The vocabulary that a checkpoint keeps as the text of a merges file.
+
+    Raises:
+        TextError: it is none.
+    """
+    return Vocabulary(None if are_openais(Tokenizer(merges).merges) else merges)
 
 
 def _first_merges(file: str, count: int) -> str:

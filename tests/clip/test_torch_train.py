@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import clip
 import converters
-from clip_core.bpe_training import learn
+from clip_core.bpe_training import learn, padded
 from clip_core.data.shapes import vocabulary_captions
 from clip_core.tokenizer import Tokenizer
 from tests.clip.running import assert_refused, ended, process
@@ -85,6 +85,36 @@ def test_the_vocabulary_is_that_of_the_data_or_of_a_file(run, recipe, tmp_path):
     assert_refused(run("train", "-c", recipe, *named, "--resume", folder), "was made with model.vocabulary = None")
     weights = ("--load", folder / "model.safetensors", "--output", tmp_path / "again")
     assert_refused(run("train", "-c", recipe, *named, *weights), "carries the vocabulary that its weights were trained")
+
+
+def test_a_resumed_run_keeps_its_merges(run, recipe, tmp_path):
+    """Whether they came with the first weights or of a file, and no others are taken for them."""
+    merges = padded(learn(["zebra quokka axolotl platypus capybara wolverine"] * 2, 86), 86)
+    other = learn(vocabulary_captions(), 86)
+    (tmp_path / "merges.txt").write_text(merges)
+    named = ("-o", f"model.vocabulary={tmp_path / 'merges.txt'}")
+    whole, parts, again = tmp_path / "whole", tmp_path / "parts", tmp_path / "again"
+    assert run("train", "-c", recipe, *named, "--steps", 1, "--output", tmp_path / "first").code == 0
+    load = ("--load", tmp_path / "first" / "model.safetensors")
+    assert run("train", "-c", recipe, *load, "--steps", 4, "--output", whole).code == 0
+    assert run("train", "-c", recipe, *load, "--steps", 2, "--output", parts).code == 0
+    kept = (parts / "checkpoints" / "step-00000002" / "vocabulary.txt").read_text()
+    assert kept == converters.read(tmp_path / "first" / "model.safetensors").vocabulary == merges
+    result = run("train", "-c", recipe, "--steps", 4, "--resume", parts)
+    assert result.code == 0, result.err
+    assert [line["loss"] for line in metrics(parts)] == [line["loss"] for line in metrics(whole)]
+    assert converters.read(parts / "model.safetensors").vocabulary == merges
+    assert run("train", "-c", recipe, *load, "--steps", 5, "--resume", parts).code == 0
+
+    assert run("train", "-c", recipe, "--steps", 1, "--output", again).code == 0
+    assert_refused(
+        run("train", "-c", recipe, *load, "--resume", again),
+        f"{again / 'checkpoints' / 'step-00000001'} was made with another vocabulary than the one that is given: "
+        f"merge 1 is '{other.splitlines()[1]}' there, and '{merges.splitlines()[1]}' here; resume without --load",
+    )
+    (tmp_path / "merges.txt").write_text(other)
+    refused = run("train", "-c", recipe, *named, "--resume", tmp_path / "first")
+    assert_refused(refused, f"merge 1 is '{merges.splitlines()[1]}' there, and '{other.splitlines()[1]}' here")
 
 
 def test_the_run_of_a_checkpoint_goes_on_in_its_own_folder(run, recipe, tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def test_what_is_written_is_read(tmp_path):
     for name, array in STATE.items():
         assert np.array_equal(found.trainer[name], array)
         assert found.trainer[name].dtype == array.dtype
+
+
+def test_the_vocabulary_is_kept_beside_and_checked(tmp_path):
+    folder = write(tmp_path, replace(at(7), vocabulary="#version\nz e\n"), keep=2)
+    assert read(folder).vocabulary == "#version\nz e\n"
+    (folder / "vocabulary.txt").write_text("#version\ne z\n")
+    with pytest.raises(CheckpointError, match=r"vocabulary\.txt has changed since it was written"):
+        read(folder)
 
 
 def test_only_the_newest_are_kept_and_the_newest_is_found(tmp_path):

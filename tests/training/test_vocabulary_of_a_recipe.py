@@ -13,7 +13,8 @@ from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
 from clip_core.tokenizer import MAXIMUM_CHARACTERS, Tokenizer
 from clip_core.training import vocabulary
-from clip_core.training.vocabulary import Vocabulary, vocabulary_of
+from clip_core.training.vocabulary import Vocabulary, kept_vocabulary, vocabulary_of
+from clip_core.vocabulary import openai_merges
 
 WORDS = ["zebra", "quokka", "axolotl"]
 MERGES = learn(WORDS, 10**6)
@@ -66,6 +67,14 @@ def test_captions_that_teach_too_little():
 def test_openais_and_the_smallest_learn_nothing():
     assert vocabulary_of(tower(49408), None, Captioned(*WORDS)) == Vocabulary(None)
     assert Tokenizer(vocabulary_of(tower(514), None, Captioned(*WORDS)).merges).vocabulary_size == 514
+
+
+def test_a_checkpoint_keeps_openais_by_its_merges():
+    assert kept_vocabulary(openai_merges()) == Vocabulary(None)
+    changed = openai_merges().splitlines()
+    changed[-2:] = reversed(changed[-2:])
+    assert kept_vocabulary("\n".join(changed)) == Vocabulary("\n".join(changed))
+    assert kept_vocabulary(MERGES) == Vocabulary(MERGES)
 
 
 def test_shards_on_the_network_need_a_file(monkeypatch, tmp_path):
