@@ -10,8 +10,9 @@ their numbers when all names are such. What is passed over is said in a warning.
 
 A file of class names has ``n01440764<tab>tench`` in each line, in any order and also for folders that are not there. It
 may be a plain list when it is certain which line belongs to which folder: when the lines are the folders' names, when
-those are the numbers from 0 or from 1 on, or when all usual ways to sort them agree. Without a file, a folder's name
-with blanks for underscores is the class's.
+those are the numbers from 0 or from 1 on, or when all usual ways to sort them agree. A line that begins with the name
+of another folder, or with the number of any, is refused. Without a file, a folder's name with blanks for underscores is
+the class's.
 
 ``food101`` is the test split of `clip_core.data.food101`, and ``shapes`` the combinations that no training on `shapes`
 shows, among all combinations.
@@ -33,7 +34,7 @@ from PIL import Image
 
 from clip_core.data.food101 import Food101
 from clip_core.data.listing import lines_of, tree, warn_of_rest
-from clip_core.data.settings import Count, Section, Templates
+from clip_core.data.settings import Count, Section, Templates, shown
 from clip_core.data.shapes import HELD_OUT
 from clip_core.data.source import Texts
 from clip_core.errors import ClipError
@@ -102,7 +103,11 @@ class Folders(LabelledSettings):
             return [folder.replace("_", " ") for folder in folders]
         lines = [line for line in lines_of(self.names) if line]
         if any("\t" in line for line in lines):
-            named = {folder.strip(): name.strip() for folder, _, name in (line.partition("\t") for line in lines)}
+            named: dict[str, str] = {}
+            for folder, name in (map(str.strip, line.split("\t", 1)) for line in lines if "\t" in line):
+                if folder in named:
+                    raise ClipError(f"{self.names} names the folder {folder} twice; keep one of its lines.")
+                named[folder] = name
             missing = [folder for folder in folders if not named.get(folder)]
             if missing:
                 raise ClipError(f"{self.names} has no name for the folder {missing[0]} of {self.folder}; add it.")
@@ -115,6 +120,13 @@ class Folders(LabelledSettings):
         by_name = {_plain(line): line for line in lines}
         if by_name.keys() == {_plain(folder) for folder in folders} and len(by_name) == len(folders):
             return [by_name[_plain(folder)] for folder in folders]
+        folders_by_key = {_key(folder): folder for folder in folders}
+        for folder, line in zip(folders, lines):
+            if (stated := _stated(line, folder, folders_by_key)) is not None:
+                raise ClipError(
+                    f"{self.names} is a plain list, and its line {shown(line)}, by its place that of the folder "
+                    f"{folder}, names the folder {stated}; write each line as folder<tab>name."
+                )
         other = _other_order(folders)
         if other is not None:
             here, there = next(pair for pair in zip(folders, other) if pair[0] != pair[1])
@@ -196,6 +208,23 @@ def _is_number(name: str) -> bool:
 
 def _plain(name: str) -> str:
     return name.replace("_", " ").casefold()
+
+
+def _key(name: str) -> str:
+    """What is the same for all spellings of a folder's name, or of its number."""
+    return (name.lstrip("0") or "0") if _is_number(name) else _plain(name)
+
+
+def _stated(line: str, folder: str, folders_by_key: Mapping[str, str]) -> str | None:
+    """The folder that a line of a plain list names, if that is not ``folder`` or the line is numbered.
+
+    "cat" and "cat, Siamese" may be the line of the folder ``cat``, but "0: cat" not even that of ``0``.
+    """
+    first = re.split(r"[\s.:,;)=]", line, maxsplit=1)[0]
+    if first != line and _is_number(first) and _key(first) in folders_by_key:
+        return folders_by_key[_key(first)]
+    stated = folders_by_key.get(_key(line), folders_by_key.get(_key(first), folder))
+    return None if stated == folder else stated
 
 
 def _other_order(folders: Sequence[str]) -> list[str] | None:

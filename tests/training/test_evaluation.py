@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,27 @@ def test_a_plain_list_whose_order_is_not_certain_is_refused(names, pair, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("names", "lines", "line", "place", "stated"),
+    [
+        (["cat", "dog"], ["dog", "bird"], "dog", "cat", "dog"),
+        (["cat", "dog"], ["house cat", "Cat, Siamese"], "Cat, Siamese", "dog", "cat"),
+        (["0", "1", "2"], ["2 x", "1 y", "0 z"], "2 x", "0", "2"),
+        (["00", "01"], ["x", "0: y"], "0: y", "01", "00"),
+        (["0", "1"], ["0. x", "1. y"], "0. x", "0", "0"),  # else "0. x" would be the class's name
+    ],
+)
+def test_a_plain_list_that_contradicts_the_folders_is_refused(names, lines, line, place, stated, tmp_path):
+    message = f"its line '{line}', by its place that of the folder {place}, names the folder {stated}; write each line"
+    with pytest.raises(ClipError, match=re.escape(message)):
+        numbered(tmp_path, names, lines)
+
+
+def test_a_plain_list_may_have_the_words_of_its_folders(tmp_path):
+    named = numbered(tmp_path, ["bear", "cat", "dog"], ["bear, brown", "house cat", "Dog"])
+    assert named == [("bear", "bear, brown"), ("cat", "house cat"), ("dog", "Dog")]
+
+
+@pytest.mark.parametrize(
     "lines", ["an insect\na lion\na husky\n", "wolf\tx\ndog\ta husky\nant\tan insect\nbig_cat\ta lion"]
 )
 def test_class_names_come_from_a_file(folders, tmp_path, lines):
@@ -202,6 +224,7 @@ def test_class_names_come_from_a_file(folders, tmp_path, lines):
         ("an insect\na lion\n", "has 2 names, and .*pictures has 3 folders"),
         ("ant\tan insect\ndog\ta husky\n", "has no name for the folder big_cat"),
         ("ant\tan insect\ndog\t\nbig_cat\ta lion", "has no name for the folder dog"),
+        ("ant\tan insect\ndog\ta husky\nbig_cat\ta lion\ndog\ta wolf", "names the folder dog twice; keep one of its"),
         (None, "cannot be read"),
     ],
 )
