@@ -10,6 +10,9 @@ The column of pictures holds what ``datasets`` makes of its ``Image`` feature (a
 encoded pictures as bytes, or in base64 as a text or a list that begins with one. The column of captions holds a text or
 a list of texts. Rows without a picture, as SBU's are whose address was dead, are left out.
 
+So that a small file cannot ask for gigabytes, compressed files are refused, which ``save_to_disk`` does not write, and
+so are columns of types in which rows can share their content.
+
 M3IT (`M3it`) has its pictures in ``image_base64_str`` and its captions in ``outputs``. A picture has a row for each of
 its captions there, so rows with the same picture are made one example.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
@@ -164,17 +168,81 @@ class _Path(str):
 
 def _read(pyarrow: Any, file: str, columns: tuple[str, str]) -> Any:
     try:
-        with pyarrow.memory_map(file) as mapped, pyarrow.ipc.open_stream(mapped) as stream:
-            table = stream.read_all()
+        with pyarrow.memory_map(file) as mapped:
+            if any(_is_compressed(message.metadata.to_pybytes()) for message in _messages(pyarrow, mapped)):
+                raise ClipError(f"{file} is compressed, which is not read here; save the data with save_to_disk again.")
+            mapped.seek(0)
+            with pyarrow.ipc.open_stream(mapped) as stream:
+                table = stream.read_all()
         for column in columns:
             if table.column_names.count(column) != 1:
                 raise ClipError(
                     f"{file} has the columns {', '.join(table.column_names)}, not {column}; "
                     "set data.image_column and data.caption_column."
                 )
+            kind = table.schema.field(column).type
+            if not _is_bounded(pyarrow.types, kind):
+                raise ClipError(
+                    f"{file} has the column {column} of type {kind}, which is not read here; save it as texts, as "
+                    "bytes, or as lists or records of them."
+                )
+        if len(table) > os.path.getsize(file):
+            raise ClipError(f"{file} states {len(table)} rows, more than it has bytes; save the data again.")
         return table.select(columns).rename_columns(["image", "caption"])
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, struct.error) as error:
         raise ClipError(f"{file} cannot be read as an Arrow stream: {error}; save the data again.") from error
+
+
+def _is_bounded(types: Any, kind: Any, in_list: bool = False) -> bool:
+    """Whether all that a column of such a type holds has a place of its own in the file, but for nulls, one per row."""
+    if types.is_struct(kind):
+        fields = [kind.field(number).type for number in range(kind.num_fields)]
+        return bool(fields) and all(_is_bounded(types, field, in_list) for field in fields)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _is_bounded(types, kind.value_type, in_list=True)
+    plain = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return any(is_kind(kind) for is_kind in plain) or (types.is_null(kind) and not in_list)
+
+
+def _messages(pyarrow: Any, stream: Any) -> Iterator[Any]:
+    """The messages of an Arrow stream."""
+    reader = pyarrow.ipc.MessageReader.open_stream(stream)
+    with suppress(StopIteration):
+        while True:
+            yield reader.read_next_message()
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether a message has rows, or the values of a dictionary, in compressed buffers.
+
+    Args:
+        metadata: the flat buffer of the message, which pyarrow has verified.
+    """
+    message = _followed(metadata, 0)
+    kind = _field(metadata, message, 1)
+    if kind is None or metadata[kind] not in (2, 3):
+        return False
+    batch = _followed(metadata, _field(metadata, message, 2))
+    if metadata[kind] == 2:  # a dictionary, with its values in a batch
+        batch = _followed(metadata, _field(metadata, batch, 1))
+    return _field(metadata, batch, 3) is not None or b"ARROW:experimental_compression" in metadata
+
+
+def _followed(data: bytes, place: int | None) -> int:
+    """Where the offset at a place of a flat buffer leads."""
+    if place is None:
+        raise OSError("a message has no header")
+    return place + int(struct.unpack_from("<I", data, place)[0])
+
+
+def _field(data: bytes, table: int, number: int) -> int | None:
+    """Where a table of a flat buffer has the field of that number; None without it."""
+    offsets = table - struct.unpack_from("<i", data, table)[0]
+    entry = 4 + 2 * number
+    if entry >= struct.unpack_from("<H", data, offsets)[0]:
+        return None
+    offset = struct.unpack_from("<H", data, offsets + entry)[0]
+    return table + int(offset) if offset else None
 
 
 class SavedRows:

@@ -490,6 +490,50 @@ def test_damaged_saved_data_is_refused(tmp_path):
     assert "state.json" in refused("saved", folder=str(tmp_path / "gone"))
 
 
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("encoded_by", ["rows", "dictionary"])
+def test_compressed_saved_data_is_refused(codec, encoded_by, tmp_path):
+    captions = pyarrow.array(["a" * 10**6] * 3)
+    table = pyarrow.table(
+        {"image": image_rows([0, 1, 2]), "caption": captions.dictionary_encode() if encoded_by != "rows" else captions}
+    )
+    save(tmp_path / "set", [table])
+    file = tmp_path / "set" / "data-00000-of-00001.arrow"
+    options = pyarrow.ipc.IpcWriteOptions(compression=codec)
+    with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema, options=options) as stream:
+        stream.write_table(table)
+    assert file.stat().st_size < 10**5
+    allocated = pyarrow.total_allocated_bytes()
+    assert refused("saved", folder=str(tmp_path / "set")) == (
+        f"{file} is compressed, which is not read here; save the data with save_to_disk again."
+    )
+    assert pyarrow.total_allocated_bytes() <= allocated + 10**5
+
+
+@pytest.mark.parametrize(
+    ("captions", "kind"),
+    [
+        (pyarrow.array(["one", "one"]).dictionary_encode(), "dictionary"),
+        (pyarrow.array([[None] * 5, []], pyarrow.list_(pyarrow.null())), "list<"),
+        (pyarrow.array([1, 2]), "int64"),
+    ],
+)
+def test_saved_columns_in_which_rows_may_share_content_are_refused(captions, kind, tmp_path):
+    save(tmp_path / "set", [pyarrow.table({"image": image_rows([0, 1]), "caption": captions})])
+    message = refused("saved", folder=str(tmp_path / "set"))
+    assert f"has the column caption of type {kind}" in message
+    assert message.endswith("save it as texts, as bytes, or as lists or records of them.")
+
+
+def test_more_rows_than_bytes_are_refused(tmp_path):
+    save(tmp_path / "set", [pyarrow.table({"image": ["one"], "caption": ["one"]})])
+    file = tmp_path / "set" / "data-00000-of-00001.arrow"
+    table = pyarrow.table({"image": pyarrow.nulls(10**6), "caption": pyarrow.nulls(10**6)})
+    with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    assert f"{file} states 1000000 rows, more than it has bytes" in refused("saved", folder=str(tmp_path / "set"))
+
+
 # WebDataset
 
 
