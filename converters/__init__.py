@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from clip_core import files, naming
-from clip_core.architecture import MODELS, Architecture, name_of
+from clip_core.architecture import MODELS, OPENAI_VOCABULARY_SIZE, Architecture, name_of
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import Weights
 from converters import (
@@ -473,8 +473,8 @@ def _understand(
     asked: str | None = None
     faults: list[str] = []
     try:
-        if manifest is None and original is None and layout == "huggingface":
-            vocabulary = tokenizer_files.read(path.parent)
+        if manifest is None and configurations.has_tokenizer(path, layout):
+            vocabulary = _vocabulary_beside(path, original)
         architecture, assumed = _architecture(path, weights, layout, sha256, manifest, stated, original, expected)
         weights = dialects.reorder(weights, architecture, layout)
         if expected is None:
@@ -500,6 +500,27 @@ def _understand(
         question=asked,
         faults=tuple(faults),
     )
+
+
+def _vocabulary_beside(path: Path, original: Checkpoint | None) -> str | None:
+    """The merges of the tokenizer beside ``path``; None where there is none, or it is OpenAI's.
+
+    Raises:
+        CheckpointError: it cannot be used, or is another than that of ``original``.
+    """
+    found = tokenizer_files.read(path.parent)
+    if found is None:
+        return None
+    if original is not None and _tells_vocabulary(original) and not tokenizer_files.equal(found, original.vocabulary):
+        raise CheckpointError(
+            "the tokenizer beside it is another than that of the file it should be like; leave out --like (like=...), "
+            "or the files of the tokenizer if they are wrong."
+        )
+    return None if tokenizer_files.is_openai(found) else found
+
+
+def _tells_vocabulary(checkpoint: Checkpoint) -> bool:
+    return checkpoint.vocabulary is not None or checkpoint.architecture.text.vocabulary_size == OPENAI_VOCABULARY_SIZE
 
 
 def _architecture(

@@ -71,6 +71,8 @@ def beside(
     tokenizer: dict[str, str] = {}
     if layout == "huggingface":
         merges = vocabulary.openai_merges() if openai else merges
+        if merges is None:
+            _refuse_tokenizer(path)
         config = _huggingface(architecture)
         tokenizer["preprocessor_config.json"] = _dump(_huggingface_preprocessor(architecture.image))
     else:
@@ -82,6 +84,16 @@ def beside(
     if merges is not None:
         tokenizer |= tokenizer_files.texts(merges, architecture.text)
     return {path.with_name(name): text for name, text in {name: _dump(config), **tokenizer}.items()}
+
+
+def _refuse_tokenizer(path: Path) -> None:
+    """Refuse to write a model whose vocabulary nobody knows beside the tokenizer of another one."""
+    for name in tokenizer_files.VOCABULARY:
+        if path.with_name(name).exists():
+            raise ClipError(
+                f"{path.with_name(name)} would be taken for the vocabulary of this model, which says nothing of its "
+                "own; remove it, or choose another folder."
+            )
 
 
 def _dump(content: Mapping[str, Any]) -> str:

@@ -104,6 +104,7 @@ _POSSIBLE: dict[str, dict[str, tuple[str, ...]]] = {
         "proj_type": ("linear",),
         "block_type": ("default",),
         "tokenizer_mode": ("clip",),
+        "hf_tokenizer_name": (".",),  # the one in the folder (`has_tokenizer`)
     },
 }
 # The width of heads in the image towers of open_clip's own models, by their names without -quickgelu. Its others have
@@ -141,6 +142,17 @@ def words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
     """
     readers = (_huggingface, _open_clip, _open_clip_trainer)
     return [word for reader in readers for word in reader(path, layout, inferred)]
+
+
+def has_tokenizer(path: Path, layout: str) -> bool:
+    """Whether the tokenizer in the folder of ``path``, if there is one, is that of the model."""
+    if layout == "huggingface":
+        return True
+    try:
+        config = _json(path.with_name("open_clip_config.json"))
+        return bool(config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == ".")
+    except (ClipError, KeyError, TypeError):  # what is wrong with it is told by `words`
+        return False
 
 
 def _open_clip(path: Path, layout: str, inferred: Architecture) -> list[Word]:

@@ -15,6 +15,8 @@ from converters.buffers import shown
 
 MAX_BYTES = 16 << 20  # OpenAI's tokenizer.json has 2 MB
 HEADER = "#version: 0.2"
+VOCABULARY = ("vocab.json", "merges.txt")
+"""The files that tell it, where there is no tokenizer.json."""
 OPENAI_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
 """Of OpenAI's merges, one a line, without the header."""
 
@@ -46,10 +48,11 @@ def texts(merges: str, text: TextTransformer) -> dict[str, str]:
 
 
 def read(folder: Path) -> str | None:
-    """The merges of the tokenizer in ``folder``; None where there is none, or it is OpenAI's.
+    """The merges of the tokenizer in ``folder``; None where there is none.
 
     Raises:
-        CheckpointError: it is of another kind, or its ids are in another order than those of CLIP's tokenizers.
+        CheckpointError: it is of another kind, its ids are in another order than those of CLIP's tokenizers, or it has
+            more of them.
     """
     try:
         found = _vocabulary(folder)
@@ -70,7 +73,23 @@ def read(folder: Path) -> str | None:
                 f"the tokenizer beside it is not one of CLIP's: {what}; in CLIP's order of bytes, merges, start and "
                 f"end it has {token}."
             )
-    return None if hashlib.sha256("\n".join(lines).encode()).hexdigest() == OPENAI_SHA256 else merges
+    for symbol in ids.keys() - set(expected):
+        raise CheckpointError(
+            f"the tokenizer beside it adds the token {symbol!r:.80} with the id {shown(ids[symbol])} to those of its "
+            "merges, and here it would be cut into pieces; if no text needs it, take it out of the tokenizer's files."
+        )
+    return merges
+
+
+def is_openai(merges: str) -> bool:
+    """Whether they are OpenAI's."""
+    return hashlib.sha256("\n".join(_lines(merges)).encode()).hexdigest() == OPENAI_SHA256
+
+
+def equal(merges: str | None, others: str | None) -> bool:
+    """Whether both are the same vocabulary, whatever their headers; None is OpenAI's."""
+    first, second = (None if text is None or is_openai(text) else _lines(text) for text in (merges, others))
+    return first == second
 
 
 def _vocabulary(folder: Path) -> tuple[str, dict[str, Any], list[str]] | None:
@@ -80,12 +99,24 @@ def _vocabulary(folder: Path) -> tuple[str, dict[str, Any], list[str]] | None:
         model = content["model"]
         lines = [merge if type(merge) is str else " ".join(merge) for merge in model["merges"]]
         added = {token["content"]: token["id"] for token in content["added_tokens"]}
-        return "tokenizer.json", model["vocab"] | added, lines
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return "tokenizer.json", model["vocab"] | added | _added(folder), lines
+    if all((folder / name).exists() for name in VOCABULARY):
         ids = json.loads(files.read_regular(folder / "vocab.json", MAX_BYTES))
         merges = files.read_regular(folder / "merges.txt", MAX_BYTES).decode("utf-8")
-        return "vocab.json", ids | {}, _lines(merges)
+        return "vocab.json", ids | _added(folder), _lines(merges)
     return None
+
+
+def _added(folder: Path) -> dict[str, Any]:
+    """The tokens that the files beside a vocabulary add to it, and their ids."""
+    found: dict[str, Any] = {}
+    if (folder / "added_tokens.json").exists():
+        found |= json.loads(files.read_regular(folder / "added_tokens.json", MAX_BYTES))
+    if (folder / "tokenizer_config.json").exists():
+        settings = json.loads(files.read_regular(folder / "tokenizer_config.json", MAX_BYTES))
+        decoder = settings.get("added_tokens_decoder", {})
+        found |= {token["content"]: int(number) for number, token in decoder.items()}
+    return found
 
 
 def _lines(merges: str) -> list[str]:

@@ -165,6 +165,17 @@ def change(file, edit):
             lambda folder: (folder / "merges.txt").write_text("#version\nno\n"),
             "in vocab.json, line 2 of the merges is 'no'",
         ),
+        *(
+            (added, r"adds the token '<cat>' with the id 770 to those of its merges, and here it would be cut into p")
+            for added in (
+                change("vocab.json", lambda ids: ids.update({"<cat>": 770})),
+                lambda folder: (folder / "added_tokens.json").write_text('{"<cat>": 770}'),
+                change(
+                    "tokenizer_config.json",
+                    lambda settings: settings.update(added_tokens_decoder={"770": {"content": "<cat>"}}),
+                ),
+            )
+        ),
     ],
 )
 def test_a_tokenizer_of_another_kind_is_refused(folder, damage, what, tmp_path):
@@ -173,6 +184,57 @@ def test_a_tokenizer_of_another_kind_is_refused(folder, damage, what, tmp_path):
     with pytest.raises(CheckpointError, match=what):
         read(other)
     assert inspect(other).faults
+
+
+def test_a_token_that_transformers_adds_is_refused(folder, tmp_path):
+    with quiet():
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens(["<cat>"])
+        CLIPModel.from_pretrained(folder).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        assert tokenizer("a <cat>")["input_ids"][2] == len(tokenizer) - 1
+    with pytest.raises(CheckpointError, match=f"adds the token '<cat>' with the id {len(tokenizer) - 1} to those"):
+        read(tmp_path)
+
+
+def other_vocabulary(path):
+    """The embedded model with two merges in another order."""
+    checkpoint = read(SHAPES)
+    header, first, second, *rest = checkpoint.vocabulary.splitlines()
+    write(replace(checkpoint, vocabulary="\n".join([header, second, first, *rest]) + "\n"), path)
+    return path
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "open_clip"])
+def test_a_tokenizer_beside_a_file_is_not_replaced_by_that_of_a_like_one(layout, tmp_path):
+    convert(SHAPES, tmp_path / "folder", layout=layout)
+    other = without_manifest(tmp_path / "folder", tmp_path / "other")
+    assert read(other, like=SHAPES).vocabulary == read(other).vocabulary
+    assert read(other).vocabulary.splitlines()[1:] == read(SHAPES).vocabulary.splitlines()[1:]
+    with pytest.raises(CheckpointError, match="the tokenizer beside it is another than that of the file it should be"):
+        read(other, like=other_vocabulary(tmp_path / "swapped.safetensors"))
+    (other / "vocab.json").unlink()  # as the sentence says
+    assert (
+        read(other, like=tmp_path / "swapped.safetensors").vocabulary
+        == read(tmp_path / "swapped.safetensors").vocabulary
+    )
+
+
+def test_the_folder_of_open_clip_is_read_without_its_manifest(tmp_path):
+    convert(SHAPES, tmp_path / "folder", layout="open_clip")
+    other = without_manifest(tmp_path / "folder", tmp_path / "other")
+    assert (read(other).architecture, read(other).assumed) == (read(SHAPES).architecture, ())
+    found, expected = open_model(other, backend="numpy"), open_model("shapes", backend="numpy")
+    np.testing.assert_array_equal(found.model.tokenize(TEXTS), expected.model.tokenize(TEXTS))
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_the_tokenizer_of_another_model_is_not_taken_for_that_of_an_unknown_one(name, folder, tmp_path):
+    (tmp_path / name).write_bytes((folder / name).read_bytes())
+    unknown = replace(read(SHAPES), vocabulary=None)
+    with pytest.raises(ClipError, match=rf"{name} would be taken for the vocabulary of this model, which says nothing"):
+        write(unknown, tmp_path, layout="huggingface", force=True)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_open_clip_loads_a_folder(tmp_path):
