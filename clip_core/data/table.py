@@ -9,6 +9,9 @@ with columns ``filepath`` and ``title``::
 WKIT separates by commas and has the columns ``Q`` (the caption) and ``IMG``. Rows with the same path are one picture
 with several captions; relative paths start at ``images``. A row with more fields than the header is refused.
 
+Lines end with LF or CR LF, or with CR in a file that has no LF between its lines. Any other CR belongs to its field;
+outside of quotation marks it is refused in a table separated by anything but tabs.
+
 Quotation marks:
 
 - In a table separated by anything but tabs they are those of RFC 4180: a field that begins with one ends with one, and
@@ -24,6 +27,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -53,21 +57,27 @@ class Table(SourceSettings):
 
     def _rows(self) -> list[tuple[str, str]]:
         # A byte order mark is not part of the first column's name.
-        with open_regular(self.file) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        with open_regular(self.file) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n") as text:
             try:
                 lines = list(text)
             except UnicodeDecodeError as error:
                 raise ClipError(f"{self.file} is not UTF-8: {error}; save it in UTF-8.") from error
+        if len(lines) == 1:
+            lines = list(io.StringIO(lines[0], newline=""))  # ends lines with CR too
         rows = (self._tab_separated if self.separator == "\t" else self._quoted)(lines)
         _, columns = next(rows, (1, []))
         for column in (self.image_column, self.caption_column):
             if columns.count(column) != 1:
                 fault = "no" if column not in columns else "more than one"
                 found = ", ".join(map(shown, columns[:20])) or "nothing"
-                raise ClipError(
-                    f"{self.file} has {fault} column {column!r}, only {found}; set "
-                    "data.image_column, data.caption_column and data.separator."
-                )
+                remedy = "set data.image_column, data.caption_column and data.separator"
+                others = [
+                    mark for mark in "\t,;|" if len(columns) == 1 and mark in columns[0] and mark != self.separator
+                ]
+                if others:
+                    used = "a tab" if self.separator == "\t" else json.dumps(self.separator)
+                    remedy = f"the separator is {used}, so write data.separator: {json.dumps(others[0])}"
+                raise ClipError(f"{self.file} has {fault} column {column!r}, only {found}; {remedy}.")
         places = [columns.index(column) for column in (self.image_column, self.caption_column)]
         return [self._pair(number, row, len(columns), *places) for number, row in rows]
 
@@ -98,7 +108,7 @@ class Table(SourceSettings):
         """The same by the rule for tabs."""
         number, columns = 0, 0
         while number < len(lines):
-            row, used = lines[number].rstrip("\r\n").split("\t"), 1
+            row, used = lines[number].removesuffix("\n").removesuffix("\r").split("\t"), 1
             if '"' in lines[number]:
                 row, used = self._with_quotes(lines[number : number + _MOST_LINES], row, columns, number + 1)
             columns = columns or len(row)

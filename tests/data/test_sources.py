@@ -94,7 +94,11 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path):
     table.write_text("")
     assert "has no column 'filepath', only nothing" in refused("table", file=str(table))
     table.write_text("filepath,title\na.jpg,b\n")
-    assert "no column 'filepath', only 'filepath,title'; set" in refused("table", file=str(table))
+    assert refused("table", file=str(table)) == (
+        f"{table} has no column 'filepath', only 'filepath,title'; "
+        'the separator is a tab, so write data.separator: ",".'
+    )
+    assert opened("table", file=str(table), separator=",")._captions[0] == "b"
     table.write_bytes(b"filepath\ttitle\na.jpg\tcaf\xe9\n")
     assert "t.tsv is not UTF-8" in refused("table", file=str(table))
     table.write_text("filepath\ttitle\ttitle\na.jpg\tb\tc\n")
@@ -131,6 +135,22 @@ def test_quotation_marks_in_a_table_separated_by_tabs_swallow_no_row(written, ex
     assert len(found) == len(written)
     captions = [found._captions[number].replace(end, "\n") for number in range(len(found))]
     assert captions == (written if expected is None else expected)
+
+
+def test_a_carriage_return_ends_a_line_only_where_the_file_has_no_other_ends(tmp_path):
+    file = tmp_path / "t.tsv"
+    for rows, expected in [
+        (b'filepath\ttitle\n1.png\tone\rtwo\n2.png\t"three\rfour"\n', ["one\rtwo", "three\rfour"]),
+        (b"filepath\ttitle\r\n1.png\tone\rtwo\r\n2.png\tthree\r\n", ["one\rtwo", "three"]),
+        (b"filepath\ttitle\r1.png\tone\r2.png\ttwo", ["one", "two"]),
+        (b"filepath\ttitle\r1.png\tone\r2.png\ttwo\r\n", ["one", "two"]),
+    ]:
+        file.write_bytes(rows)
+        found = opened("table", file=str(file))
+        assert list(found._paths) == ["1.png", "2.png"]
+        assert list(found.captions()) == expected
+    file.write_bytes(b"filepath,title\n1.png,one\n2.png,two\rthree\n")
+    assert f"{file} cannot be read from line 3 on: new" in refused("table", file=str(file), separator=",")
 
 
 def test_where_a_field_of_a_table_ends_has_to_be_certain(tmp_path):
