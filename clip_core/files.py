@@ -47,6 +47,9 @@ LONGEST = 24 * 3600.0
 LARGEST = 64 << 30
 """Bytes of a download for which nobody states a size or a limit."""
 
+LOCK = ".lock"
+"""The file in a folder by which `exclusive` holds it; it stays."""
+
 _PIECE = 1 << 20  # bytes read at once
 _TOKEN_BYTES = 4  # of the name of a file that is being written; that of a download, which is resumed, has twice as many
 
@@ -354,7 +357,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
     """
     with _errors_about(folder, "written"):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a+b")  # noqa: SIM115 - it is closed, and let go, below
+        file = open(folder / LOCK, "a+b")  # noqa: SIM115 - it is closed, and let go, below
     with file:
         if fcntl is not None:
             try:

@@ -19,6 +19,7 @@ import backends
 import converters
 from clip.api import weights_file
 from clip.command.output import Json, print_fields, print_json
+from clip_core import files
 from clip_core.architecture import Architecture, differences
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
@@ -87,7 +88,7 @@ def run(
         _launch(backend, num_gpus)
     from clip_core.training.checkpoint import run_of
     from clip_core.training.log import say
-    from clip_core.training.loop import enough_memory_for_the_model, train
+    from clip_core.training.loop import AVERAGE, MODEL, check_output, enough_memory_for_the_model, train
     from clip_core.training.plan import plan
     from clip_core.training.recipe import Recipe, recipe_file
 
@@ -95,12 +96,16 @@ def run(
     recipe = Recipe.read(file, dict(_override(text) for text in override or []))
     if seed is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
+    folder = output or (run_of(resume) if resume else Path("runs") / file.stem)
+    check_output(folder)
+    if load is not None:
+        for name in (MODEL, AVERAGE):
+            files.check_target(folder / name, converters.files_of(weights_file(load)[0]), force=True)
     with enough_memory("while the data was opened", "choose less of it, or a machine with more memory"):
         source = recipe.data.open(recipe.training.seed)
     with enough_memory_for_the_model(recipe):
         architecture, weights, vocabulary = _start(recipe, source, load, resume)
     encoder = tokenizer_of(load or config, architecture, vocabulary.merges)
-    folder = output or (run_of(resume) if resume else Path("runs") / file.stem)
     ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
     if vocabulary.unused and ranks.rank == 0:
         say(f"Warning: the captions have {vocabulary.learnt} merges only; {vocabulary.unused} tokens stay unused.")
@@ -117,7 +122,7 @@ def run(
             return
         with stop_signals():  # a second one must not keep the model from being written
             outcome = train(recipe, trainer, source, encoder, folder, steps, resume)
-            models = {"model.safetensors": model.export(), "model-average.safetensors": trainer.average()}
+            models = {MODEL: model.export(), AVERAGE: trainer.average()}
             if ranks.rank == 0:
                 for name, trained in models.items():
                     if trained is not None:
@@ -125,7 +130,7 @@ def run(
                         converters.write(checkpoint, folder / name, force=True)
                 if vocabulary.learnt:
                     say(f"the model's vocabulary has {vocabulary.learnt} merges learnt from the captions of its data")
-                say(f"step {outcome.step}, loss {outcome.loss}; the model is {folder / 'model.safetensors'}")
+                say(f"step {outcome.step}, loss {outcome.loss}; the model is {folder / MODEL}")
             ranks.numbers(0)  # a launcher may end all processes as soon as one has ended by a signal
     _end(ranks, backend, 128 + outcome.signal if outcome.signal is not None and WORD not in os.environ else 0)
 

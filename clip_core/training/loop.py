@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,7 @@ from clip_core.data.loader import Batch, Loader
 from clip_core.data.settings import shown
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
-from clip_core.files import exclusive
+from clip_core.files import LOCK, exclusive
 from clip_core.memory import enough_memory
 from clip_core.naming import parameters
 from clip_core.tokenizer import Tokenizer
@@ -27,7 +28,7 @@ from clip_core.training import checkpoint as checkpoints
 from clip_core.training.cautions import cautions
 from clip_core.training.checkpoint import Checkpoint, Writer
 from clip_core.training.evaluation import Evaluator
-from clip_core.training.log import Journal, plot, say
+from clip_core.training.log import CURVE, EVALUATION, METRICS, Journal, plot, say
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
 from clip_core.training.stopping import stop_signals
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.yaml"
 FAULTS = "faults.jsonl"  # examples that could not be used
+MODEL = "model.safetensors"  # what the caller of `train` writes into the folder in the end
+AVERAGE = "model-average.safetensors"
 
 # What changes no number but for rounding, so that a run may go on with another value.
 FREE = {
@@ -71,7 +74,8 @@ def train(
     Args:
         source: pictures with captions.
         tokenizer: of the model that is trained.
-        output: folder of the run; it is made, and must not hold another run unless that is resumed.
+        output: folder of the run; it is made, and must not hold another run unless that is resumed, nor files of no run
+            that would be replaced.
         steps: stop after this step; the schedule remains the recipe's, so that the run can be resumed.
         resume: folder of a run, or one checkpoint in it, to go on from; on a CPU and in the same framework the losses
             are exactly those of a run that was never stopped.
@@ -85,6 +89,8 @@ def train(
     evaluator = None if recipe.evaluation is None else Evaluator(recipe, tokenizer)
     total = recipe.training.total_steps(run.loader.steps_per_epoch)
     last = total if steps is None else min(steps, total)
+    if run.first:
+        check_output(output)
     with enough_memory_for_the_model(recipe), exclusive(output, "training run") if run.first else nullcontext():
         step, saved = start(run, output, resume)
         if run.first:
@@ -134,6 +140,26 @@ def train(
             except Exception as error:  # of the drawing library, too: the training itself has ended well
                 say(f"Warning: the curves could not be drawn: {error}")
     return Outcome(step, output / checkpoints.FOLDER / checkpoints.name_of(step), loss, stopped or None)
+
+
+def check_output(output: Path) -> None:
+    """Refuse a folder in which a run would replace what is of no run, before anything is written.
+
+    Raises:
+        ClipError: it is a file, or has no checkpoints but files of the names that a run writes. What a run that ended
+            before its first checkpoint has left, which is no model, may be replaced.
+    """
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise ClipError(f"{output} is a file; give the name of a folder for the run.")
+    if os.path.exists(output / checkpoints.FOLDER):
+        return
+    begun = os.path.exists(output / LOCK)
+    for name in (MODEL, AVERAGE) if begun else (MODEL, AVERAGE, RECIPE, METRICS, EVALUATION, FAULTS, CURVE):
+        if os.path.exists(output / name):
+            raise ClipError(
+                f"{output / name} would be replaced, and there is no training run with checkpoints in its folder; give "
+                "another folder."
+            )
 
 
 @dataclass(frozen=True)

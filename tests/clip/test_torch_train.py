@@ -158,6 +158,24 @@ def test_train_refuses(run, recipe, tmp_path):
     assert run("train", "-c", recipe, "--seed", 2**32).code == 2
 
 
+def test_the_weights_to_start_from_are_not_replaced(run, recipe, tmp_path):
+    """Neither where a folder has nothing else, nor in the run that wrote them."""
+    weights = tmp_path / "mine" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"mine")
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(weights)
+    for load, options in ((weights, ()), (link, ("--resume", weights.parent))):
+        (weights.parent / "checkpoints").mkdir(exist_ok=True)
+        result = run("train", "-c", recipe, "--load", load, "--output", weights.parent, *options)
+        assert_refused(result, f"{weights} is a file that is read here itself; give another name")
+    (weights.parent / "checkpoints").rmdir()
+    result = run("train", "-c", recipe, "--output", weights.parent)
+    assert_refused(result, f"{weights} would be replaced, and there is no training run with checkpoints in its folder")
+    assert_refused(run("train", "-c", recipe, "--output", weights), f"{weights} is a file; give the name of a folder")
+    assert [(path.name, path.read_bytes()) for path in weights.parent.iterdir()] == [(weights.name, b"mine")]
+
+
 def test_train_stops_on_a_signal(recipe, tmp_path):
     recipe.write_text(RECIPE.replace("steps: 6", "steps: 100000"))
     folder = tmp_path / "run"

@@ -212,6 +212,31 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_the_run(result, tokenizer, 
     assert len(read_metrics(tmp_path / "run")) == 6
 
 
+def test_a_folder_with_files_of_no_run_is_refused(tokenizer, tmp_path):
+    for name in ("model.safetensors", "model-average.safetensors", "recipe.yaml", "metrics.jsonl", "loss.png"):
+        output = tmp_path / name.partition(".")[0]
+        output.mkdir()
+        (output / name).write_text("of no run")
+        with pytest.raises(ClipError, match=rf"{name} would be replaced, and there is no .*; give another folder\."):
+            run(tiny_recipe(), tokenizer, output)
+        assert [(path.name, path.read_text()) for path in output.iterdir()] == [(name, "of no run")]
+    with pytest.raises(ClipError, match=r"loss\.png is a file; give the name of a folder for the run\."):
+        run(tiny_recipe(), tokenizer, tmp_path / "loss" / "loss.png")
+
+
+def test_a_folder_with_other_files_or_of_a_run_without_checkpoints_is_taken(tokenizer, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "other.safetensors").write_text("mine")
+    recipe = tiny_recipe()
+    broken = Diverging(tiny_trainer(recipe), 1, StepResult(float("nan"), 1.0, 1.0))
+    with pytest.raises(ClipError, match="stopped at step 1"):
+        train(recipe, broken, tiny_data(recipe), tokenizer, tmp_path)
+    assert (tmp_path / "recipe.yaml").exists()
+    assert not (tmp_path / "checkpoints").exists()
+    assert run(recipe, tokenizer, tmp_path, steps=1).step == 1
+    assert [(tmp_path / name).read_text() for name in ("notes.txt", "other.safetensors")] == ["mine", "mine"]
+
+
 def test_a_folder_with_another_run_is_refused(uninterrupted, tokenizer):
     before = (uninterrupted / "metrics.jsonl").read_bytes()
     with pytest.raises(ClipError, match="holds a training run already"):
