@@ -194,8 +194,9 @@ def warn_of_assumptions(source: str | os.PathLike[str], checkpoint: converters.C
         warnings.warn(
             f"{source} does not say all that its model needs; assumed, as of OpenAI's: "
             f"{', '.join(checkpoint.assumptions())}. Other models, such as many of open_clip's, give wrong features "
-            "then; state the activation with clip.load(..., activation=...) or clip convert --activation, or put the "
-            "model's configuration beside the file.",
+            "then; state it once with clip convert FILE TARGET --activation ... --heads IMAGE,TEXT (in Python "
+            "clip.load(..., activation=..., heads=...)), or put the model's configuration beside the file: "
+            "open_clip_config.json, or Hugging Face's config.json.",
             AssumptionWarning,
             stacklevel=1,
         )

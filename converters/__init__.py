@@ -138,7 +138,7 @@ class Inspection:
     entry: str  # the dictionary in the file that they are from, as "model.state_dict"; "" where there is no other
     layout: str
     model: str | None  # the registry's name for the architecture
-    architecture: Architecture | None  # None: the weights are not those of a CLIP
+    architecture: Architecture | None  # None: the first of the faults says why
     assumed: tuple[str, ...]  # what nobody says of the architecture, so that it is OpenAI's
     prefix: str  # of the names in the file, where the model is a part of a larger one
     left_out: tuple[str, ...]  # the tensors of the file that are not below the prefix

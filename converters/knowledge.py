@@ -26,10 +26,11 @@ from clip_core.errors import CheckpointError, ClipError
 # Of a tower, in the order in which they are spoken of.
 UNTOLD = ("activation", "heads", "epsilon", "end_of_text", "pixels")
 WIDEST = 1024  # of OpenAI's transformers; wider ones that others have trained have heads of 80 and more
-_REMEDY = (
+_STATE = (
     f"state it with clip convert FILE TARGET --activation {'|'.join(ACTIVATIONS)} --heads IMAGE,TEXT (in Python "
-    "activation=..., heads=(IMAGE, TEXT)), or name the model that it comes from with --like"
+    "activation=..., heads=(IMAGE, TEXT))"
 )
+_NAME = "name the model that it comes from with clip convert FILE TARGET --like ORIGINAL (in Python like=ORIGINAL)"
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,13 @@ def question(architecture: Architecture, assumed: Collection[str], own_vocabular
         if f"{place}.activation" in assumed and transformer.mlp_width != MLP_RATIO * transformer.width:
             reasons.append(f"the {place} tower's MLP is {transformer.mlp_width} wide inside")
     size = architecture.text.vocabulary_size
-    if "text.activation" in assumed and size != OPENAI_VOCABULARY_SIZE and not own_vocabulary:
+    foreign = size != OPENAI_VOCABULARY_SIZE and not own_vocabulary
+    if "text.activation" in assumed and foreign:
         reasons.append(f"the vocabulary has {size} tokens")
     if not reasons:
         return None
-    return f"nothing says its activation or heads, and it is none of OpenAI's models: {', '.join(reasons)}; {_REMEDY}"
+    remedy = f"{_NAME}, or {_STATE}, without a vocabulary then" if foreign else f"{_STATE}, or {_NAME}"
+    return f"nothing says its activation or heads, and it is none of OpenAI's models: {', '.join(reasons)}; {remedy}"
 
 
 def phrases(architecture: Architecture, assumed: Collection[str]) -> tuple[str, ...]:

@@ -28,7 +28,9 @@ def run(
         print_json(found.to_dict() | {"parameters": parameters})
     else:
         fields = found.to_dict() | {
-            "architecture": "not that of a CLIP" if architecture is None else _describe(architecture),
+            "architecture": "not known, for the first of the faults"
+            if architecture is None
+            else _describe(architecture),
             "dtypes": ", ".join(f"{number} of {dtype}" for dtype, number in found.dtypes.items()),
             "assumed": ", ".join(found.assumed),
             "parameters": parameters,

@@ -51,6 +51,8 @@ def test_commands_say_what_is_assumed(bare, tmp_path):
     assert compared.code == 0
     assert compared.out.endswith(f"parity: AGREE, assumed: {ASSUMED}\n")
     assert compared.err.startswith(f"clip: warning: {bare} does not say all that its model needs")
+    assert "state it once with clip convert FILE TARGET --activation ... --heads IMAGE,TEXT (in Python" in compared.err
+    assert compared.err.endswith("the file: open_clip_config.json, or Hugging Face's config.json.\n")
     assert compared.err.count("\n") == 1
 
     stated = ended(process("convert", bare, tmp_path / "a.pt", "--activation", "gelu", "--heads", "1,1", "--json")).json
@@ -61,6 +63,15 @@ def test_commands_say_what_is_assumed(bare, tmp_path):
 def test_inspection_says_what_is_assumed(bare, run):
     assert ", ".join(run("inspect", bare, "--json").json["assumed"]) == ASSUMED
     assert "assumed         heads 64 wide," in run("inspect", bare, "--activation", "gelu").out
+
+
+def test_inspection_of_a_statement_against_a_configuration_says_that(bare, run, tmp_path):
+    converters.convert(bare, tmp_path / "model", layout="open_clip", activation="gelu", heads=(1, 1))
+    save_file(initialize(GELU, 0), tmp_path / "model" / "open_clip_model.safetensors")
+    result = run("inspect", tmp_path / "model", "--activation", "quick_gelu")
+    assert result.code == 1
+    assert "architecture    not known, for the first of the faults" in result.out
+    assert "image.activation is 'quick_gelu' by what was stated, but 'gelu' by open_clip_config.json" in result.out
 
 
 @pytest.mark.parametrize("heads", ["2", "1,2,3", "a,b", "-1,2"])

@@ -422,7 +422,12 @@ def test_what_is_none_of_openais_is_asked_for(architecture, reason, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         read(path)
     assert f"it is none of OpenAI's models: {reason}" in str(caught.value)
-    assert "state it with clip convert FILE TARGET --activation quick_gelu|gelu|gelu_tanh --heads" in str(caught.value)
+    state = str(caught.value).index(
+        "state it with clip convert FILE TARGET --activation quick_gelu|gelu|gelu_tanh --he"
+    )
+    like = str(caught.value).index("name the model that it comes from with clip convert FILE TARGET --like ORIGINAL")
+    # Only the original tells a vocabulary, too.
+    assert (like < state) == (architecture.text.vocabulary_size == 50)
     assert str(caught.value).endswith(".")
     assert len(inspect(path).faults) == 1
     found = read(path, activation="gelu", heads=(1, 1))
