@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from clip_core.training.recipe import Recipe
     from clip_core.training.vocabulary import Vocabulary
 
+MPI = "mpirun"
+
 # How each framework starts several processes on one machine; the number takes the place of {}.
 LAUNCHERS = {
     "torch": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "{}"],
     "paddle": [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "{}"],
-    "nnabla": ["mpirun", "-n", "{}", sys.executable],
+    "nnabla": [MPI, "-n", "{}", sys.executable],
 }
 
 
@@ -84,11 +87,9 @@ def run(
     if json and not dry_run:
         raise ClipError("--json is for the plan that --dry-run prints; metrics.jsonl tells of a training in JSON.")
     backends.get(backend)
-    if num_gpus > 1:
-        _launch(backend, num_gpus)
     from clip_core.training.checkpoint import run_of
     from clip_core.training.log import say
-    from clip_core.training.loop import AVERAGE, MODEL, check_output, enough_memory_for_the_model, train
+    from clip_core.training.loop import AVERAGE, MODEL, check_output, check_start, enough_memory_for_the_model, train
     from clip_core.training.plan import plan
     from clip_core.training.recipe import Recipe, recipe_file
 
@@ -103,6 +104,10 @@ def run(
             files.check_target(folder / name, converters.files_of(weights_file(load)[0]), force=True)
     with enough_memory("while the data was opened", "choose less of it, or a machine with more memory"):
         source = recipe.data.open(recipe.training.seed)
+    if num_gpus > 1:
+        check_start(recipe, source, backend, folder, resume, num_gpus)
+        del source  # which may be large, and which each process opens by itself
+        _launch(backend, num_gpus)
     with enough_memory_for_the_model(recipe):
         architecture, weights, vocabulary = _start(recipe, source, load, resume)
     encoder = tokenizer_of(load or config, architecture, vocabulary.merges)
@@ -249,4 +254,18 @@ def _launch(backend: str, processes: int) -> None:
     if os.name == "posix" and os.geteuid() == 0:  # as in a container; Open MPI wants to hear twice that it is meant
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     command = [word.replace("{}", str(processes)) for word in LAUNCHERS[backend]]
+    if command[0] == MPI:
+        command[0] = _mpirun()
     sys.exit(run_until_stopped([*command, script, *own], environment))
+
+
+def _mpirun() -> str:
+    """The launcher of MPI: the system's, or else that of the package ``openmpi``, which is beside the interpreter."""
+    places = os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)
+    found = shutil.which(MPI, path=os.pathsep.join(places))
+    if found is None:
+        raise ClipError(
+            f"NNabla's processes are started by {MPI}, which is neither on the PATH nor in {places[1]}; "
+            "run: pip install 'triclip[mpi]'."
+        )
+    return found

@@ -87,12 +87,7 @@ class Loader:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        if len(source) < batch_size:
-            raise ClipError(
-                f"The data has {len(source)} examples, fewer than one batch of {batch_size}; lower data.batch_size."
-            )
-        if batch_size % ranks:
-            raise ClipError(f"A batch of {batch_size} cannot be cut into {ranks} equal parts; change data.batch_size.")
+        check_batch(len(source), batch_size, ranks)
         self.steps_per_epoch = len(source) // batch_size
         self._rows = batch_size // ranks
         self._examples = _Examples(
@@ -156,6 +151,20 @@ class Loader:
             ) from error
         # Arrays in shared memory are of a class of Grain's, which the frameworks need not know.
         return _Block(np.asarray(pixels), np.asarray(tokens), np.asarray(examples), np.asarray(rows), faults)
+
+
+def check_batch(examples: int, batch_size: int, ranks: int) -> None:
+    """Refuse a batch that the data is too small for, or that the processes cannot share.
+
+    Raises:
+        ClipError: naming what was found, and the setting to change.
+    """
+    if examples < batch_size:
+        raise ClipError(
+            f"The data has {examples} examples, fewer than one batch of {batch_size}; lower data.batch_size."
+        )
+    if batch_size % ranks:
+        raise ClipError(f"A batch of {batch_size} cannot be cut into {ranks} equal parts; change data.batch_size.")
 
 
 def _in_order(blocks: _Blocks, workers: int) -> Any:

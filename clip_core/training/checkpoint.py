@@ -195,17 +195,27 @@ def read(folder: Path) -> Checkpoint:
     """
     verify(folder)
     try:
-        described = read_regular(folder / _RUN, _MAXIMUM_BYTES)
-        _Described.model_validate_json(described)
         state = load(read_regular(folder / _STATE))
-        return Checkpoint(trainer=state, vocabulary=vocabulary_in(folder), **json.loads(described))
-    except ValidationError as error:
-        fault = setting_error(error, _Described)
-        raise CheckpointError(f"{folder / _RUN} cannot be used: {fault} Resume from another checkpoint.") from error
-    except MemoryError:
+        return Checkpoint(trainer=state, vocabulary=vocabulary_in(folder), **described_in(folder))
+    except (CheckpointError, MemoryError):
         raise
     except Exception as error:
         raise CheckpointError(f"{folder} is not a complete training checkpoint: {error}") from error
+
+
+def described_in(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself beside the state and the vocabulary: step, loader, recipe and versions.
+
+    Raises:
+        CheckpointError: it is not what `write` wrote.
+    """
+    try:
+        described = read_regular(folder / _RUN, _MAXIMUM_BYTES)
+        _Described.model_validate_json(described)
+        return json.loads(described)
+    except ValidationError as error:
+        fault = setting_error(error, _Described)
+        raise CheckpointError(f"{folder / _RUN} cannot be used: {fault} Resume from another checkpoint.") from error
 
 
 def vocabulary_in(folder: Path) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from clip_core.architecture import ModifiedResNet
 from clip_core.bpe_training import HEADER
-from clip_core.data.loader import Batch, Loader
+from clip_core.data.loader import Batch, Loader, check_batch
 from clip_core.data.settings import shown
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
@@ -30,6 +30,7 @@ from clip_core.training.checkpoint import Checkpoint, Writer
 from clip_core.training.evaluation import Evaluator
 from clip_core.training.log import CURVE, EVALUATION, METRICS, Journal, plot, say
 from clip_core.training.recipe import Recipe
+from clip_core.training.rules import check_trainable
 from clip_core.training.schedule import learning_rate
 from clip_core.training.stopping import stop_signals
 
@@ -220,8 +221,8 @@ def start(run: Run, output: Path, resume: Path | None) -> tuple[int, Path | None
         ClipError: the folder holds another run, or the checkpoint is of another recipe or of other data.
     """
     if resume is None:
-        if run.first and (output / checkpoints.FOLDER).exists():
-            raise ClipError(f"{output} holds a training run already; resume it, or give another folder.")
+        if run.first:
+            _check_no_run(output)
         return 0, None
     tell = say if run.first else lambda sentence: None
     folder = checkpoints.newest(resume, lambda fault: tell(f"Passed over: {fault}"))
@@ -236,12 +237,46 @@ def start(run: Run, output: Path, resume: Path | None) -> tuple[int, Path | None
     return saved.step, folder
 
 
+def check_start(
+    recipe: Recipe, source: Source, backend: str, output: Path, resume: Path | None, processes: int
+) -> None:
+    """Find the faults of a run that need no framework, before its processes are started; they look again.
+
+    Args:
+        output, resume: as in `train`.
+
+    Raises:
+        ClipError: as `train`, before its first step.
+    """
+    check_trainable(recipe.model.build(), recipe, backend)
+    check_batch(len(source), recipe.data.batch_size, processes)
+    if resume is None:
+        _check_no_run(output)
+    else:
+        folder = checkpoints.newest(resume)
+        saved = checkpoints.described_in(folder)
+        _check_same_recipe(recipe, folder, saved["recipe"])
+        _check_same_data(len(source), source.fingerprint(), folder, saved["loader"])
+
+
+def _check_no_run(output: Path) -> None:
+    if (output / checkpoints.FOLDER).exists():
+        raise ClipError(f"{output} holds a training run already; resume it, or give another folder.")
+
+
 def _check_same_run(run: Run, folder: Path, saved: Checkpoint) -> None:
     """Refuse to go on with what gives other numbers."""
-    then = Recipe.parse(saved.recipe, str(folder))  # keys that it was made without get their defaults
+    _check_same_recipe(run.recipe, folder, saved.recipe)
+    _check_same_data(run.examples, run.fingerprint, folder, saved.loader)
+    if saved.vocabulary is not None:
+        _check_same_merges(folder, Tokenizer(saved.vocabulary).merges, run.tokenizer.merges)
+
+
+def _check_same_recipe(recipe: Recipe, folder: Path, saved: dict[str, Any]) -> None:
+    then = Recipe.parse(saved, str(folder))  # keys that it was made without get their defaults
     for section in ("model", "training", "data", "loss", "optimizer", "schedule"):
-        was, wanted = (getattr(which, section).model_dump(mode="json") for which in (then, run.recipe))
-        if section == "model" and then.model.build() == run.recipe.model.build():
+        was, wanted = (getattr(which, section).model_dump(mode="json") for which in (then, recipe))
+        if section == "model" and then.model.build() == recipe.model.build():
             was["architecture"] = wanted["architecture"]  # which may be spelt in two ways
         free = FREE.get(section, set())
         was, wanted = ({key: value for key, value in each.items() if key not in free} for each in (was, wanted))
@@ -252,15 +287,16 @@ def _check_same_run(run: Run, folder: Path, saved: Checkpoint) -> None:
                 f"{folder} was made with {key} = {shown(before)}, and the recipe says {shown(now)}; resume with the "
                 "recipe in the run's folder, or start a new run."
             )
-    examples = saved.loader.get("examples", run.examples)
-    if examples != run.examples:
+
+
+def _check_same_data(examples: int, fingerprint: str, folder: Path, saved: dict[str, Any]) -> None:
+    before = saved.get("examples", examples)
+    if before != examples:
         raise ClipError(
-            f"{folder} was made on {examples} examples, and the data has {run.examples} now; "
+            f"{folder} was made on {before} examples, and the data has {examples} now; "
             "resume with the same data, or start a new run."
         )
-    if saved.vocabulary is not None:
-        _check_same_merges(folder, Tokenizer(saved.vocabulary).merges, run.tokenizer.merges)
-    if saved.loader.get("fingerprint", run.fingerprint) != run.fingerprint:  # older checkpoints have none
+    if saved.get("fingerprint", fingerprint) != fingerprint:  # older checkpoints have none
         raise ClipError(
             f"{folder} was made on other data of as many examples: paths, captions or sizes have changed since; resume "
             "with the same data, or start a new run, with --load from the weights of this one."

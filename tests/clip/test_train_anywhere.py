@@ -64,6 +64,44 @@ def test_two_processes_by_the_frameworks_launcher(run, recipe, tmp_path, framewo
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
 
 
+def test_faults_are_found_before_a_launcher_is_started(run, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("clip.command.train.run_until_stopped", lambda *_: pytest.fail("a launcher was started"))
+    (tmp_path / "old" / "checkpoints").mkdir(parents=True)
+    assert run("train", "-c", recipe, "--steps", 1, "--output", tmp_path / "done").code == 0
+    new = ("--output", tmp_path / "new")
+    for options, part in (
+        ((*new, "-o", "data.batch_sise=4"), "did you mean data.batch_size"),
+        ((*new, "-o", "data.batch_size=5"), "A batch of 5 cannot be cut into 2 equal parts; change data.batch_size."),
+        ((*new, "-o", "data.examples=3"), "The data has 3 examples, fewer than one batch of 4"),
+        ((*new, "--load", "none.pt"), "There is no file none.pt and no model of that name"),
+        (("--output", tmp_path / "old"), "old holds a training run already"),
+        (("--resume", tmp_path / "old"), "has no complete training checkpoint"),
+        (("--resume", tmp_path / "done", "--seed", 2), "was made with training.seed = 1, and the recipe says 2"),
+        (("--resume", tmp_path / "done", "-o", "data.examples=99"), "was made with data.examples = 100, and the rec"),
+    ):
+        assert_refused(run("train", "-c", recipe, "--num-gpus", 2, *options), part)
+    sharded = ("--backend", "nnabla", "--num-gpus", 2, "-o", "training.fully_sharded=true", *new)
+    assert_refused(run("train", "-c", recipe, *sharded), "training.fully_sharded works in PyTorch alone")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.needs("nnabla")
+def test_the_launcher_of_mpi_is_looked_for_beside_the_interpreter(run, recipe, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("clip.command.train.run_until_stopped", lambda command, _: started.append(command) or 7)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    command = ("train", "-c", recipe, "--backend", "nnabla", "--num-gpus", 2, "--output", tmp_path / "run")
+    assert_refused(
+        run(*command),
+        f"started by mpirun, which is neither on the PATH nor in {tmp_path / 'bin'}; run: pip install 'triclip[mpi]'.",
+    )
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mpirun").touch(mode=0o755)
+    assert run(*command).code == 7
+    assert started[0][:3] == [str(tmp_path / "bin" / "mpirun"), "-n", "2"]
+
+
 def test_overrides_take_the_place_of_the_recipes_values(run, recipe, tmp_path):
     options = ("-o", "training.steps=2", "-o", "optimizer.betas=[0.5, 0.6]", "-o", "optimizer.learning_rate=2e-5")
     result = run("train", "-c", recipe, *options, "--output", tmp_path / "run")

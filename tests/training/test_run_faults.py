@@ -15,6 +15,7 @@ import pytest
 
 from backends.base import StepResult
 from clip_core.errors import ClipError
+from clip_core.files import exclusive
 from clip_core.training.checkpoint import newest, read
 from clip_core.training.log import read_metrics
 from clip_core.training.loop import train
@@ -326,13 +327,14 @@ def test_memory_that_runs_out_for_the_moments_or_a_checkpoint_is_said(tokenizer,
 
 @pytest.mark.needs("nnabla")
 def test_a_fault_of_one_process_ends_them_all(tmp_path):
-    """Only the first one finds the other run; the second one waits for it in vain."""
+    """Only the first one finds that another run is going on; the second one waits for it in vain."""
     (tmp_path / "tiny.yaml").write_text(RECIPE)
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
     options = ("--backend", "nnabla", "--num-gpus", 2, "--output", "run")
-    result = ended(process("train", "-c", "tiny.yaml", *options, environment=MPI, cwd=tmp_path))
+    with exclusive(tmp_path / "run", "training run"):
+        result = ended(process("train", "-c", "tiny.yaml", *options, environment=MPI, cwd=tmp_path))
     assert result.code == 1
-    assert "clip: run holds a training run already; resume it, or give another folder." in result.err
+    assert "clip: run is in use by another training run" in result.err
 
 
 def test_another_error_of_a_step_is_not_about_memory(tokenizer, tmp_path):
