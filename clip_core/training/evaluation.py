@@ -33,6 +33,9 @@ class Evaluator:
       one or five nearest of all captions.
     * ``text_to_image_recall_at_1`` and ``..._5``: the share of captions that have their picture among the nearest.
 
+    Captions with the same tokens are one text there, which is right for each of their pictures, and each of these for
+    it; otherwise rounding would decide between them.
+
     ``zero_shot`` gives ``zero_shot_top1`` and ``zero_shot_top5``, or for drawn shapes ``held_out_top1``: the share of
     pictures that have their class among the one or five nearest.
 
@@ -102,13 +105,13 @@ class _Pairs:
 
     def __call__(self, model: Model, weights: Weights, faults: list[str]) -> dict[str, float]:
         scale = float(np.exp(weights["logit_scale"]))
-        losses, images, texts, pictures = [], [], [], []
-        for number, batch in enumerate(self._batches(faults)):
+        losses, images, texts, captions = [], [], [], []
+        for batch in self._batches(faults):
             pixels, tokens = zip(*batch)
             counts = [len(of_picture) for of_picture in tokens]
             images.append(image_features(model, np.stack(pixels)))
             texts.append(unit_features(model.embed_text, np.concatenate(tokens)))
-            pictures.append(number * self._size + np.repeat(np.arange(len(batch)), counts))
+            captions += tokens
             if len(batch) == self._size:
                 first_texts = texts[-1][np.cumsum([0, *counts[:-1]])]
                 of_batch = logits(images[-1], first_texts, scale)
@@ -117,8 +120,15 @@ class _Pairs:
                     if self._sigmoid
                     else contrastive_loss(of_batch)[0]
                 )
-        image, text, owner = np.concatenate(images), np.concatenate(texts), np.concatenate(pictures)
-        of_images, of_texts = ranks(image, text, target_pictures=owner), ranks(text, image, query_pictures=owner)
+        _, first, text_of = np.unique(np.concatenate(captions), axis=0, return_index=True, return_inverse=True)
+        text_of = text_of.reshape(-1)  # the text of each caption; NumPy 2.0 gives it a second dimension
+        image, text = np.concatenate(images), np.concatenate(texts)[first]
+        own_texts = np.split(text_of, np.cumsum([len(of_picture) for of_picture in captions])[:-1])
+        own_images: list[list[int]] = [[] for _ in text]
+        for picture, of_picture in enumerate(own_texts):
+            for number in of_picture:
+                own_images[number].append(picture)
+        of_images, of_texts = ranks(image, text, own_texts), ranks(text, image, own_images)[text_of]
         return {"validation_loss": float(np.mean(losses))} | {
             f"{direction}_recall_at_{count}": recall_at(count, found)
             for direction, found in (("image_to_text", of_images), ("text_to_image", of_texts))

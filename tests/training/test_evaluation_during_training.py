@@ -96,6 +96,23 @@ def pairs(tmp_path) -> dict[str, Any]:
     return {"source": "table", "file": str(tmp_path / "pairs.tsv")}
 
 
+@pytest.mark.parametrize(
+    ("rows", "of_images", "of_texts"),
+    [
+        ([(0, "a"), (1, "A"), (2, "d")], (1, 1), 1),  # a is right for pictures 0 and 1, and they for it
+        # Picture 0 has a, then p: one text, however often it is a caption of picture 1. p lies nearer to picture 2.
+        ([(0, "p"), *[(1, "a")] * 6, (2, "d")], (2 / 3, 1), 7 / 8),
+    ],
+)
+def test_captions_with_the_same_tokens_are_one_text(rows, of_images, of_texts, pairs):
+    lines = "".join(f"{number}.png\t{caption}\n" for number, caption in rows)
+    Path(pairs["file"]).write_text("filepath\ttitle\n" + lines)
+    model = Known(IMAGES, TEXTS | {"p": [0.5, 0, 0.75**0.5]})
+    scores = Evaluator(recipe(retrieval=pairs, batch_size=2), TOKENIZER)(Training(model))
+    assert (scores["image_to_text_recall_at_1"], scores["image_to_text_recall_at_5"]) == of_images
+    assert scores["text_to_image_recall_at_1"] == of_texts
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_loss_and_recall_of_known_features(pairs, reduction):
     what = recipe(loss={"reduction": reduction}, retrieval=pairs, batch_size=2)
