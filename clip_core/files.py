@@ -123,6 +123,29 @@ def atomic_open(target: str | os.PathLike[str], replace: bool = True) -> Iterato
 
 
 @contextmanager
+def set_aside(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Take a file away: when the block fails, it is put back, and when it ends well, it is gone.
+
+    Whoever calls this is about to write the same file by `atomic_path`, which removes what a killed process has left.
+
+    Raises:
+        ClipError: it cannot be renamed.
+    """
+    with _errors_about(path, "written"):
+        real = _real_path(path)
+        aside = _beside(real, secrets.token_hex(_TOKEN_BYTES))
+        os.replace(real, aside)
+        sync_folder(real.parent)
+    try:
+        yield
+    except BaseException:
+        os.replace(aside, real)
+        raise
+    with suppress(OSError):
+        aside.unlink()
+
+
+@contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
     """Make ``folder`` where it is absent; when the block fails, it is removed again.
 

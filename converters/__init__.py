@@ -241,7 +241,10 @@ def write(
     """Write a checkpoint in the format of the path's suffix: whole and read back, or not at all.
 
     With the layouts huggingface and open_clip, a path without a suffix is a folder, which is made with the file and all
-    that these libraries need beside it; so is what they need beside a file of a name that they look for.
+    that these libraries need beside it; so is what they need beside a file of a name that they look for. The old
+    configuration and what else changes beside the file goes first, then the new weights come, which say all about
+    themselves, and the new configuration is the last. So whenever this is cut off, no weights lie beside the
+    configuration of others, and these libraries, which want one, load no part of a folder.
 
     Args:
         layout: one of `dialects.LAYOUTS`; None: nnabla for ``.h5``, paddle for ``.pdparams``, else openai.
@@ -625,10 +628,9 @@ def _publish(
         raise ClipError(f"There is no dtype {dtype!r} to write; choose float16 or float32.")
     source = sources[0] if sources else None
     name = "The checkpoint" if source is None else os.fspath(source)
-    # The target is opened first, so that one that cannot be written is found before the work, and published last, so
-    # that nobody takes a folder for a model before all of it is there.
+    # The target is opened first, so that one that cannot be written is found before the work.
     folder = nullcontext() if target == given else files.new_folder(given)
-    with folder, files.atomic_path(target, replace=force) as temporary, ExitStack() as others:
+    with folder, ExitStack() as others, files.atomic_path(target, replace=force) as temporary:
         checkpoint = load()
         architecture = checkpoint.architecture
         architecture.check()  # else nobody could read the file
@@ -651,8 +653,13 @@ def _publish(
         ).to_text()
         module.write(temporary, spelled, manifest)
         digest = _read_back(temporary, module, target, architecture, tensors, manifest)
+        for path, text in beside.items():  # the configuration first, so that it appears last
+            file = others.enter_context(files.atomic_open(path))
+            file.write(text.encode())
+            file.flush()  # a full disk is found while the old files are still there
         for path, text in beside.items():
-            others.enter_context(files.atomic_open(path)).write(text.encode())
+            if path.exists() and not _holds(path, text):
+                others.enter_context(files.set_aside(path))
     return Report(
         source=None if source is None else os.fspath(source),
         target=os.fspath(target),

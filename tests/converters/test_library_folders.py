@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +57,58 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+class Killed(BaseException):
+    """Nothing touches the disk after it."""
+
+
+@pytest.mark.parametrize("fault", [Killed, OSError])
+def test_no_weights_lie_beside_the_configuration_of_others(fault, vit, tmp_path, monkeypatch):
+    """A folder is replaced, and each of the renames and removals fails, alone or with all that follow."""
+    texts = {"quick_gelu": "old", "gelu": "new"}
+    towers = {
+        name: replace(tower, activation="gelu")
+        for name, tower in (("image", vit.architecture.image), ("text", vit.architecture.text))
+    }
+    new = Checkpoint({name: array + 1 for name, array in vit.weights.items()}, replace(vit.architecture, **towers))
+    calls = {(os, "replace"): os.replace, (os, "link"): os.link, (Path, "unlink"): Path.unlink}
+    found = []
+    for at in range(9):
+        folder = tmp_path / str(at)
+        write(vit, folder, layout="huggingface")
+        weights = load_file(folder / "model.safetensors")
+        save_file(weights, folder / "model.safetensors")  # without a manifest, as transformers writes it
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        count = 0
+
+        def failing(call, at=at):
+            def wrapped(*arguments, **options):
+                nonlocal count
+                count += 1
+                if count - 1 == at or (fault is Killed and count > at):
+                    raise fault
+                return call(*arguments, **options)
+
+            return wrapped
+
+        with monkeypatch.context() as patched:
+            for (owner, name), call in calls.items():
+                patched.setattr(owner, name, failing(call))
+            with suppress(Killed, OSError, ClipError):
+                write(new, folder, layout="huggingface", force=True)
+        old = load_file(folder / "model.safetensors")["logit_scale"] == weights["logit_scale"]
+        config = folder / "config.json"
+        text = texts[json.loads(config.read_text())["text_config"]["hidden_act"]] if config.exists() else "no"
+        found.append(("old" if old else "new", text))
+        if not old:
+            assert read(folder).architecture == new.architecture
+        elif fault is OSError:
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    # After a fault of one call alone, the old configuration is back beside the old weights.
+    alone = {("new", "no")} if fault is OSError else {("old", "no"), ("new", "no")}
+    assert set(found) == {("old", "old"), ("new", "new")} | alone
+    assert (found[0], found[-1]) == (("old", "old"), ("new", "new"))
 
 
 @pytest.fixture(scope="module")
