@@ -31,6 +31,7 @@ from clip_core.training.stopping import WORD, run_until_stopped, stop_signals
 if TYPE_CHECKING:
     from backends.base import Ranks
     from clip_core.data.source import Source
+    from clip_core.training.loop import Outcome
     from clip_core.training.plan import Plan
     from clip_core.training.recipe import Recipe
     from clip_core.training.vocabulary import Vocabulary
@@ -135,9 +136,17 @@ def run(
                         converters.write(checkpoint, folder / name, force=True)
                 if vocabulary.learnt:
                     say(f"the model's vocabulary has {vocabulary.learnt} merges learnt from the captions of its data")
-                say(f"step {outcome.step}, loss {outcome.loss}; the model is {folder / MODEL}")
+                say(f"{_ending(outcome, folder)}; the model is {folder / MODEL}")
             ranks.numbers(0)  # a launcher may end all processes as soon as one has ended by a signal
     _end(ranks, backend, 128 + outcome.signal if outcome.signal is not None and WORD not in os.environ else 0)
+
+
+def _ending(outcome: Outcome, folder: Path) -> str:
+    """How a training ended, in words."""
+    if outcome.loss is None:
+        return f"the run is at step {outcome.step} already; a higher --steps, up to the recipe's last, would go on"
+    reached = f"step {outcome.step}, loss {outcome.loss:.4f}"
+    return reached if outcome.signal is None else f"stopped early at {reached}; go on with --resume {folder}"
 
 
 def _end(ranks: Ranks, backend: str, code: int) -> None:
@@ -241,7 +250,7 @@ def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ClipError(f"--override {brief(text)} has no value; write key=value, or key=null to remove it.")
-    return key.strip(), plain_yaml.load(value, f"--override {brief(text)}")
+    return key.strip(), plain_yaml.load_value(value, f"--override {brief(text)}")
 
 
 def _launch(backend: str, processes: int) -> None:

@@ -241,6 +241,8 @@ def newest(run: Path, passed_over: Callable[[str], None] = lambda sentence: None
     Raises:
         CheckpointError: there is none.
     """
+    if not run.exists():
+        raise CheckpointError(f"There is no folder {run}; give the --output folder of a run.")
     if (run / _MANIFEST).is_file():
         return run
     for folder in reversed(_entries(run)):

@@ -135,7 +135,14 @@ def train(
             if not kept:
                 _save(run, step, batch, writer)
             writer.wait()
+        skipped = int(sum(trainer.ranks.numbers(run.loader.state().get("skipped", 0))))
         if run.first:
+            if skipped:
+                beside = "" if trainer.ranks.size == 1 else f" and in rank-*-{FAULTS} beside it"
+                say(
+                    f"Passed over: {skipped} {'example' if skipped == 1 else 'examples'} that could not be used, as "
+                    f"listed in {output / FAULTS}{beside}."
+                )
             try:
                 plot(output)
             except Exception as error:  # of the drawing library, too: the training itself has ended well

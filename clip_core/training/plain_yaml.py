@@ -47,6 +47,20 @@ def load(text: bytes | str, source: str) -> Any:
         raise ClipError(f"{source} is not YAML: {' '.join(str(error).split())[:MESSAGE]}.") from error
 
 
+def load_value(text: str, source: str) -> Any:
+    """What ``text`` says, or ``text`` itself when it is no YAML.
+
+    Raises:
+        ClipError: it begins as a list or a section, or is YAML that `load` refuses.
+    """
+    try:
+        return load(text, source)
+    except ClipError as error:
+        if isinstance(error.__cause__, yaml.YAMLError) and not text.lstrip().startswith(("[", "{", '"', "'")):
+            return text
+        raise
+
+
 class _Refused(Exception):
     def __init__(self, mark: yaml.Mark, reason: str) -> None:
         super().__init__(reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -309,12 +309,16 @@ class Recipe(Section):
             try:
                 data = _changed(data, key.split("."), value)
             except SettingError as error:
-                raise ClipError(f"{path}: {error}") from error
-        return cls.parse(data, str(path))
+                raise ClipError(f"The override {brief(key)}: {error}") from error
+        return cls.parse(data, str(path), overrides or ())
 
     @classmethod
-    def parse(cls, data: Any, source: str = "The recipe") -> Recipe:
+    def parse(cls, data: Any, source: str = "The recipe", overrides: Iterable[str] = ()) -> Recipe:
         """A recipe from plain data.
+
+        Args:
+            source: where it is from, for error messages.
+            overrides: keys whose values are not from there.
 
         Raises:
             ClipError: as `read`.
@@ -326,6 +330,9 @@ class Recipe(Section):
             if isinstance(found, UnknownKey):
                 elsewhere = [keys for keys in _all_keys(cls) if keys[-1] == found.keys[-1]]
                 found = UnknownKey(found.keys, found.valid, elsewhere)
+            for key in overrides:
+                if found.keys[: key.count(".") + 1] == tuple(key.split(".")):
+                    source = f"The override {brief(key)}"
             raise ClipError(f"{source}: {found}") from error
 
     def write(self, path: str | os.PathLike[str]) -> None:

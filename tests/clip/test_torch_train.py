@@ -46,7 +46,7 @@ def test_train_and_resume(run, recipe, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     result = run("train", "-c", recipe, "--steps", 4, "--output", whole)
     assert (result.code, result.out) == (0, "")
-    assert f"step 4, loss {metrics(whole)[-1]['loss']}; the model is {whole / 'model.safetensors'}" in result.err
+    assert f"step 4, loss {metrics(whole)[-1]['loss']:.4f}; the model is {whole / 'model.safetensors'}" in result.err
     assert [list(line) for line in metrics(whole)] == [NAMES] * 4
     assert {".lock", "checkpoints", "loss.png", "metrics.jsonl", "model.safetensors", "recipe.yaml"} == {
         path.name for path in whole.iterdir()
@@ -55,6 +55,9 @@ def test_train_and_resume(run, recipe, tmp_path):
     assert run("train", "-c", recipe, "--steps", 2, "--output", parts).code == 0
     assert run("train", "-c", recipe, "--steps", 4, "--resume", parts).code == 0
     assert [line["loss"] for line in metrics(parts)] == [line["loss"] for line in metrics(whole)]
+    result = run("train", "-c", recipe, "--steps", 3, "--resume", parts)
+    assert (result.code, "None" in result.err) == (0, False)
+    assert "the run is at step 4 already; a higher --steps, up to the recipe's last" in result.err
     first, second = (converters.read(folder / "model.safetensors") for folder in (whole, parts))
     assert all((array == second.weights[name]).all() for name, array in first.weights.items())
 
@@ -153,6 +156,7 @@ def test_train_refuses(run, recipe, tmp_path):
         run("train", "-c", recipe, "--backend", "jax"),
         "There is no training in 'jax'; use --backend torch, paddle, nnabla",
     )
+    assert_refused(run("train", "-c", recipe, "--resume", "rnu"), "There is no folder rnu; give the --output folder")
     assert_refused(run("train", "-c", recipe, "--resume", tmp_path), "has no complete training checkpoint")
     assert not run_folder.exists()
     assert run("train", "-c", recipe, "--seed", 2**32).code == 2
@@ -188,4 +192,7 @@ def test_train_stops_on_a_signal(recipe, tmp_path):
     assert result.code == 128 + signal.SIGTERM
     steps = metrics(folder)[-1]["step"]
     assert (folder / "checkpoints" / f"step-{steps:08d}").is_dir()
+    assert f"stopped early at step {steps}, loss {metrics(folder)[-1]['loss']:.4f}; go on with --resume {folder}; " in (
+        result.err
+    )
     assert (folder / "model.safetensors").is_file()

@@ -330,6 +330,23 @@ def test_a_checkpoint_with_a_key_that_is_not_known_is_refused(tokenizer, tmp_pat
         run(tiny_recipe(), tokenizer, tmp_path / "run", resume=tmp_path / "run")
 
 
+class Faulty(TrainingSet):
+    def __getitem__(self, number: int):
+        if number == 3:
+            raise ClipError(f"Picture {number} is damaged.")
+        return super().__getitem__(number)
+
+
+def test_examples_that_could_not_be_used_are_told_once_at_the_end(tokenizer, tmp_path, capsys):
+    recipe = tiny_recipe(data={"fault_share": 0.5})
+    train(recipe, tiny_trainer(recipe), Faulty(5, 60), tokenizer, tmp_path / "run", 11)
+    faults = (tmp_path / "run" / "faults.jsonl").read_text().splitlines()
+    told = [line for line in capsys.readouterr().err.splitlines() if "Passed over" in line]
+    listed = f"listed in {tmp_path / 'run' / 'faults.jsonl'}."
+    assert told == [f"Passed over: 2 examples that could not be used, as {listed}"]
+    assert [json.loads(line)["example"] for line in faults] == [3, 3]  # in each of the two epochs
+
+
 def test_resuming_says_what_is_not_as_it_was(uninterrupted, tokenizer, tmp_path, capsys):
     output = tmp_path / "run"
     run(tiny_recipe(), tokenizer, output, steps=4)

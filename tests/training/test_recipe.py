@@ -157,6 +157,38 @@ def test_overrides_reach_into_lists(tmp_path):
     )
 
 
+def test_a_fault_is_blamed_on_the_override_or_on_the_file(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text(WITH_EVALUATION)
+    for overrides, blamed in (
+        ({"training.seed": 3, "data.batch_size": "abc"}, "The override data.batch_size: data.batch_size is 'abc'"),
+        ({"data": {"batch_sise": 3}}, "The override data: there is no key data.batch_sise"),
+        ({"training.steps.x": 4}, "The override training.steps.x: training.steps is 10"),
+        ({"data.batch": 3}, "The override data.batch: there is no key data.batch;"),
+    ):
+        with pytest.raises(ClipError) as caught:
+            Recipe.read(file, overrides)
+        assert str(caught.value).startswith(blamed)
+    file.write_text(WITH_EVALUATION + "dta: {}\n")
+    with pytest.raises(ClipError) as caught:
+        Recipe.read(file, {"data.batch_size": 4})
+    assert str(caught.value).startswith(f"{file}: there is no key dta")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [(",", ","), ("@", "@"), ("a: b: c", "a: b: c"), ("%d", "%d"), ("1e-5", 1e-5), ("[1, 2]", [1, 2]), ("", None)],
+)
+def test_a_value_that_is_no_yaml_is_a_text(text, value):
+    assert plain_yaml.load_value(text, "here") == value
+
+
+@pytest.mark.parametrize("text", ["[1", "{a: 1", "'x", "&a b", "!!python/name:os x"])
+def test_a_value_that_is_begun_or_refused_is_no_text(text):
+    with pytest.raises(ClipError, match=r"^here"):
+        plain_yaml.load_value(text, "here")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
