@@ -96,7 +96,7 @@ PLACES = [
     # From step 5 on there is a complete checkpoint, also when the second one is being written in the background.
     *(f"step-{step}-{'background' if step in (5, 7) else 'foreground'}" for step in range(3, STEPS + 1)),
     # The second checkpoint: half of each of its files, all but its name, and before the first one is removed.
-    *("write-4-foreground", "write-4-background", "write-5-foreground", "write-6-background"),
+    *("write-5-foreground", "write-5-background", "write-6-foreground", "write-7-foreground", "write-8-background"),
     *("rename-2-foreground", "rename-2-background", "remove-3-background"),
 ]
 
