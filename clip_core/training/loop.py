@@ -227,9 +227,9 @@ def start(run: Run, output: Path, resume: Path | None) -> tuple[int, Path | None
     Raises:
         ClipError: the folder holds another run, or the checkpoint is of another recipe or of other data.
     """
+    if run.first:
+        _check_no_other_run(output, resume)
     if resume is None:
-        if run.first:
-            _check_no_run(output)
         return 0, None
     tell = say if run.first else lambda sentence: None
     folder = checkpoints.newest(resume, lambda fault: tell(f"Passed over: {fault}"))
@@ -257,16 +257,18 @@ def check_start(
     """
     check_trainable(recipe.model.build(), recipe, backend)
     check_batch(len(source), recipe.data.batch_size, processes)
-    if resume is None:
-        _check_no_run(output)
-    else:
+    _check_no_other_run(output, resume)
+    if resume is not None:
         folder = checkpoints.newest(resume)
         saved = checkpoints.described_in(folder)
         _check_same_recipe(recipe, folder, saved["recipe"])
         _check_same_data(len(source), source.fingerprint(), folder, saved["loader"])
 
 
-def _check_no_run(output: Path) -> None:
+def _check_no_other_run(output: Path, resume: Path | None) -> None:
+    """Refuse a folder with a run that is not the one to go on with, since its checkpoints would be replaced."""
+    if resume is not None and checkpoints.run_of(resume).resolve() == output.resolve():
+        return
     if (output / checkpoints.FOLDER).exists():
         raise ClipError(f"{output} holds a training run already; resume it, or give another folder.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import re
 import tarfile
 import time
 from contextlib import suppress
@@ -643,7 +644,8 @@ ENDLESS_SHARDS = {
     ),
     "attributes with a size that leads back": (
         header(b"1.x", b"0") * 9 + attributes(b"13 size=-2048\n"[:13]) + header(b"2.x", b"0"),
-        "is not an uncompressed tar file: member '2.x' states -",
+        # Newer versions of Python's tarfile take such a member for the end, which then lacks its mark.
+        r"is not an uncompressed tar file: member '2\.x' states -|has no end mark after byte 4608: it is cut short",
     ),
     "a name of a terabyte": (header(b"x", b"%o" % 2**30, b"L") + bytes(1024), "a header states 1073741824 bytes"),
     "names of names": (header(b"x", b"0", b"L") * 3000, "maximum recursion depth exceeded"),
@@ -660,8 +662,8 @@ def test_shards_that_would_never_end_are_refused(kind, tmp_path):
     data, expected = ENDLESS_SHARDS[kind]
     (tmp_path / "0.tar").write_bytes(data + bytes(1024))
     sentence = refused("webdataset", shards=str(tmp_path / "0.tar"))
-    assert sentence.startswith(f"{tmp_path / '0.tar'} is not an uncompressed tar file: ")
-    assert expected in sentence
+    assert sentence.startswith(f"{tmp_path / '0.tar'} ")
+    assert re.search(expected, sentence)
 
 
 def test_damaged_shards_are_refused(tmp_path):

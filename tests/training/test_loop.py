@@ -237,10 +237,13 @@ def test_a_folder_with_other_files_or_of_a_run_without_checkpoints_is_taken(toke
     assert [(tmp_path / name).read_text() for name in ("notes.txt", "other.safetensors")] == ["mine", "mine"]
 
 
-def test_a_folder_with_another_run_is_refused(uninterrupted, tokenizer):
+def test_a_folder_with_another_run_is_refused(uninterrupted, tokenizer, tmp_path):
     before = (uninterrupted / "metrics.jsonl").read_bytes()
     with pytest.raises(ClipError, match="holds a training run already"):
         run(tiny_recipe(), tokenizer, uninterrupted)
+    run(tiny_recipe(), tokenizer, tmp_path, steps=1)
+    with pytest.raises(ClipError, match="holds a training run already"):  # whose later checkpoints would go
+        run(tiny_recipe(), tokenizer, uninterrupted, resume=tmp_path)
     assert (uninterrupted / "metrics.jsonl").read_bytes() == before
 
 
