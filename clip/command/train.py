@@ -87,7 +87,6 @@ def run(
         raise ClipError(f"There is no training in {backend!r}; use --backend {', '.join(LAUNCHERS)}.")
     if json and not dry_run:
         raise ClipError("--json is for the plan that --dry-run prints; metrics.jsonl tells of a training in JSON.")
-    backends.get(backend)
     from clip_core.training.checkpoint import run_of
     from clip_core.training.log import say
     from clip_core.training.loop import AVERAGE, MODEL, check_output, check_start, enough_memory_for_the_model, train
@@ -100,6 +99,7 @@ def run(
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
     folder = output or (run_of(resume) if resume else Path("runs") / file.stem)
     check_output(folder)
+    backends.get(backend)  # which takes seconds, so after what is found without it
     if load is not None:
         for name in (MODEL, AVERAGE):
             files.check_target(folder / name, converters.files_of(weights_file(load)[0]), force=True)
