@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import nnabla as nn
 import numpy as np
 import pytest
@@ -173,3 +175,16 @@ def test_modules_name_their_parameters_by_their_path():
     assert len(list(whole.modules())) == 4
     whole.eval()
     assert not any(module.training for module in whole.modules())
+
+
+def test_looking_at_an_array_searches_for_no_module(monkeypatch):
+    searched = []
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            searched.append(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    variable = nn.Variable.from_numpy_array(np.ones((2, 2), np.float32))
+    assert variable.d.sum() == variable.data.get_data("r").sum() == 4
+    assert searched == []
