@@ -80,7 +80,7 @@ def test_faults_are_found_before_a_launcher_is_started(run, recipe, tmp_path, mo
         (("--resume", tmp_path / "done", "-o", "data.examples=99"), "was made with data.examples = 100, and the rec"),
     ):
         assert_refused(run("train", "-c", recipe, "--num-gpus", 2, *options), part)
-    sharded = ("--backend", "nnabla", "--num-gpus", 2, "-o", "training.fully_sharded=true", *new)
+    sharded = ("--backend", "paddle", "--num-gpus", 2, "-o", "training.fully_sharded=true", *new)
     assert_refused(run("train", "-c", recipe, *sharded), "training.fully_sharded works in PyTorch alone")
     assert not (tmp_path / "new").exists()
 
