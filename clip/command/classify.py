@@ -99,10 +99,15 @@ def run(
     if plot is not None:
         _check_plot(plot, len(paths), min(len(names), top_k or len(names)))
     loaded = open_model(model, backend=backend, device=device, precision=precision)
-    for target in (output, plot):
-        if target is not None:
-            described = [] if labels_file is None else [labels_file]
-            files.check_target(target, [*paths, *described, *files_of(weights_file(model)[0])], force)
+    targets = [target for target in (output, plot) if target is not None]
+    if targets:  # else the file of an official model need not be looked for, and its digest checked, once more
+        inputs: list[str | Path] = [
+            *paths,
+            *([] if labels_file is None else [labels_file]),
+            *files_of(weights_file(model)[0]),
+        ]
+        for target in targets:
+            files.check_target(target, inputs, force)
     knows_shapes_only = loaded.model.architecture == SHAPES
     if knows_shapes_only:
         _warn_of_unknown_words(names)
