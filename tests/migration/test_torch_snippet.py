@@ -10,7 +10,7 @@ from clip_core import tolerances
 from clip_core.preprocess import preprocess
 from clip_core.similarity import probabilities
 from clip_core.tokenizer import openai
-from tests.seeds.conftest import ARCHITECTURE
+from tests.migration.conftest import ARCHITECTURE
 from tests.serving import serving
 from tests.tolerances import difference
 

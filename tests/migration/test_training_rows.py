@@ -1,4 +1,4 @@
-"""Every row of docs/from-the-seeds.md, run: what stands on its right has the effect that stands on its left.
+"""Every row of docs/migrating.md, run: what stands on its right has the effect that stands on its left.
 
 Keys, values, options and commands are taken from the document. Only what is too large for a test is replaced: the
 model, the number of processes, and intervals and batches of thousands.
@@ -111,7 +111,7 @@ def merged(*settings: dict[str, Any]) -> dict[str, Any]:
 
 def read_document() -> list[Row]:
     rows, seed = [], ""
-    for line in (ROOT / "docs" / "from-the-seeds.md").read_text().splitlines():
+    for line in (ROOT / "docs" / "migrating.md").read_text().splitlines():
         if line.startswith("## "):
             seed = line[3:]
         elif line.startswith("|") and not line.startswith(("| theirs |", "| --- |")):
