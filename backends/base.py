@@ -10,7 +10,7 @@ import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.naming import Weights
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.tokenizer import Tokenizer
 
 Tensor = Any  # the framework's own tensor type
 Observe = Callable[[str, Tensor], None]

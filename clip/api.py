@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 import backends
+import clip_core
 import converters
 from backends.base import Model, Tensor
-from clip_core import files, tokenizer
+from clip_core import files
 from clip_core import preprocess as preprocessing
 from clip_core.architecture import (
     MODELS,
@@ -26,9 +27,10 @@ from clip_core.architecture import (
 )
 from clip_core.errors import AssumptionWarning, CheckpointError, ClipError
 from clip_core.naming import count
+from clip_core.text.bpe import openai
 from converters.folders import INDEX_SUFFIX
 
-RESOURCES = Path(tokenizer.__file__).parent / "resources"
+RESOURCES = Path(clip_core.__file__).parent / "resources"
 BACKEND_OF_SUFFIX = {
     ".h5": "nnabla",
     ".hdf5": "nnabla",
@@ -252,7 +254,7 @@ def tokenize(texts: str | Sequence[str], context_length: int = OPENAI_CONTEXT_LE
         TextError: a text is too long and ``truncate`` is off, or is not a text.
     """
     if _current is None:
-        return _native(tokenizer.openai().tokenize(texts, context_length, truncate), default_backend())
+        return _native(openai().tokenize(texts, context_length, truncate), default_backend())
     return _current.model.tokenize(texts, context_length, truncate)
 
 

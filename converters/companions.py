@@ -8,7 +8,6 @@ from math import inf, nextafter
 from pathlib import Path
 from typing import Any
 
-from clip_core import vocabulary
 from clip_core.architecture import (
     OPENAI_VOCABULARY_SIZE,
     Activation,
@@ -19,6 +18,7 @@ from clip_core.architecture import (
 )
 from clip_core.errors import ClipError
 from clip_core.preprocess import resampling_of
+from clip_core.text import vocabulary
 from converters import tokenizer_files
 from converters.configurations import ASSUMED
 

@@ -10,7 +10,7 @@ from typing import Any
 from clip_core import files
 from clip_core.architecture import TextTransformer
 from clip_core.errors import CheckpointError, TextError
-from clip_core.tokenizer import END_OF_TEXT, START_OF_TEXT, Tokenizer
+from clip_core.text.bpe import END_OF_TEXT, START_OF_TEXT, BytePairTokenizer
 from converters.buffers import shown
 
 MAX_BYTES = 16 << 20  # OpenAI's tokenizer.json has 2 MB
@@ -27,7 +27,7 @@ def texts(merges: str, text: TextTransformer) -> dict[str, str]:
     Raises:
         TextError: they are no merges, or not those of a vocabulary of the size of the tower's.
     """
-    symbols = Tokenizer(merges).symbols
+    symbols = BytePairTokenizer(merges).symbols
     size = text.end_of_text + 1  # tokens behind it were added to the model, and no text becomes them
     if len(symbols) != size:
         raise TextError(f"The vocabulary has {len(symbols)} tokens, the weights are for {size}; give the model's.")
@@ -63,7 +63,7 @@ def read(folder: Path) -> str | None:
     name, ids, lines = found
     merges = "\n".join([HEADER, *lines]) + "\n"
     try:
-        expected = Tokenizer(merges).symbols
+        expected = BytePairTokenizer(merges).symbols
     except TextError as error:
         raise CheckpointError(f"the tokenizer beside it is not one of CLIP's: in {name}, {error}") from error
     for token, symbol in enumerate(expected):

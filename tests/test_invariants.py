@@ -260,7 +260,7 @@ def hook(event, arguments):
     if event == "socket.connect":
         events.append(event)
 sys.addaudithook(hook)
-import backends, clip, clip_core, clip_core.architecture, clip_core.tokenizer, converters
+import backends, clip, clip_core, clip_core.architecture, clip_core.text.tokenizer, converters
 found = set(sys.modules) & set({(*FRAMEWORKS, "grain", "matplotlib", "scipy")!r})
 print(events, found)
 """

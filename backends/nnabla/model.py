@@ -45,7 +45,7 @@ from clip_core.architecture import VisionTransformer as ViTTower
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
-from clip_core.tokenizer import Tokenizer, tokenizer_of
+from clip_core.text.tokenizer import Tokenizer, tokenizer_of
 from converters.dialects import LAYOUTS
 
 M = TypeVar("M", bound=Module)
@@ -476,7 +476,7 @@ class CLIP(Module):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the model was trained with (`clip_core.tokenizer.tokenizer_of`)."""
+        """The tokenizer that the model was trained with (`clip_core.text.tokenizer.tokenizer_of`)."""
         return tokenizer_of(self.source, self.architecture, self.vocabulary)
 
     def tokenize(

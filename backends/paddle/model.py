@@ -33,7 +33,7 @@ from clip_core.architecture import VisionTransformer as ViTTower
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
-from clip_core.tokenizer import Tokenizer, tokenizer_of
+from clip_core.text.tokenizer import Tokenizer, tokenizer_of
 
 M = TypeVar("M", bound=nn.Layer)
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -466,7 +466,7 @@ class CLIP(nn.Layer):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the model was trained with (`clip_core.tokenizer.tokenizer_of`)."""
+        """The tokenizer that the model was trained with (`clip_core.text.tokenizer.tokenizer_of`)."""
         return tokenizer_of(self.source, self.architecture, self.vocabulary)
 
     def tokenize(

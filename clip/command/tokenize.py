@@ -10,8 +10,9 @@ import typer
 import converters
 from clip.api import weights_file
 from clip.command.output import Json, print_json
-from clip_core import tokenizer
 from clip_core.architecture import OPENAI_CONTEXT_LENGTH
+from clip_core.text.bpe import openai
+from clip_core.text.tokenizer import Tokenizer, tokenizer_of
 
 MAXIMUM_CONTEXT = 1 << 17  # no text that a tokenizer accepts has more tokens
 
@@ -34,10 +35,11 @@ def run(
 ) -> None:
     """Print the tokens of each text, start and end included, without the padding."""
     if model is None:
-        encoder, longest = tokenizer.openai(), OPENAI_CONTEXT_LENGTH
+        encoder: Tokenizer = openai()
+        longest = OPENAI_CONTEXT_LENGTH
     else:
         checkpoint = converters.read(weights_file(model)[0])
-        encoder = tokenizer.tokenizer_of(model, checkpoint.architecture, checkpoint.vocabulary)
+        encoder = tokenizer_of(model, checkpoint.architecture, checkpoint.vocabulary)
         longest = checkpoint.architecture.text.context_length
     tokens = encoder.tokenize(texts, context_length or longest, truncate)
     rows = [row[: int(np.argmax(row)) + 1].tolist() for row in tokens]

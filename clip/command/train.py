@@ -25,7 +25,7 @@ from clip_core.architecture import Architecture, differences
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 from clip_core.memory import enough_memory
-from clip_core.tokenizer import tokenizer_of
+from clip_core.text.tokenizer import tokenizer_of
 from clip_core.training.stopping import WORD, run_until_stopped, stop_signals
 
 if TYPE_CHECKING:

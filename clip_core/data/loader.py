@@ -39,7 +39,7 @@ from clip_core.data.mixture import Mixture
 from clip_core.data.order import shuffled
 from clip_core.data.source import OrderedSource, Source
 from clip_core.errors import ClipError
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from clip_core.data.shapes import (
 from clip_core.evaluation.retrieval import ranks, recall_at
 from clip_core.evaluation.zero_shot import class_features, hits, image_features, text_features
 from clip_core.preprocess import pixels
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from backends.base import Model

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_core.similarity import normalize
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from backends.base import Model

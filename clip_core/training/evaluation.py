@@ -13,7 +13,7 @@ from clip_core.evaluation.zero_shot import class_features, hits, image_features,
 from clip_core.naming import Weights
 from clip_core.preprocess import preprocess
 from clip_core.similarity import contrastive_loss, logits, sigmoid_loss
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.tokenizer import Tokenizer
 from clip_core.training.recipe import Recipe, Retrieval, ZeroShot
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clip_core.architecture import ModifiedResNet
-from clip_core.bpe_training import HEADER
 from clip_core.data.loader import Batch, Loader, check_batch
 from clip_core.data.settings import shown
 from clip_core.data.source import Source
@@ -23,7 +22,9 @@ from clip_core.errors import ClipError
 from clip_core.files import LOCK, exclusive
 from clip_core.memory import enough_memory
 from clip_core.naming import parameters
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
+from clip_core.text.bpe_training import HEADER
+from clip_core.text.tokenizer import Tokenizer
 from clip_core.training import checkpoint as checkpoints
 from clip_core.training.cautions import cautions
 from clip_core.training.checkpoint import Checkpoint, Writer
@@ -278,7 +279,7 @@ def _check_same_run(run: Run, folder: Path, saved: Checkpoint) -> None:
     _check_same_recipe(run.recipe, folder, saved.recipe)
     _check_same_data(run.examples, run.fingerprint, folder, saved.loader)
     if saved.vocabulary is not None:
-        _check_same_merges(folder, Tokenizer(saved.vocabulary).merges, run.tokenizer.merges)
+        _check_same_merges(folder, BytePairTokenizer(saved.vocabulary).merges, run.tokenizer.merges)
 
 
 def _check_same_recipe(recipe: Recipe, folder: Path, saved: dict[str, Any]) -> None:

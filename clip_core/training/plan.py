@@ -14,7 +14,7 @@ from clip_core.architecture import name_of
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.naming import parameters
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.tokenizer import Tokenizer
 from clip_core.training.cautions import cautions
 from clip_core.training.checkpoint import FOLDER
 from clip_core.training.evaluation import Evaluator

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import islice
 
 from clip_core.architecture import OPENAI_VOCABULARY_SIZE, TextTransformer
-from clip_core.bpe_training import HEADER, learn, padded
 from clip_core.data.source import Source
 from clip_core.errors import ClipError, TextError
 from clip_core.files import read_regular
-from clip_core.tokenizer import Tokenizer, require_text
-from clip_core.vocabulary import are_openais
+from clip_core.text.bpe import BytePairTokenizer, require_text
+from clip_core.text.bpe_training import HEADER, learn, padded
+from clip_core.text.vocabulary import are_openais
 
 CAPTIONS = 500_000
 """That a vocabulary is learnt from at most, the first ones of the data: about 20 seconds of work."""
@@ -43,7 +43,7 @@ def vocabulary_of(text: TextTransformer, file: str | None, source: Source) -> Vo
         ClipError: the file cannot be read or has too few merges, no vocabulary is as small as the tower's, or the
             captions are not known before the data is fetched, or have too few merges.
     """
-    size, smallest = text.end_of_text + 1, Tokenizer(HEADER).vocabulary_size
+    size, smallest = text.end_of_text + 1, BytePairTokenizer(HEADER).vocabulary_size
     if size < smallest:
         raise ClipError(
             f"The architecture's vocabulary has {size} tokens; every vocabulary has {smallest} before its first merge, "
@@ -73,7 +73,7 @@ def kept_vocabulary(merges: str) -> Vocabulary:
     Raises:
         TextError: it is none.
     """
-    return Vocabulary(None if are_openais(Tokenizer(merges).merges) else merges)
+    return Vocabulary(None if are_openais(BytePairTokenizer(merges).merges) else merges)
 
 
 def _first_merges(file: str, count: int) -> str:
@@ -86,7 +86,7 @@ def _first_merges(file: str, count: int) -> str:
                 raise zlib.error(f"it is cut short, or decompresses to more than {MAXIMUM_BYTES} bytes")
         lines = data.decode().splitlines()[: count + 1]
         merges = "\n".join(lines) + "\n"
-        Tokenizer(merges)
+        BytePairTokenizer(merges)
     except (zlib.error, UnicodeDecodeError, TextError) as error:
         raise ClipError(f"model.vocabulary is {file}, which is no merges file: {error}") from error
     if len(lines) <= count:

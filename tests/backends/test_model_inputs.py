@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clip_core.bpe_training import learn
 from clip_core.errors import ImageError, TextError
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
+from clip_core.text.bpe_training import learn
 from tests import tolerances
 from tests.conftest import FRAMEWORKS, load_backend
 from tests.models import (
@@ -165,7 +165,7 @@ def test_each_model_has_its_own_tokenizer(backend):
     """Models of two vocabularies side by side; a text is in each of them what its own merges make of it."""
     texts = ["a red circle", "blue"]
     for merges in (learn(["a red circle"], 4), learn(["blue blue blue"], 6)):
-        expected = Tokenizer(merges)
+        expected = BytePairTokenizer(merges)
         text = replace(VIT.text, context_length=20, vocabulary_size=expected.vocabulary_size, end_of_text=expected.end)
         architecture = replace(VIT, text=text)
         model = backend.CLIP(architecture, sample_weights(architecture), device="cpu", vocabulary=merges)

@@ -16,8 +16,8 @@ import clip
 import converters
 from clip.command import main
 from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
-from clip_core.bpe_training import learn
 from clip_core.reference import CLIP as Reference
+from clip_core.text.bpe_training import learn
 from converters import Checkpoint
 from tests.clip.running import Ended
 from tests.conftest import BACKENDS, load_backend

@@ -22,7 +22,7 @@ from clip_core.errors import BackendMissing, CheckpointError, ClipError, Downloa
 from clip_core.preprocess import preprocess
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import normalize
-from clip_core.tokenizer import Tokenizer, openai
+from clip_core.text.bpe import BytePairTokenizer, openai
 from converters import Checkpoint
 from tests.clip.conftest import ARCHITECTURE, SUFFIXES
 from tests.conftest import BACKENDS
@@ -50,7 +50,7 @@ def picture() -> Image.Image:
 
 @pytest.fixture
 def tokens(checkpoint) -> np.ndarray:
-    return Tokenizer(checkpoint.vocabulary).tokenize(TEXTS)
+    return BytePairTokenizer(checkpoint.vocabulary).tokenize(TEXTS)
 
 
 def array_of(tensor: object, backend: str) -> np.ndarray:

@@ -38,7 +38,7 @@ from clip_core.preprocess import preprocess
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import logits as reference_logits
 from clip_core.similarity import probabilities
-from clip_core.tokenizer import Tokenizer, openai
+from clip_core.text.bpe import BytePairTokenizer, openai
 from converters import Checkpoint
 from tests.clip.conftest import ARCHITECTURE
 from tests.clip.running import ROOT, Ended, assert_refused, ended, process
@@ -441,7 +441,7 @@ def expected_scores(path: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarra
     """Logits and probabilities of the embedded model in float64."""
     checkpoint = converters.read(api.RESOURCES / "shapes.safetensors")
     judge = Reference(SHAPES, checkpoint.weights, precision="fp64")
-    tokens = Tokenizer(checkpoint.vocabulary).tokenize(texts)
+    tokens = BytePairTokenizer(checkpoint.vocabulary).tokenize(texts)
     scale = float(np.exp(checkpoint.weights["logit_scale"].astype(np.float64)))
     pixels = preprocess(open_image(path), 64)[None]
     found = reference_logits(judge.encode_image(pixels), judge.encode_text(tokens), scale)[0]
@@ -831,7 +831,7 @@ def test_tokenize(run):
 
 
 def test_tokenize_with_a_models_vocabulary(run, checkpoint, files):
-    tokenizer = Tokenizer(checkpoint.vocabulary)
+    tokenizer = BytePairTokenizer(checkpoint.vocabulary)
     expected = [tokenizer.start, *tokenizer.encode("a red circle"), tokenizer.end]
     assert run("tokenize", "--model", files[".h5"], "a red circle").out == " ".join(map(str, expected)) + "\n"
     embedded = run("tokenize", "--model", "shapes", "a red circle", "--json").json[0]["tokens"]

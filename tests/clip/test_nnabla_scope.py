@@ -11,7 +11,7 @@ import pytest
 import clip
 import converters
 from clip_core.naming import parameters
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
 from converters import Checkpoint
 from converters.dialects import LAYOUTS
 from tests.clip.conftest import ARCHITECTURE
@@ -22,7 +22,7 @@ NAMES = [LAYOUTS["nnabla"].spell(parameter.name) for parameter in parameters(ARC
 
 @pytest.fixture
 def tokens(checkpoint) -> np.ndarray:
-    return Tokenizer(checkpoint.vocabulary).tokenize(["a red circle", "a green star", "two"])
+    return BytePairTokenizer(checkpoint.vocabulary).tokenize(["a red circle", "a green star", "two"])
 
 
 def test_parameters_carry_the_published_names(files, checkpoint):

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 import clip
 import converters
-from clip_core.bpe_training import learn, padded
 from clip_core.data.shapes import vocabulary_captions
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
+from clip_core.text.bpe_training import learn, padded
 from tests.clip.running import assert_refused, ended, process
 from tests.training.test_loop import NAMES
 
@@ -79,8 +79,8 @@ def test_the_vocabulary_is_that_of_the_data_or_of_a_file(run, recipe, tmp_path):
     assert "Warning: the captions have 10 merges only; 76 tokens stay unused.\n" in result.err
     assert "the model's vocabulary has 10 merges learnt from the captions of its data\n" in result.err
     found = converters.read(folder / "model.safetensors").vocabulary
-    assert Tokenizer(found).vocabulary_size == 600
-    assert len(Tokenizer(found).encode("quokka number")) == 2
+    assert BytePairTokenizer(found).vocabulary_size == 600
+    assert len(BytePairTokenizer(found).encode("quokka number")) == 2
     (tmp_path / "merges.txt").write_text(learn(vocabulary_captions(), 90))
     named = ("-o", f"model.vocabulary={tmp_path / 'merges.txt'}")
     assert run("train", "-c", recipe, *named, "--steps", 1, "--output", tmp_path / "named").code == 0

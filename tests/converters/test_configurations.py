@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from clip_core import vocabulary
 from clip_core.architecture import (
     MODELS,
     OPENAI_PIXELS,
@@ -25,6 +24,7 @@ from clip_core.architecture import (
 )
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import parameters
+from clip_core.text import vocabulary
 from converters import Checkpoint, configurations, convert, inspect, knowledge, manifest, read, write
 from tests.converters.conftest import ARCHITECTURES
 

@@ -28,7 +28,7 @@ from clip_core.errors import CheckpointError, ClipError, TextError
 from clip_core.image import open_image
 from clip_core.initialize import initialize
 from clip_core.preprocess import preprocess
-from clip_core.tokenizer import openai
+from clip_core.text.bpe import openai
 from converters import Checkpoint, convert, inspect, read, safetensors, write
 
 with warnings.catch_warnings():

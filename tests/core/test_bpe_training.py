@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from clip_core.bpe_training import HEADER, learn, padded
 from clip_core.errors import TextError
-from clip_core.tokenizer import Tokenizer, byte_symbols, words
+from clip_core.text.bpe import BytePairTokenizer, byte_symbols, words
+from clip_core.text.bpe_training import HEADER, learn, padded
 
 
 def corpus(size: int, seed: int) -> list[str]:
@@ -62,7 +62,7 @@ def test_equals_counting_anew_until_nothing_is_left():
     texts = corpus(8, seed=3)
     learnt = learn(texts, 10**6)
     assert learnt == naive(texts, 10**6)
-    tokenizer = Tokenizer(learnt)
+    tokenizer = BytePairTokenizer(learnt)
     assert all(len(tokenizer.encode(word)) == 1 for text in texts for word in words(text))
 
 
@@ -73,7 +73,7 @@ def test_order_of_the_texts_does_not_matter():
 
 def test_the_tokenizer_reads_and_shortens():
     texts = [*corpus(60, seed=5), "Ünïcödé, 日本 & more!"]
-    learnt, none = Tokenizer(learn(texts, 200)), Tokenizer(learn(texts, 0))
+    learnt, none = BytePairTokenizer(learn(texts, 200)), BytePairTokenizer(learn(texts, 0))
     assert (learnt.vocabulary_size, none.vocabulary_size) == (714, 514)
     for text in texts:
         assert learnt.decode(learnt.encode(text)) == none.decode(none.encode(text)) == " ".join(words(text)) + " "
@@ -107,10 +107,10 @@ def test_merges_that_no_word_uses():
     assert whole.startswith(learnt)
     assert padded(whole, 600) == whole
     text = "a red circle \xff \xf5\xc0 \u03b1 \U0001f600"
-    tokens = Tokenizer(whole).encode(text)
-    assert Tokenizer(whole).vocabulary_size == 514 + 600
-    assert tokens == Tokenizer(learnt).encode(text)
-    assert Tokenizer(padded(learnt, count + 6656)).vocabulary_size == 514 + count + 6656
+    tokens = BytePairTokenizer(whole).encode(text)
+    assert BytePairTokenizer(whole).vocabulary_size == 514 + 600
+    assert tokens == BytePairTokenizer(learnt).encode(text)
+    assert BytePairTokenizer(padded(learnt, count + 6656)).vocabulary_size == 514 + count + 6656
     with pytest.raises(TextError, match=r"^6657 merges are missing; at most 6656 can stay unused"):
         padded(learnt, count + 6657)
 

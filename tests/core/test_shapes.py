@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from clip_core.architecture import SHAPES as ARCHITECTURE
-from clip_core.bpe_training import learn
 from clip_core.data.shapes import (
     COLOURS,
     HELD_OUT,
@@ -33,7 +32,8 @@ from clip_core.data.shapes import (
     training_example,
     vocabulary_captions,
 )
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
+from clip_core.text.bpe_training import learn
 
 RED_SQUARE = Thing("square", "red", "large", "solid")
 BLUE_CROSS = Thing("cross", "blue", "small", "striped")
@@ -204,7 +204,7 @@ def test_textures_are_white_marks_on_the_colour():
 
 
 def test_the_vocabulary_is_that_of_the_shapes_model():
-    tokenizer = Tokenizer(learn(vocabulary_captions(), ARCHITECTURE.text.vocabulary_size - 514))
+    tokenizer = BytePairTokenizer(learn(vocabulary_captions(), ARCHITECTURE.text.vocabulary_size - 514))
     assert tokenizer.vocabulary_size == ARCHITECTURE.text.vocabulary_size
     assert list(TrainingSet(1, 3).captions()) == list(vocabulary_captions())
     for word in (*SHAPES, *COLOURS, *TEXTURES, "small", "large", "two", "three", "four", "above", "below"):

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from clip_core import files, vocabulary
+from clip_core import files
 from clip_core.errors import DownloadError, TextError
+from clip_core.text import vocabulary
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,7 +107,7 @@ def test_cache_comes_before_the_network(original, nowhere, address):
 
 def test_installed_package_is_read_and_not_imported(tmp_path):
     code = (
-        "import sys; from clip_core import vocabulary; merges = vocabulary.openai_merges(); "
+        "import sys; from clip_core.text import vocabulary; merges = vocabulary.openai_merges(); "
         "print(len(merges), 'open_clip' in sys.modules, 'torch' in sys.modules)"
     )
     environment = {"CLIP_CACHE": str(tmp_path), "PATH": "/usr/bin:/bin", "http_proxy": "http://127.0.0.1:9"}

@@ -12,19 +12,19 @@ import numpy as np
 from PIL import Image
 
 from clip_core.architecture import DEVIATION, MEAN, Architecture, TextTransformer, VisionTransformer
-from clip_core.bpe_training import HEADER
 from clip_core.data.loader import Batch, Loader
 from clip_core.data.source import Photograph, fingerprint_of
 from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
+from clip_core.text.bpe_training import HEADER
 
 SMALL = Architecture(
     embed_dim=32,
     image=VisionTransformer(resolution=16, patch=16, width=64, layers=1, heads=1),
     text=TextTransformer(context_length=48, vocabulary_size=514, width=64, layers=1, heads=1),
 )
-TOKENIZER = Tokenizer(HEADER)  # letter by letter
+TOKENIZER = BytePairTokenizer(HEADER)  # letter by letter
 STEP = 5  # of the red value from one number to the next, more than JPEG changes it
 
 

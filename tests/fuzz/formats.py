@@ -19,16 +19,17 @@ import safetensors.numpy
 import yaml
 from PIL import Image
 
+import clip_core
 import converters
-from clip_core import tokenizer
 from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
-from clip_core.bpe_training import HEADER
 from clip_core.data.sources import open_source
 from clip_core.errors import ClipError
 from clip_core.evaluation.classes import Folders
 from clip_core.image import open_image
 from clip_core.naming import parameters
 from clip_core.preprocess import preprocess
+from clip_core.text.bpe import BytePairTokenizer
+from clip_core.text.bpe_training import HEADER
 from clip_core.training import checkpoint
 from clip_core.training.log import read_metrics
 from clip_core.training.recipe import Recipe
@@ -207,14 +208,14 @@ def _read_picture(path: Path) -> None:
 
 
 def _merges() -> list[bytes]:
-    resources = Path(tokenizer.__file__).parent / "resources"
+    resources = Path(clip_core.__file__).parent / "resources"
     carried = converters.read(resources / "shapes.safetensors").vocabulary
     assert carried is not None
     return [carried.encode(), HEADER.encode() + b"\na b\nab c</w>\n"]
 
 
 def _read_merges(path: Path) -> None:
-    tokenizer.Tokenizer(path.read_bytes().decode("utf-8", "replace")).tokenize(["a large red circle"], 77)
+    BytePairTokenizer(path.read_bytes().decode("utf-8", "replace")).tokenize(["a large red circle"], 77)
 
 
 def _recipes() -> list[bytes]:

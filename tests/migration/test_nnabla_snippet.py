@@ -10,7 +10,7 @@ from PIL import Image
 from clip_core import tolerances
 from clip_core.preprocess import preprocess
 from clip_core.similarity import probabilities
-from clip_core.tokenizer import openai
+from clip_core.text.bpe import openai
 from tests.tolerances import difference
 
 pytestmark = pytest.mark.slow

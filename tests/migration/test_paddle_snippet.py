@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from clip_core import tolerances
 from clip_core.preprocess import preprocess
 from clip_core.similarity import normalize
-from clip_core.tokenizer import openai
+from clip_core.text.bpe import openai
 from tests.tolerances import difference
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ INPUTS = """
     import os
     from PIL import Image
     from paddle.vision.transforms import Compose, Resize, CenterCrop, ToTensor
-    from clip_core.tokenizer import openai
+    from clip_core.text.bpe import openai
 
     preprocess = Compose([Resize(224,interpolation='bicubic'),
                          CenterCrop(224),

@@ -9,7 +9,7 @@ from PIL import Image
 from clip_core import tolerances
 from clip_core.preprocess import preprocess
 from clip_core.similarity import probabilities
-from clip_core.tokenizer import openai
+from clip_core.text.bpe import openai
 from tests.migration.conftest import ARCHITECTURE
 from tests.serving import serving
 from tests.tolerances import difference

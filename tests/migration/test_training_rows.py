@@ -34,7 +34,6 @@ from clip.command import app
 from clip.command import train as train_command
 from clip_core import similarity
 from clip_core.architecture import DEVIATION, MEAN, MODELS, Architecture, TextTransformer, VisionTransformer
-from clip_core.bpe_training import HEADER
 from clip_core.data import loader
 from clip_core.errors import ClipError
 from clip_core.initialize import initialize
@@ -42,7 +41,8 @@ from clip_core.naming import parameters
 from clip_core.preprocess import preprocess
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import normalize
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
+from clip_core.text.bpe_training import HEADER
 from clip_core.training import loop
 from clip_core.training.recipe import Data, Recipe
 from converters import Checkpoint
@@ -52,7 +52,7 @@ from tests.data.test_sources import save
 
 ROOT = Path(__file__).parents[2]
 PICTURES = 256
-TOKENIZER = Tokenizer(HEADER)  # letter by letter
+TOKENIZER = BytePairTokenizer(HEADER)  # letter by letter
 TINY = {
     "embed_dim": 16,
     "image": {"kind": "vit", "resolution": 32, "patch": 32, "width": 64, "layers": 1, "heads": 1},

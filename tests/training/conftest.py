@@ -9,10 +9,10 @@ import pytest
 from backends.torch.model import CLIP
 from backends.torch.training import Trainer
 from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
-from clip_core.bpe_training import learn
 from clip_core.data.shapes import TrainingSet, vocabulary_captions
 from clip_core.initialize import initialize
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
+from clip_core.text.bpe_training import learn
 from clip_core.training.recipe import Recipe
 
 TINY = Architecture(
@@ -23,8 +23,8 @@ TINY = Architecture(
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
-    return Tokenizer(learn(vocabulary_captions(), 200))
+def tokenizer() -> BytePairTokenizer:
+    return BytePairTokenizer(learn(vocabulary_captions(), 200))
 
 
 def tiny_recipe(steps: int = 12, **changes: dict[str, Any]) -> Recipe:

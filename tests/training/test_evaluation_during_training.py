@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import clip_core
 import converters
-from clip_core import tokenizer as tokenizers
 from clip_core.architecture import DEVIATION, MEAN
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import evaluate
 from clip_core.initialize import initialize
 from clip_core.naming import Weights
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
 from clip_core.training.evaluation import Evaluator
 from clip_core.training.log import EVALUATION, read_metrics
 from clip_core.training.loop import train
@@ -29,7 +29,7 @@ from tests.conftest import load_backend
 from tests.data.conftest import SMALL, STEP, TOKENIZER, write_picture
 from tests.training.conftest import TINY, tiny_data, tiny_recipe, tiny_trainer
 
-PACKAGED = Path(tokenizers.__file__).parent / "resources" / "shapes.safetensors"
+PACKAGED = Path(clip_core.__file__).parent / "resources" / "shapes.safetensors"
 
 
 class Known:
@@ -354,7 +354,7 @@ def test_held_out_combinations_score_as_in_the_evaluation_of_shapes():
 def packaged_scores(backend: str) -> dict[str, float]:
     checkpoint = converters.read(PACKAGED)
     model = load_backend(backend).CLIP(checkpoint.architecture, checkpoint.weights, device="cpu")
-    return Evaluator(recipe("shapes", **DRAWN_PAIRS, **DRAWN_CLASSES), Tokenizer(checkpoint.vocabulary))(
+    return Evaluator(recipe("shapes", **DRAWN_PAIRS, **DRAWN_CLASSES), BytePairTokenizer(checkpoint.vocabulary))(
         Training(model)
     )
 

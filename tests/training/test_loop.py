@@ -36,9 +36,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from clip_core.bpe_training import learn
+from clip_core.text.bpe_training import learn
 from clip_core.data.shapes import vocabulary_captions
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
@@ -46,7 +46,7 @@ from tests.training.conftest import TINY, tiny_data, tiny_trainer
 
 torch.set_num_threads(1)
 recipe = Recipe.read(sys.argv[1])
-tokenizer = Tokenizer(learn(vocabulary_captions(), 200))
+tokenizer = BytePairTokenizer(learn(vocabulary_captions(), 200))
 outcome = train(recipe, tiny_trainer(recipe), tiny_data(recipe), tokenizer, Path(sys.argv[2]))
 sys.exit(0 if outcome.signal is None else 128 + outcome.signal)
 """

@@ -42,9 +42,9 @@ import os, shutil, signal, sys, time
 from pathlib import Path
 import grain
 import torch
-from clip_core.bpe_training import learn
+from clip_core.text.bpe_training import learn
 from clip_core.data.shapes import vocabulary_captions
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
 from clip_core.training import checkpoint
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
@@ -78,7 +78,7 @@ def train_and_die(place, call, recipe, output):
         os.rename = dies_at(call, os.rename, die)
     elif place == "remove":
         shutil.rmtree = dies_at(call, shutil.rmtree, die)
-    train(recipe, trainer, tiny_data(recipe), Tokenizer(learn(vocabulary_captions(), 200)), output)
+    train(recipe, trainer, tiny_data(recipe), BytePairTokenizer(learn(vocabulary_captions(), 200)), output)
 
 for place in sys.argv[2:]:
     function, call, recipe = place.split("-")

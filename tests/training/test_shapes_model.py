@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import clip_core
 import converters
 from backends.torch.model import CLIP
-from clip_core import tokenizer
 from clip_core.architecture import SHAPES
 from clip_core.evaluation.shapes import evaluate
-from clip_core.tokenizer import Tokenizer
+from clip_core.text.bpe import BytePairTokenizer
 
-PACKAGED = Path(tokenizer.__file__).parent / "resources" / "shapes.safetensors"
+PACKAGED = Path(clip_core.__file__).parent / "resources" / "shapes.safetensors"
 
 
 def test_the_packaged_model_names_what_it_never_saw():
@@ -20,7 +20,7 @@ def test_the_packaged_model_names_what_it_never_saw():
     assert checkpoint.size < 5_000_000
     assert checkpoint.vocabulary is not None
     model = CLIP(checkpoint.architecture, checkpoint.weights, device="cpu")
-    scores = evaluate(model, Tokenizer(checkpoint.vocabulary), pictures_per_class=20, seed=7)
+    scores = evaluate(model, BytePairTokenizer(checkpoint.vocabulary), pictures_per_class=20, seed=7)
     assert scores["held_out_classes"] == 81
     assert scores["held_out_top1"] > 0.96
     assert scores["trained_top1"] > 0.98

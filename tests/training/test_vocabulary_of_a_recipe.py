@@ -7,14 +7,14 @@ import gzip
 import pytest
 
 from clip_core.architecture import TextTransformer
-from clip_core.bpe_training import HEADER, learn
 from clip_core.data.sources import open_source
 from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
-from clip_core.tokenizer import MAXIMUM_CHARACTERS, Tokenizer
+from clip_core.text.bpe import MAXIMUM_CHARACTERS, BytePairTokenizer
+from clip_core.text.bpe_training import HEADER, learn
+from clip_core.text.vocabulary import openai_merges
 from clip_core.training import vocabulary
 from clip_core.training.vocabulary import Vocabulary, kept_vocabulary, vocabulary_of
-from clip_core.vocabulary import openai_merges
 
 WORDS = ["zebra", "quokka", "axolotl"]
 MERGES = learn(WORDS, 10**6)
@@ -43,7 +43,7 @@ def test_it_is_learnt_from_the_captions():
 def test_tokens_that_the_captions_do_not_need_stay_unused():
     found = vocabulary_of(tower(600), None, Captioned(*WORDS))
     assert found.merges.startswith(MERGES)
-    assert Tokenizer(found.merges).vocabulary_size == 600
+    assert BytePairTokenizer(found.merges).vocabulary_size == 600
     assert (found.learnt, found.unused) == (COUNT, 600 - 514 - COUNT)
 
 
@@ -66,7 +66,7 @@ def test_captions_that_teach_too_little():
 
 def test_openais_and_the_smallest_learn_nothing():
     assert vocabulary_of(tower(49408), None, Captioned(*WORDS)) == Vocabulary(None)
-    assert Tokenizer(vocabulary_of(tower(514), None, Captioned(*WORDS)).merges).vocabulary_size == 514
+    assert BytePairTokenizer(vocabulary_of(tower(514), None, Captioned(*WORDS)).merges).vocabulary_size == 514
 
 
 def test_a_checkpoint_keeps_openais_by_its_merges():

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from clip_core.errors import TextError
-from clip_core.tokenizer import (
+from clip_core.text.bpe import (
     BYTE_SYMBOLS,
     END_OF_TEXT,
     END_OF_WORD,
@@ -25,9 +25,9 @@ Pair = tuple[str, str]
 
 
 def learn(texts: Iterable[str], merges: int) -> str:
-    """The text of a merges file, for `Tokenizer`, with up to ``merges`` merges learnt from ``texts``.
+    """The text of a merges file, for `BytePairTokenizer`, with up to ``merges`` merges learnt from ``texts``.
 
-    Words are those of `clip_core.tokenizer.words`. The most frequent pair of neighbours is merged first; of equally
+    Words are those of `clip_core.text.bpe.words`. The most frequent pair of neighbours is merged first; of equally
     frequent pairs the one that sorts first, so the same texts in any order give the same merges. There are fewer
     merges when no pair is left.
 

@@ -11,9 +11,9 @@ import ftfy
 import numpy as np
 import regex
 
-from clip_core.architecture import OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY_SIZE, Architecture
+from clip_core.architecture import OPENAI_CONTEXT_LENGTH
 from clip_core.errors import TextError
-from clip_core.vocabulary import openai_merges
+from clip_core.text.vocabulary import openai_merges
 
 START_OF_TEXT = "<|startoftext|>"
 END_OF_TEXT = "<|endoftext|>"
@@ -95,7 +95,7 @@ def byte_symbols(word: str) -> list[str]:
     return symbols
 
 
-class Tokenizer:
+class BytePairTokenizer:
     """A byte-pair tokenizer with OpenAI's cleaning, word pattern and order of ids.
 
     The vocabulary is 256 bytes, the same 256 as the last of a word, one token per merge, and the start and end tokens.
@@ -263,42 +263,10 @@ def _listed(texts: object) -> Iterable:
 
 
 @lru_cache(maxsize=1)
-def openai() -> Tokenizer:
+def openai() -> BytePairTokenizer:
     """OpenAI's tokenizer of 49,408 ids; the first call reads its vocabulary, which may fetch it once.
 
     Raises:
         DownloadError: the vocabulary is nowhere to be found.
     """
-    return Tokenizer(openai_merges())
-
-
-def tokenizer_of(name: str, architecture: Architecture, vocabulary: str | None) -> Tokenizer:
-    """The tokenizer for a model: of the vocabulary that its file carries, else OpenAI's.
-
-    Args:
-        name: what the sentence calls the model.
-        vocabulary: the text of a merges file.
-
-    Raises:
-        TextError: the file carries none and the model was not trained with OpenAI's, or it carries one that is not
-            the model's.
-        DownloadError: it is OpenAI's, and that cannot be had.
-    """
-    size = architecture.text.end_of_text + 1  # tokens behind it were added to the model, and no text becomes them
-    if vocabulary is None:
-        if size != OPENAI_VOCABULARY_SIZE:
-            raise TextError(
-                f"{name} has a vocabulary of {size} tokens and does not carry it; "
-                "clip convert FILE TARGET --like ORIGINAL takes it from the model that this one was fine-tuned from."
-            )
-        return openai()
-    try:
-        carried = Tokenizer(vocabulary)
-    except TextError as error:
-        raise TextError(f"The vocabulary that {name} carries cannot be read: {error}") from error
-    if carried.vocabulary_size != size:
-        raise TextError(
-            f"{name} carries a vocabulary of {carried.vocabulary_size} tokens, but its weights are for {size}; "
-            "convert the original file again."
-        )
-    return carried
+    return BytePairTokenizer(openai_merges())

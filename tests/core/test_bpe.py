@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
-from clip_core import tokenizer as module
-from clip_core import vocabulary
 from clip_core.errors import TextError
-from clip_core.tokenizer import END_OF_WORD, MAXIMUM_CHARACTERS, Tokenizer, byte_symbols, openai, words
+from clip_core.text import bpe as module
+from clip_core.text import vocabulary
+from clip_core.text.bpe import END_OF_WORD, MAXIMUM_CHARACTERS, BytePairTokenizer, byte_symbols, openai, words
 
 SMALL = "#version: test\nt h\nth e</w>\na n\nan d</w>\n"
 
@@ -77,7 +77,7 @@ def test_published_ids():
 
 
 def test_small_vocabulary_uses_all_its_lines():
-    small = Tokenizer(SMALL)
+    small = BytePairTokenizer(SMALL)
     assert (small.vocabulary_size, small.start, small.end) == (518, 516, 517)
     h, e = ord("h") - 33, ord("e") - 33  # bytes are numbered from "!"
     assert small.encode("The and he than") == [
@@ -92,7 +92,7 @@ def test_small_vocabulary_uses_all_its_lines():
 
 
 def test_windows_line_ends_in_merges():
-    assert Tokenizer(SMALL.replace("\n", "\r\n")).encode("the and") == [513, 515]
+    assert BytePairTokenizer(SMALL.replace("\n", "\r\n")).encode("the and") == [513, 515]
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n \u3000", "\0", "\x7f"])
@@ -253,7 +253,7 @@ def test_random_vocabularies_equal_the_definition():
                 pairs[left, right] = len(pairs)
                 symbols.append(left + right)
         merges = "\n".join(["#version: test", *map(" ".join, pairs)])
-        ours = Tokenizer(merges)
+        ours = BytePairTokenizer(merges)
         for _ in range(40):
             word = "".join(random_.choices("abc", k=random_.randrange(1, 40)))
             assert spelt(ours.encode(word), merges) == naive(word, pairs)
@@ -269,7 +269,7 @@ class CountedMerges(dict):
 
 @pytest.mark.parametrize("letters", ["a", "abcdefgh"])
 def test_work_on_a_long_word_is_linear_in_look_ups(letters):
-    ours = Tokenizer(vocabulary.openai_merges())
+    ours = BytePairTokenizer(vocabulary.openai_merges())
     ours._merged = CountedMerges(ours._merged)
     word = "".join(random.Random(4).choices(letters, k=16_000))
     tokens = ours.encode(word)
@@ -279,7 +279,7 @@ def test_work_on_a_long_word_is_linear_in_look_ups(letters):
 
 def test_word_cache_is_bounded_and_changes_nothing(monkeypatch):
     monkeypatch.setattr(module, "CACHED_WORDS", 8)
-    ours = Tokenizer(vocabulary.openai_merges())
+    ours = BytePairTokenizer(vocabulary.openai_merges())
     texts = [f"{word} {'long' * 20}" for word in 3 * [chr(c) * 3 for c in range(97, 123)]]
     assert [ours.encode(text) for text in texts] == [openai().encode(text) for text in texts]
     assert 0 < len(ours._cache) <= 8
@@ -287,13 +287,13 @@ def test_word_cache_is_bounded_and_changes_nothing(monkeypatch):
 
 
 def test_returned_ids_are_the_callers_own():
-    ours = Tokenizer(SMALL)
+    ours = BytePairTokenizer(SMALL)
     ours.encode("the").clear()
     assert ours.encode("the") == [513]
 
 
 def test_a_tokenizer_can_be_sent_to_another_process():
-    ours = Tokenizer(SMALL)
+    ours = BytePairTokenizer(SMALL)
     assert pickle.loads(pickle.dumps(ours)).encode("the and") == ours.encode("the and")  # noqa: S301
 
 
@@ -455,4 +455,4 @@ def test_longest_text_is_accepted():
 )
 def test_unusable_merges(merges, sentence):
     with pytest.raises(TextError, match=sentence):
-        Tokenizer(merges)
+        BytePairTokenizer(merges)
