@@ -15,7 +15,6 @@ from PIL import Image
 import backends
 import clip_core
 import converters
-from backends.base import Model, Tensor
 from clip_core import files
 from clip_core import preprocess as preprocessing
 from clip_core.architecture import (
@@ -25,6 +24,7 @@ from clip_core.architecture import (
     Pixels,
     name_of,
 )
+from clip_core.backend import Model, Tensor
 from clip_core.errors import AssumptionWarning, CheckpointError, ClipError
 from clip_core.naming import count
 from clip_core.text.bpe import openai

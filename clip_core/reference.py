@@ -6,7 +6,7 @@ compute, with the same two savings: text up to the longest end-of-text, the last
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from math import erf, pi, sqrt
 
@@ -20,6 +20,7 @@ from clip_core.architecture import (
     Transformer,
     VisionTransformer,
 )
+from clip_core.backend import Observe, ignore
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixels, check_tokens
 from clip_core.naming import Weights, check, parameters
@@ -28,8 +29,6 @@ from clip_core.text.tokenizer import Tokenizer, tokenizer_of
 
 PRECISIONS: dict[str, np.dtype] = {"fp32": np.dtype(np.float32), "fp64": np.dtype(np.float64)}
 EPSILON = 1e-5  # of every batch normalisation
-
-Observe = Callable[[str, np.ndarray], None]
 
 
 def to_tensor(array: np.ndarray) -> np.ndarray:
@@ -112,7 +111,7 @@ class CLIP:
         length = self.architecture.text.context_length if context_length is None else context_length
         return self.tokenizer.tokenize(texts, length, truncate)
 
-    def encode_image(self, image: np.ndarray, observe: Observe | None = None) -> np.ndarray:
+    def encode_image(self, image: np.ndarray, observe: Observe = ignore) -> np.ndarray:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
         Raises:
@@ -129,7 +128,7 @@ class CLIP:
             features = run.modified_resnet(pixels, tower)
         return run.seen("image_features", features)
 
-    def encode_text(self, text: np.ndarray, observe: Observe | None = None) -> np.ndarray:
+    def encode_text(self, text: np.ndarray, observe: Observe = ignore) -> np.ndarray:
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:
@@ -158,7 +157,7 @@ class CLIP:
         return self.encode_text(tokens).astype(np.float32, copy=False)
 
     def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
-        """What each block computes, in the order of computation (`backends.base.Model.layers`)."""
+        """What each block computes, in the order of computation (`clip_core.backend.Model.layers`)."""
         seen: Weights = {}
         self.encode_image(pixels, seen.__setitem__)
         self.encode_text(tokens, seen.__setitem__)
@@ -168,12 +167,11 @@ class CLIP:
 class _Pass:
     """One forward pass: the functions of the network over one set of weights."""
 
-    def __init__(self, weights: Weights, observe: Observe | None) -> None:
+    def __init__(self, weights: Weights, observe: Observe) -> None:
         self.weights, self.observe = weights, observe
 
     def seen(self, name: str, x: np.ndarray) -> np.ndarray:
-        if self.observe is not None:
-            self.observe(name, x)
+        self.observe(name, x)
         return x
 
     def vision_transformer(self, pixels: np.ndarray, tower: VisionTransformer) -> np.ndarray:

@@ -23,17 +23,8 @@ def tree_of(source: str) -> ast.Module:
 
 
 def imports_of(tree: ast.Module) -> Iterator[str]:
-    """Every module that is imported anywhere in a file, but for its annotations alone."""
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and dotted(node.test) == "TYPE_CHECKING"
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
+    """Every module that is imported anywhere in a file."""
     for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -94,11 +85,11 @@ ALLOWED = {
     "clip_core/": {"clip_core"},
     "converters/": {"clip_core", "converters"},
     "backends/": {"clip_core", "backends"},
-    "backends/torch/": {"clip_core", "backends.base", "backends.torch", "torch"},
-    "backends/paddle/": {"clip_core", "backends.base", "backends.paddle", "paddle"},
-    "backends/paddle/wrapper.py": {"clip_core", "backends.base", "backends.paddle", "paddle", "converters.dialects"},
-    "backends/nnabla/": {"clip_core", "backends.base", "backends.nnabla", "nnabla"},
-    "backends/nnabla/model.py": {"clip_core", "backends.base", "backends.nnabla", "nnabla", "converters.dialects"},
+    "backends/torch/": {"clip_core", "backends.torch", "torch"},
+    "backends/paddle/": {"clip_core", "backends.paddle", "paddle"},
+    "backends/paddle/wrapper.py": {"clip_core", "backends.paddle", "paddle", "converters.dialects"},
+    "backends/nnabla/": {"clip_core", "backends.nnabla", "nnabla"},
+    "backends/nnabla/model.py": {"clip_core", "backends.nnabla", "nnabla", "converters.dialects"},
     "clip/": {"clip", "clip_core", "converters", "backends"},
 }
 

@@ -21,7 +21,6 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.ext_utils import get_extension_context
 
-from backends.base import Observe, ignore
 from backends.nnabla.functions import (
     Recomputed,
     attend,
@@ -42,6 +41,7 @@ from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
 from clip_core.architecture import Transformer as TransformerTower
 from clip_core.architecture import VisionTransformer as ViTTower
+from clip_core.backend import Observe, ignore
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
@@ -561,7 +561,7 @@ class CLIP(Module):
             return to_array(model.encode_text(tokens))
 
     def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
-        """What each block computes, float32, in the order of computation (`backends.base.Model.layers`)."""
+        """What each block computes, float32, in the order of computation (`clip_core.backend.Model.layers`)."""
         seen: Weights = {}
 
         def observe(name: str, value: nn.Variable) -> None:

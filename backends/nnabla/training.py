@@ -22,11 +22,11 @@ import numpy as np
 from nnabla.ext_utils import get_extension_context
 from nnabla.solver import SolverState
 
-from backends.base import StepResult
 from backends.nnabla.functions import linear, on_cpu
 from backends.nnabla.model import CLIP, normalize, to_array, to_tensor
 from backends.nnabla.module import SWITCHES, plain_errors
 from backends.nnabla.ranks import Ranks
+from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.naming import Weights
 from clip_core.training.recipe import Loss, Recipe
@@ -38,7 +38,7 @@ BLOCK = 1 << 15  # elements; a block of weights, gradient and moments stays in a
 
 
 class Trainer:
-    """Adam or AdamW over the recipe's loss; follows `backends.base.Trainer`.
+    """Adam or AdamW over the recipe's loss; follows `clip_core.backend.Trainer`.
 
     Args:
         model: float32 weights; they are trained in place.
@@ -64,7 +64,7 @@ class Trainer:
 
     @np.errstate(over="ignore", invalid="ignore")  # the norm of the gradients tells
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
-        """Forward, loss, backward, clip, update (`backends.base.Trainer.step`)."""
+        """Forward, loss, backward, clip, update (`clip_core.backend.Trainer.step`)."""
         with self._on_device():
             self.model.train()
             for variable in self.trained.values():
@@ -221,7 +221,7 @@ class Trainer:
         return state
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the next step depends on (`backends.base.Trainer.state`)."""
+        """All that the next step depends on (`clip_core.backend.Trainer.state`)."""
         state = {f"weights/{name}": array for name, array in self.model.export().items()}
         kinds = {"first_moment": self.first, "second_moment": self.second, "average": self.averages}
         for kind, tensors in kinds.items():
@@ -231,7 +231,7 @@ class Trainer:
         return state | scaling | {"updates": np.array(self.updates, np.int64)}
 
     def average(self) -> Weights | None:
-        """The moving average of the weights, complete (`backends.base.Trainer.average`)."""
+        """The moving average of the weights, complete (`clip_core.backend.Trainer.average`)."""
         averages = {name: to_array(tensor) for name, tensor in self.averages.items()}
         return self.model.export() | averages if averages else None
 

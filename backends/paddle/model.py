@@ -25,11 +25,11 @@ from paddle import nn
 from paddle.base import initializer
 from paddle.distributed.fleet.utils import recompute
 
-from backends.base import Observe, ignore
 from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
 from clip_core.architecture import Transformer as TransformerTower
 from clip_core.architecture import VisionTransformer as ViTTower
+from clip_core.backend import Observe, ignore
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
@@ -540,7 +540,7 @@ class CLIP(nn.Layer):
             return to_array(model.encode_text(tokens))
 
     def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
-        """What each block computes, float32, in the order of computation (`backends.base.Model.layers`)."""
+        """What each block computes, float32, in the order of computation (`clip_core.backend.Model.layers`)."""
         seen: Weights = {}
 
         def observe(name: str, value: paddle.Tensor) -> None:

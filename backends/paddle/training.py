@@ -18,9 +18,9 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from backends.base import StepResult
 from backends.paddle.model import CLIP, normalize, to_array
 from backends.paddle.ranks import Ranks
+from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.naming import Weights, parameters
 from clip_core.training.recipe import Loss, Recipe
@@ -32,7 +32,7 @@ AUTOCAST = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 
 
 class Trainer:
-    """Adam or AdamW over the recipe's loss; follows `backends.base.Trainer`.
+    """Adam or AdamW over the recipe's loss; follows `clip_core.backend.Trainer`.
 
     Args:
         model: float32 weights; they are trained in place.
@@ -64,7 +64,7 @@ class Trainer:
         self._begin({})
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
-        """Forward, loss, backward, clip, update (`backends.base.Trainer.step`)."""
+        """Forward, loss, backward, clip, update (`clip_core.backend.Trainer.step`)."""
         self.model.train()
         self.model.clear_gradients()
         parts = chunks(len(pixels), self.recipe.training.micro_batch_size)
@@ -157,7 +157,7 @@ class Trainer:
         return result
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the next step depends on (`backends.base.Trainer.state`)."""
+        """All that the next step depends on (`clip_core.backend.Trainer.state`)."""
         state = {f"weights/{name}": array for name, array in self.model.export().items()}
         kinds = {"first_moment": self.first, "second_moment": self.second, "average": self.averages}
         for kind, tensors in kinds.items():
@@ -167,7 +167,7 @@ class Trainer:
         return state | scaling | {"updates": np.array(self.updates, np.int64)}
 
     def average(self) -> Weights | None:
-        """The moving average of the weights, complete (`backends.base.Trainer.average`)."""
+        """The moving average of the weights, complete (`clip_core.backend.Trainer.average`)."""
         averages = {name: self._reordered(name, to_array(tensor)) for name, tensor in self.averages.items()}
         return self.model.export() | averages if averages else None
 

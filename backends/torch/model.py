@@ -21,12 +21,12 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from backends.base import Observe, ignore
 from backends.torch.sharding import part_of, whole_of
 from clip_core.architecture import Activation, Architecture
 from clip_core.architecture import ModifiedResNet as ResNetTower
 from clip_core.architecture import Transformer as TransformerTower
 from clip_core.architecture import VisionTransformer as ViTTower
+from clip_core.backend import Observe, ignore
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
@@ -481,7 +481,7 @@ class CLIP(nn.Module):
             return to_array(model.encode_text(tokens))
 
     def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
-        """What each block computes, float32, in the order of computation (`backends.base.Model.layers`)."""
+        """What each block computes, float32, in the order of computation (`clip_core.backend.Model.layers`)."""
         seen: Weights = {}
 
         def observe(name: str, value: torch.Tensor) -> None:

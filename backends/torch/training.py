@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import get_total_norm
 
-from backends.base import StepResult
 from backends.torch.compilation import compile_blocks
 from backends.torch.model import BLOCKS, CLIP, normalize, to_array
 from backends.torch.ranks import Ranks
 from backends.torch.sharding import is_sharded, part_of, shard, whole_of
+from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.naming import Weights
 from clip_core.training.recipe import Loss, Recipe
@@ -34,7 +34,7 @@ ADAM = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 class Trainer:
-    """Adam or AdamW over the recipe's loss; follows `backends.base.Trainer`.
+    """Adam or AdamW over the recipe's loss; follows `clip_core.backend.Trainer`.
 
     Args:
         model: float32 weights; they are trained in place.
@@ -77,7 +77,7 @@ class Trainer:
         self._begin({})
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
-        """Forward, loss, backward, clip, update (`backends.base.Trainer.step`)."""
+        """Forward, loss, backward, clip, update (`clip_core.backend.Trainer.step`)."""
         self.model.train()
         self.model.zero_grad()
         self.adam.zero_grad()  # of sharded weights it holds the gradients, too
@@ -162,7 +162,7 @@ class Trainer:
         return result
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the next step depends on (`backends.base.Trainer.state`)."""
+        """All that the next step depends on (`clip_core.backend.Trainer.state`)."""
         state = {f"weights/{name}": array for name, array in self.model.export().items()}
         for name, tensor in self.trained.items():
             moments = self.adam.state[tensor]
@@ -174,7 +174,7 @@ class Trainer:
         return state | scaling | {"updates": np.array(self.updates, np.int64)}
 
     def average(self) -> Weights | None:
-        """The moving average of the weights, complete (`backends.base.Trainer.average`)."""
+        """The moving average of the weights, complete (`clip_core.backend.Trainer.average`)."""
         averages = {name: self._whole(name, tensor) for name, tensor in self.averages.items()}
         return self.model.export() | averages if averages else None
 

@@ -22,6 +22,7 @@ from clip.api import weights_file
 from clip.command.output import Json, print_fields, print_json
 from clip_core import files
 from clip_core.architecture import Architecture, differences
+from clip_core.backend import ProcessGroup
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 from clip_core.memory import enough_memory
@@ -29,7 +30,6 @@ from clip_core.text.tokenizer import tokenizer_of
 from clip_core.training.stopping import WORD, run_until_stopped, stop_signals
 
 if TYPE_CHECKING:
-    from backends.base import Ranks
     from clip_core.data.source import Source
     from clip_core.training.loop import Outcome
     from clip_core.training.plan import Plan
@@ -149,7 +149,7 @@ def _ending(outcome: Outcome, folder: Path) -> str:
     return reached if outcome.signal is None else f"stopped early at {reached}; go on with --resume {folder}"
 
 
-def _end(ranks: Ranks, backend: str, code: int) -> None:
+def _end(ranks: ProcessGroup, backend: str, code: int) -> None:
     """Leave the other processes, and exit unless all is well."""
     ranks.close()
     if ranks.size > 1 and backend == "torch":
@@ -163,7 +163,7 @@ def _end(ranks: Ranks, backend: str, code: int) -> None:
 
 
 @contextmanager
-def _ending_together(ranks: Ranks) -> Iterator[None]:
+def _ending_together(ranks: ProcessGroup) -> Iterator[None]:
     """End this process at once on an error when it is one of several: the others wait for it, and its launcher ends
     them when it is gone, but leaving MPI in the usual way would wait for them."""
     from clip_core.training.log import say

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from clip_core.backend import Model
 from clip_core.data.shapes import (
     HELD_OUT,
     KINDS,
@@ -28,9 +29,6 @@ from clip_core.evaluation.retrieval import ranks, recall_at
 from clip_core.evaluation.zero_shot import class_features, hits, image_features, text_features
 from clip_core.preprocess import pixels
 from clip_core.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from backends.base import Model
 
 PROMPT = "a photo of {}"
 

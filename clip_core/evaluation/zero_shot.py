@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clip_core.backend import Model
 from clip_core.similarity import normalize
 from clip_core.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from backends.base import Model
 
 BATCH = 128
 

@@ -1,6 +1,6 @@
 """Training checkpoints that every framework can resume from, each a folder that is complete or not there.
 
-``state.safetensors`` holds what `backends.base.Trainer.state` gives, ``run.json`` the step, the loader's state, the
+``state.safetensors`` holds what `clip_core.backend.Trainer.state` gives, ``run.json`` the step, the loader's state, the
 recipe and the versions, ``vocabulary.txt`` the merges of the model's tokenizer, and ``manifest.json`` the SHA-256 of
 each. The folder is written under a temporary name, read
 back, and renamed when all of it is on the disk; only then are older ones removed.

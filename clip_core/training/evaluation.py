@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
+from clip_core.backend import Model, Trainer
 from clip_core.errors import ClipError
 from clip_core.evaluation.retrieval import ranks, recall_at
 from clip_core.evaluation.zero_shot import class_features, hits, image_features, unit_features
@@ -15,9 +16,6 @@ from clip_core.preprocess import preprocess
 from clip_core.similarity import contrastive_loss, logits, sigmoid_loss
 from clip_core.text.tokenizer import Tokenizer
 from clip_core.training.recipe import Recipe, Retrieval, ZeroShot
-
-if TYPE_CHECKING:
-    from backends.base import Model, Trainer
 
 Usable = TypeVar("Usable")
 

@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from math import isfinite, prod
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from clip_core.architecture import ModifiedResNet
+from clip_core.backend import StepResult, Trainer
 from clip_core.data.loader import Batch, Loader, check_batch
 from clip_core.data.settings import shown
 from clip_core.data.source import Source
@@ -34,9 +35,6 @@ from clip_core.training.recipe import Recipe
 from clip_core.training.rules import check_trainable
 from clip_core.training.schedule import learning_rate
 from clip_core.training.stopping import stop_signals
-
-if TYPE_CHECKING:
-    from backends.base import StepResult, Trainer
 
 RECIPE = "recipe.yaml"
 FAULTS = "faults.jsonl"  # examples that could not be used

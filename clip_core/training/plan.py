@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from clip_core.architecture import name_of
+from clip_core.backend import Trainer
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.naming import parameters
@@ -22,9 +22,6 @@ from clip_core.training.loop import enough_memory_for_a_batch, enough_memory_for
 from clip_core.training.recipe import Recipe
 from clip_core.training.rules import rules
 from clip_core.training.schedule import learning_rate
-
-if TYPE_CHECKING:
-    from backends.base import Trainer
 
 
 @dataclass(frozen=True)

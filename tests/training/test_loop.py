@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backends.base import StepResult
+from clip_core.backend import StepResult
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
 from clip_core.files import exclusive, sha256

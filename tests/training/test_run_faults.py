@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.base import StepResult
+from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.files import exclusive
 from clip_core.training.checkpoint import newest, read

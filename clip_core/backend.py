@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from clip_core.naming import Weights
 from clip_core.text.tokenizer import Tokenizer
 
 Tensor = Any  # the framework's own tensor type
-Observe = Callable[[str, Tensor], None]
+Observe = Callable[[str, Tensor], None]  # told the name and the value of what a forward pass computes
 
 
 def ignore(name: str, value: Tensor) -> None:
@@ -25,6 +25,8 @@ class Model(Protocol):
 
     architecture: Architecture
     backend: str
+    source: str  # what the weights came from, for messages
+    vocabulary: str | None  # the text of a merges file; None: it is OpenAI's
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -53,11 +55,20 @@ class Model(Protocol):
     def export(self) -> Weights:
         """The weights under their canonical names, shapes and axis order; float32, counters int64."""
 
-    def encode_image(self, image: Tensor) -> Tensor:
-        """Pixels float [n, 3, r, r] -> image features [n, d], not normalised."""
+    def encode_image(self, image: Tensor, observe: Observe = ...) -> Tensor:
+        """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
-    def encode_text(self, text: Tensor) -> Tensor:
-        """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised."""
+        Raises:
+            ImageError: the pixels have another shape or type; of an array also: values that no preprocessing gives.
+        """
+
+    def encode_text(self, text: Tensor, observe: Observe = ...) -> Tensor:
+        """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
+
+        Raises:
+            TextError: the tokens have another shape or type, an id is outside the vocabulary, or a text is without its
+                end-of-text token.
+        """
 
     def __call__(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [n, 3, r, r] and tokens [m, context] -> (logits per image [n, m], logits per text [m, n])."""
@@ -76,11 +87,18 @@ class Model(Protocol):
         """
 
 
-class Ranks(Protocol):
+class ProcessGroup(Protocol):
     """The processes of a training run, each with a share of every batch."""
 
     rank: int
     size: int
+    device: str | None  # that the model of this process belongs on; None for the framework's current one
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[n, d] of every process -> [size * n, d] in the order of their ranks, without gradient."""
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes."""
 
     def numbers(self, value: float) -> list[float]:
         """The value of every process, in the order of their ranks."""
@@ -112,7 +130,7 @@ class Trainer(Protocol):
     """One optimiser step at a time over a `Model`; schedule, logging, checkpoints and resume live in the loop."""
 
     model: Model
-    ranks: Ranks
+    ranks: ProcessGroup
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
         """Forward, loss, backward, clip, update.
