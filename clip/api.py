@@ -190,7 +190,7 @@ def open_model(
     return Loaded(str(name), model, logit_scale, checkpoint.assumptions())
 
 
-def warn_of_assumptions(source: str | os.PathLike[str], checkpoint: converters.Checkpoint) -> None:
+def warn_of_assumptions(source: str | os.PathLike[str], checkpoint: converters.ModelFile) -> None:
     """Warn when nothing says which activation a model needs; who states that one has been told of the rest."""
     if any(name.endswith(".activation") for name in checkpoint.assumed):
         warnings.warn(

@@ -65,7 +65,7 @@ def main() -> None:
         losses.append(float(loss))
         print(f"step {step}: loss {losses[-1]:.4f}, mean of the last ten {np.mean(losses[-10:]):.4f}")
 
-    tuned = converters.Checkpoint(model.model.export(), shape, vocabulary=checkpoint.vocabulary)
+    tuned = converters.ModelFile(model.model.export(), shape, vocabulary=checkpoint.vocabulary)
     converters.write(tuned, arguments.output, layout="passl", force=True)
     print(f"wrote {arguments.output}")
 

@@ -184,18 +184,19 @@ def test_6_the_writers_of_formats_are_given_a_temporary_file():
         (source, dotted(node.func), id(node))
         for source in SOURCES
         for node in ast.walk(tree_of(source))
-        if isinstance(node, ast.Call) and dotted(node.func) in {f"{name}.write" for name in (*FORMATS, "module")}
+        if isinstance(node, ast.Call)
+        and dotted(node.func) in {f"{name}.write" for name in (*FORMATS, "module", "self.module")}
     }
-    assert {(source, name) for source, name, _ in calls} == {("converters/__init__.py", "module.write")}
+    assert {(source, name) for source, name, _ in calls} == {("converters/writing.py", "self.module.write")}
     assert len(calls) == 1
     (block,) = (
         node
-        for node in ast.walk(tree_of("converters/__init__.py"))
+        for node in ast.walk(tree_of("converters/writing.py"))
         if isinstance(node, ast.With)
         and "files.atomic_path"
         in {dotted(item.context_expr.func) for item in node.items if isinstance(item.context_expr, ast.Call)}
     )
-    assert any(isinstance(node, ast.Call) and dotted(node.func) == "module.write" for node in ast.walk(block))
+    assert any(isinstance(node, ast.Call) and dotted(node.func) == "self.module.write" for node in ast.walk(block))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ import converters
 from clip.command import main
 from clip_core.evaluation import shapes
 from clip_core.training.recipe import Recipe
-from converters import Checkpoint
+from converters import ModelFile
 from tests.conftest import BACKENDS, load_backend
 from tests.models import VIT, sample_weights
 from tests.serving import serving
@@ -100,7 +100,7 @@ def test_commands(block, checkout, monkeypatch, capsys):
     monkeypatch.setattr(shapes, "evaluate", partial(shapes.evaluate, pictures_per_class=1, captions=40))
     served = checkout / "served" / "ViT-B-32.pt"
     served.parent.mkdir()
-    converters.write(Checkpoint(sample_weights(VIT), VIT), served)
+    converters.write(ModelFile(sample_weights(VIT), VIT), served)
     with serving(monkeypatch) as serve:
         serve("ViT-B/32", served, VIT)
         for line in block.splitlines():

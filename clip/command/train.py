@@ -132,7 +132,7 @@ def run(
             if ranks.rank == 0:
                 for name, trained in models.items():
                     if trained is not None:
-                        checkpoint = converters.Checkpoint(trained, architecture, vocabulary=vocabulary.merges)
+                        checkpoint = converters.ModelFile(trained, architecture, vocabulary=vocabulary.merges)
                         converters.write(checkpoint, folder / name, force=True)
                 if vocabulary.learnt:
                     say(f"the model's vocabulary has {vocabulary.learnt} merges learnt from the captions of its data")

@@ -18,7 +18,7 @@ from clip.command import main
 from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
 from clip_core.reference import CLIP as Reference
 from clip_core.text.bpe_training import learn
-from converters import Checkpoint
+from converters import ModelFile
 from tests.clip.running import Ended
 from tests.conftest import BACKENDS, load_backend
 from tests.models import sample_weights
@@ -58,9 +58,9 @@ def clean_scope() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint() -> Checkpoint:
+def checkpoint() -> ModelFile:
     texts = ["a red circle", "a blue circle", "a red square", "two blue squares", "a green star", "three green stars"]
-    return Checkpoint(sample_weights(ARCHITECTURE), ARCHITECTURE, vocabulary=learn(texts, MERGES))
+    return ModelFile(sample_weights(ARCHITECTURE), ARCHITECTURE, vocabulary=learn(texts, MERGES))
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +84,7 @@ def files(checkpoint, tmp_path_factory) -> dict[str, Path]:
 def other(tmp_path_factory) -> Path:
     """A file with other weights of the same shapes, without a vocabulary of its own."""
     target = tmp_path_factory.mktemp("other") / "other.safetensors"
-    converters.write(Checkpoint(sample_weights(ARCHITECTURE, seed=1), ARCHITECTURE), target)
+    converters.write(ModelFile(sample_weights(ARCHITECTURE, seed=1), ARCHITECTURE), target)
     return target
 
 

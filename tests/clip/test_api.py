@@ -23,7 +23,7 @@ from clip_core.preprocess import preprocess
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import normalize
 from clip_core.text.bpe import BytePairTokenizer, openai
-from converters import Checkpoint
+from converters import ModelFile
 from tests.clip.conftest import ARCHITECTURE, SUFFIXES
 from tests.conftest import BACKENDS
 from tests.models import logits_of, sample_weights
@@ -271,7 +271,7 @@ def test_model_with_openais_vocabulary_needs_none_in_its_file(tmp_path, monkeypa
     architecture = ARCHITECTURE.__class__(
         32, ARCHITECTURE.image, ARCHITECTURE.text.__class__(77, 49408, width=64, layers=1, heads=1)
     )
-    converters.write(Checkpoint(sample_weights(architecture), architecture), tmp_path / "theirs.safetensors")
+    converters.write(ModelFile(sample_weights(architecture), architecture), tmp_path / "theirs.safetensors")
     clip.load(tmp_path / "theirs.safetensors", backend="numpy")
     np.testing.assert_array_equal(clip.tokenize("a cat"), openai().tokenize("a cat"))
 
@@ -292,7 +292,7 @@ def test_vocabulary_that_is_missing(other, pixels, tokens):
 )
 def test_vocabulary_of_another_model(vocabulary, message, checkpoint, tmp_path):
     file = tmp_path / "wrong.safetensors"
-    converters.write(Checkpoint(checkpoint.weights, ARCHITECTURE, vocabulary=vocabulary), file)
+    converters.write(ModelFile(checkpoint.weights, ARCHITECTURE, vocabulary=vocabulary), file)
     clip.load(file, backend="numpy")
     with pytest.raises(TextError, match=message):
         clip.tokenize("a cat")

@@ -95,7 +95,7 @@ def test_training_from_weights_takes_the_word_of_the_recipe(bare, run, tmp_path)
     assert converters.read(tmp_path / "run" / "model.safetensors").architecture == GELU
 
     quick = GELU.with_activation("quick_gelu")
-    converters.write(converters.Checkpoint(initialize(quick, 0), quick), tmp_path / "quick.safetensors")
+    converters.write(converters.ModelFile(initialize(quick, 0), quick), tmp_path / "quick.safetensors")
     refused = run("train", "-c", tmp_path / "recipe.yaml", "--load", tmp_path / "quick.safetensors", "--output", "x")
     assert_refused(refused, "image.activation is 'quick_gelu' by its manifest, but 'gelu' by the recipe")
 

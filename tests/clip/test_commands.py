@@ -39,7 +39,7 @@ from clip_core.reference import CLIP as Reference
 from clip_core.similarity import logits as reference_logits
 from clip_core.similarity import probabilities
 from clip_core.text.bpe import BytePairTokenizer, openai
-from converters import Checkpoint
+from converters import ModelFile
 from tests.clip.conftest import ARCHITECTURE
 from tests.clip.running import ROOT, Ended, assert_refused, ended, process
 from tests.conftest import BACKENDS
@@ -813,7 +813,7 @@ def test_many_labels(run, tmp_path):
 def test_model_of_zeros_is_refused(run, checkpoint, tmp_path):
     weights = checkpoint.weights | {"text_projection": np.zeros((128, 32), np.float32)}
     file = tmp_path / "zeros.pt"
-    converters.write(Checkpoint(weights, ARCHITECTURE, vocabulary=checkpoint.vocabulary), file)
+    converters.write(ModelFile(weights, ARCHITECTURE, vocabulary=checkpoint.vocabulary), file)
     result = run("classify", CIRCLE, "--labels", "red,blue", "--model", file, "--backend", "numpy", "--json")
     assert_refused(result, "zeros.pt gives logits that are not finite numbers")
 
@@ -843,7 +843,7 @@ def test_tokenize_up_to_the_models_context(run, checkpoint, tmp_path):
     text = ARCHITECTURE.text.__class__(8, ARCHITECTURE.text.vocabulary_size, width=64, layers=1, heads=1)
     short = ARCHITECTURE.__class__(32, ARCHITECTURE.image, text)
     file = tmp_path / "short.pt"
-    converters.write(Checkpoint(sample_weights(short), short, vocabulary=checkpoint.vocabulary), file)
+    converters.write(ModelFile(sample_weights(short), short, vocabulary=checkpoint.vocabulary), file)
     assert_refused(run("tokenize", "--model", file, "red " * 20), "too long for context length 8")
     cut = run("tokenize", "--model", file, "red " * 20, "--truncate").out.split()
     assert (len(cut), cut[-1]) == (8, "533")

@@ -160,5 +160,5 @@ def test_a_loss_that_is_not_finite_is_refused(run, recipe, tmp_path):
     checkpoint = converters.read(weights)
     huge = checkpoint.weights | {"visual.proj": np.full_like(checkpoint.weights["visual.proj"], 3e38)}
     weights = tmp_path / "huge.safetensors"
-    converters.write(converters.Checkpoint(huge, checkpoint.architecture, vocabulary=checkpoint.vocabulary), weights)
+    converters.write(converters.ModelFile(huge, checkpoint.architecture, vocabulary=checkpoint.vocabulary), weights)
     assert_refused(run("train", "-c", recipe, "--dry-run", "--load", weights), "Step 1 cannot be used: the loss is nan")

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 import clip
 import converters
 from clip_core.errors import CheckpointError, TextError
-from converters import Checkpoint
+from converters import ModelFile
 from tests.clip.conftest import ARCHITECTURE
 from tests.clip.running import assert_refused
 from tests.conftest import BACKENDS
@@ -26,7 +26,7 @@ ORIGINAL = replace(
 @pytest.fixture(scope="session")
 def original(checkpoint, tmp_path_factory):
     path = tmp_path_factory.mktemp("original") / "original.safetensors"
-    converters.write(Checkpoint(checkpoint.weights, ORIGINAL, vocabulary=checkpoint.vocabulary), path)
+    converters.write(ModelFile(checkpoint.weights, ORIGINAL, vocabulary=checkpoint.vocabulary), path)
     return path
 
 
@@ -72,11 +72,11 @@ def test_weights_that_a_framework_saved(backend, original, checkpoint, pixels, r
 def test_a_file_that_was_converted_without_its_original(original, checkpoint, tmp_path):
     """Its manifest tells the architecture, and the vocabulary is still to be had."""
     weights = {name: 2 * array for name, array in checkpoint.weights.items()}
-    converters.write(Checkpoint(weights, ORIGINAL), tmp_path / "tuned.h5")
+    converters.write(ModelFile(weights, ORIGINAL), tmp_path / "tuned.h5")
     found = converters.read(tmp_path / "tuned.h5", like=original)
     assert found.vocabulary == checkpoint.vocabulary
     np.testing.assert_array_equal(found.weights["visual.proj"], weights["visual.proj"])
-    converters.write(Checkpoint(weights, ARCHITECTURE), tmp_path / "other.h5")
+    converters.write(ModelFile(weights, ARCHITECTURE), tmp_path / "other.h5")
     with pytest.raises(CheckpointError, match=r"image\.heads is 1 by its manifest, but 4 by the file it"):
         converters.read(tmp_path / "other.h5", like=original)
 
@@ -97,7 +97,7 @@ def test_an_original_of_other_shapes_is_refused(original, run, tmp_path):
 
 
 def test_the_remedy_for_a_vocabulary_that_is_missing(original, checkpoint, tmp_path, run):
-    converters.write(Checkpoint(checkpoint.weights, ORIGINAL), tmp_path / "tuned.h5")
+    converters.write(ModelFile(checkpoint.weights, ORIGINAL), tmp_path / "tuned.h5")
     with pytest.raises(TextError, match="clip convert FILE TARGET --like ORIGINAL takes it from the model"):
         clip.api.open_model(tmp_path / "tuned.h5", backend="numpy").model.tokenize("a red circle")
     run("convert", tmp_path / "tuned.h5", tmp_path / "whole.h5", "--like", original)

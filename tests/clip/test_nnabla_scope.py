@@ -12,7 +12,7 @@ import clip
 import converters
 from clip_core.naming import parameters
 from clip_core.text.bpe import BytePairTokenizer
-from converters import Checkpoint
+from converters import ModelFile
 from converters.dialects import LAYOUTS
 from tests.clip.conftest import ARCHITECTURE
 from tests.models import RESNET, sample_weights
@@ -37,7 +37,7 @@ def test_parameters_carry_the_published_names(files, checkpoint):
 
 
 def test_statistics_are_without_gradient(tmp_path):
-    converters.write(Checkpoint(sample_weights(RESNET), RESNET), tmp_path / "resnet.h5")
+    converters.write(ModelFile(sample_weights(RESNET), RESNET), tmp_path / "resnet.h5")
     clip.load(tmp_path / "resnet.h5")
     trained, everything = nn.get_parameters(), nn.get_parameters(grad_only=False)
     assert {"visual/bn1/mean", "visual/bn1/var", "visual/bn1/num_batches_tracked"} <= everything.keys() - trained.keys()
@@ -99,7 +99,7 @@ def test_second_model_takes_over_the_scope_and_leaves_the_first_alone(files, oth
 
 
 def test_names_of_a_larger_model_do_not_stay(files, tmp_path):
-    converters.write(Checkpoint(sample_weights(RESNET), RESNET), tmp_path / "resnet.h5")
+    converters.write(ModelFile(sample_weights(RESNET), RESNET), tmp_path / "resnet.h5")
     clip.load(tmp_path / "resnet.h5")
     clip.load(files[".h5"])
     assert sorted(nn.get_parameters(grad_only=False)) == sorted(NAMES)

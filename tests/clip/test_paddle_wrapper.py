@@ -13,7 +13,7 @@ from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import contrastive_loss
-from converters import Checkpoint, dialects
+from converters import ModelFile, dialects
 from converters.buffers import Tensor
 from tests.models import RESNET, sample_pixels, sample_tokens, sample_weights
 
@@ -154,7 +154,7 @@ def test_own_state_dict_round_trip(method, wrapper):
 
 @pytest.mark.parametrize("layout", ["passl", "paddle"])
 def test_what_paddle_loads_of_a_converted_file(layout, wrapper, tmp_path):
-    converters.write(Checkpoint(WEIGHTS, SHAPE), tmp_path / "weights.pdparams", layout=layout)
+    converters.write(ModelFile(WEIGHTS, SHAPE), tmp_path / "weights.pdparams", layout=layout)
     loaded = paddle.load(str(tmp_path / "weights.pdparams"))
     assert ("state_dict" in loaded) == (layout == "passl")  # PASSL's code looks for the weights there
     wrapper.set_state_dict(loaded)

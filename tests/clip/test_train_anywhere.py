@@ -133,6 +133,6 @@ def test_training_starts_from_given_weights(run, recipe, tmp_path):
 
     other = converters.read(weights).architecture
     other = type(other)(8, other.image, other.text)
-    converters.write(converters.Checkpoint(initialize(other, 0), other), tmp_path / "other.safetensors")
+    converters.write(converters.ModelFile(initialize(other, 0), other), tmp_path / "other.safetensors")
     refused = run("train", "-c", recipe, "--load", tmp_path / "other.safetensors", "--output", tmp_path / "third")
     assert_refused(refused, "other.safetensors holds another model", ", embed_dim 8 rather than 16; change")

@@ -11,7 +11,7 @@ import pytest
 import backends
 from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer, VisionTransformer
 from clip_core.naming import Weights, parameters
-from converters import Checkpoint, dialects
+from converters import ModelFile, dialects
 from converters.buffers import Tensor
 
 with warnings.catch_warnings():
@@ -38,19 +38,19 @@ def random_weights(architecture: Architecture, dtype: str = "float32") -> Weight
 
 
 @pytest.fixture(params=["vit", "resnet"])
-def any_checkpoint(request) -> Checkpoint:
+def any_checkpoint(request) -> ModelFile:
     architecture = ARCHITECTURES[request.param]
-    return Checkpoint(random_weights(architecture), architecture)
+    return ModelFile(random_weights(architecture), architecture)
 
 
 @pytest.fixture
-def vit() -> Checkpoint:
-    return Checkpoint(random_weights(ARCHITECTURES["vit"]), ARCHITECTURES["vit"])
+def vit() -> ModelFile:
+    return ModelFile(random_weights(ARCHITECTURES["vit"]), ARCHITECTURES["vit"])
 
 
 @pytest.fixture
-def resnet() -> Checkpoint:
-    return Checkpoint(random_weights(ARCHITECTURES["resnet"]), ARCHITECTURES["resnet"])
+def resnet() -> ModelFile:
+    return ModelFile(random_weights(ARCHITECTURES["resnet"]), ARCHITECTURES["resnet"])
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def assert_equal_weights():
 def spelled():
     """The names and arrays of a checkpoint as a layout stores them."""
 
-    def spell(checkpoint: Checkpoint, layout: str) -> dict[str, np.ndarray]:
+    def spell(checkpoint: ModelFile, layout: str) -> dict[str, np.ndarray]:
         tensors = {name: Tensor(array, array.dtype) for name, array in checkpoint.weights.items()}
         found = dialects.spell(tensors, checkpoint.architecture, layout)
         return {name: tensor.values() for name, tensor in found.items()}

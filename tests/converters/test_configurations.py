@@ -25,7 +25,7 @@ from clip_core.architecture import (
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import parameters
 from clip_core.text import vocabulary
-from converters import Checkpoint, configurations, convert, inspect, knowledge, manifest, read, write
+from converters import ModelFile, configurations, convert, inspect, knowledge, manifest, read, write
 from tests.converters.conftest import ARCHITECTURES
 
 with warnings.catch_warnings():
@@ -398,7 +398,7 @@ def test_what_is_expected_takes_the_place_of_openais(tmp_path):
     expected = PLAIN.with_activation("gelu")
     found = read(bare(PLAIN, tmp_path / "a.safetensors"), expected=expected)
     assert (found.architecture, found.assumptions()) == (expected, ("activation gelu", *ALL[1:]))
-    write(Checkpoint(found.weights, PLAIN), tmp_path / "b.safetensors")
+    write(ModelFile(found.weights, PLAIN), tmp_path / "b.safetensors")
     with pytest.raises(
         CheckpointError, match=r"image\.activation is 'quick_gelu' by its manifest, but 'gelu' by the rec"
     ):

@@ -29,7 +29,7 @@ from clip_core.image import open_image
 from clip_core.initialize import initialize
 from clip_core.preprocess import preprocess
 from clip_core.text.bpe import openai
-from converters import Checkpoint, convert, inspect, read, safetensors, write
+from converters import ModelFile, convert, inspect, read, safetensors, write
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -71,7 +71,7 @@ def test_no_weights_lie_beside_the_configuration_of_others(fault, vit, tmp_path,
         name: replace(tower, activation="gelu")
         for name, tower in (("image", vit.architecture.image), ("text", vit.architecture.text))
     }
-    new = Checkpoint({name: array + 1 for name, array in vit.weights.items()}, replace(vit.architecture, **towers))
+    new = ModelFile({name: array + 1 for name, array in vit.weights.items()}, replace(vit.architecture, **towers))
     calls = {(os, "replace"): os.replace, (os, "link"): os.link, (Path, "unlink"): Path.unlink}
     found = []
     for at in range(9):
@@ -165,7 +165,7 @@ def assert_same_tokens(theirs, ours, texts):
 def test_openais_vocabulary_becomes_transformers_tokenizer(tmp_path):
     text = TextTransformer(context_length=20, vocabulary_size=49408, width=8, layers=1, heads=1)
     architecture = Architecture(8, VisionTransformer(resolution=8, patch=4, width=8, layers=1, heads=1), text)
-    write(Checkpoint(initialize(architecture, 0), architecture), tmp_path / "model.safetensors", layout="huggingface")
+    write(ModelFile(initialize(architecture, 0), architecture), tmp_path / "model.safetensors", layout="huggingface")
     with quiet():
         assert_same_tokens(CLIPTokenizer.from_pretrained(tmp_path), openai(), TEXTS)
     found = read(without_manifest(tmp_path, tmp_path / "other"))
@@ -320,7 +320,7 @@ def unusual(vit, image_activation, text_activation):
         else array + 0.1 * np.sin(np.arange(array.size, dtype=np.float32)).reshape(array.shape)
         for name, array in initialize(architecture, 0).items()
     }
-    return Checkpoint(weights, architecture)
+    return ModelFile(weights, architecture)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_what_open_clip_cannot_say_is_refused(vit, tmp_path):
 
 
 def test_a_vocabulary_of_another_size_is_refused(vit, tmp_path):
-    merges = Checkpoint(vit.weights, vit.architecture, vocabulary="#version: 1\n")
+    merges = ModelFile(vit.weights, vit.architecture, vocabulary="#version: 1\n")
     with pytest.raises(TextError, match=r"The vocabulary has 514 tokens, the weights are for 50; give the model's\."):
         write(merges, tmp_path / "folder", layout="huggingface")
     assert list(tmp_path.iterdir()) == []

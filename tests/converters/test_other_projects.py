@@ -16,7 +16,7 @@ from clip_core import reference
 from clip_core.architecture import Architecture, VisionTransformer
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
-from converters import Checkpoint, convert, read, write
+from converters import ModelFile, convert, read, write
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -25,7 +25,7 @@ with warnings.catch_warnings():
 
 
 @pytest.fixture(params=["quick_gelu", "gelu"])
-def trained(request, vit) -> Checkpoint:
+def trained(request, vit) -> ModelFile:
     """Weights of the size that training gives, so that differences mean something; heads that shapes do not tell."""
     architecture = replace(
         vit.architecture,
@@ -38,7 +38,7 @@ def trained(request, vit) -> Checkpoint:
         else array * np.float32(0.1)
         for name, array in vit.weights.items()
     }
-    return Checkpoint(weights, architecture)
+    return ModelFile(weights, architecture)
 
 
 def inputs(architecture: Architecture) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +101,7 @@ def test_transformers_loads_the_folder(trained, name, tmp_path, assert_equal_wei
 def test_a_perturbed_weight_is_seen(trained, tmp_path):
     """The twin of the test above: square matrices hide a missing transpose from everything but the numbers."""
     name = "transformer.resblocks.1.attn.out_proj.weight"
-    twisted = Checkpoint(trained.weights | {name: trained.weights[name].T}, trained.architecture)
+    twisted = ModelFile(trained.weights | {name: trained.weights[name].T}, trained.architecture)
     write(twisted, tmp_path / "model.safetensors", layout="huggingface")
     with pytest.raises(AssertionError):
         assert_close(

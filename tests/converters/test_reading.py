@@ -13,7 +13,7 @@ import converters
 from clip_core.architecture import MODELS, Architecture, TextTransformer, VisionTransformer
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
-from converters import Checkpoint, dialects, write
+from converters import ModelFile, dialects, write
 from tests.converters.bare import convert, inspect, read
 
 
@@ -218,7 +218,7 @@ def test_values_that_are_not_finite(vit, value, tmp_path):
     with pytest.raises(CheckpointError, match=r"ln_final\.bias holds NaN"):
         convert(path, tmp_path / "b.h5")
     with pytest.raises(CheckpointError, match=r"ln_final\.bias holds NaN"):
-        write(Checkpoint(vit.weights | {"ln_final.bias": array}, vit.architecture), tmp_path / "b.h5")
+        write(ModelFile(vit.weights | {"ln_final.bias": array}, vit.architecture), tmp_path / "b.h5")
     assert not (tmp_path / "b.h5").exists()
 
 
@@ -245,7 +245,7 @@ def test_weights_of_another_model(tmp_path):
     small = Architecture(8, VisionTransformer(32, 8, 64, 1, 1), TextTransformer(8, 20, 64, 1, 1))
     other = Architecture(8, VisionTransformer(32, 16, 64, 1, 1), TextTransformer(8, 20, 64, 1, 1))
     with pytest.raises(CheckpointError) as caught:
-        write(Checkpoint(initialize(small, 0), other), tmp_path / "a.pt")
+        write(ModelFile(initialize(small, 0), other), tmp_path / "a.pt")
     assert str(caught.value) == (
         "The checkpoint does not fit the model: "
         "visual.conv1.weight has shape (64, 3, 8, 8), expected (64, 3, 16, 16); "
@@ -256,7 +256,7 @@ def test_weights_of_another_model(tmp_path):
 def test_a_model_of_the_registry_is_named(tmp_path):
     model = MODELS["shapes"]
     path = tmp_path / "a.safetensors"
-    write(Checkpoint(initialize(model.architecture, 0), model.architecture), path)
+    write(ModelFile(initialize(model.architecture, 0), model.architecture), path)
     assert inspect(path).model == "shapes"
 
 
@@ -265,7 +265,7 @@ def test_the_manifest_tells_what_shapes_do_not(tmp_path):
         8, VisionTransformer(16, 8, 64, 1, 4), TextTransformer(8, 20, 64, 1, 2)
     ).with_activation("gelu")
     for suffix in (".pt", ".h5", ".safetensors", ".pdparams"):
-        write(Checkpoint(initialize(architecture, 0), architecture), tmp_path / f"a{suffix}")
+        write(ModelFile(initialize(architecture, 0), architecture), tmp_path / f"a{suffix}")
         assert converters.read(tmp_path / f"a{suffix}").architecture == architecture
 
 

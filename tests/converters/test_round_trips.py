@@ -9,7 +9,7 @@ import pytest
 
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import count
-from converters import Checkpoint, dialects, write
+from converters import ModelFile, dialects, write
 from tests.converters.bare import convert, inspect, read
 
 SUFFIXES = [".safetensors", ".pt", ".h5", ".pdparams"]
@@ -28,7 +28,7 @@ def test_every_format_and_layout(any_checkpoint, suffix, layout, dtype, tmp_path
         return
     weights = {name: array.astype(dtype) if array.dtype != np.int64 else array for name, array in
                any_checkpoint.weights.items()}  # fmt: skip
-    checkpoint = Checkpoint(weights, any_checkpoint.architecture, vocabulary="a b\nc d\n")
+    checkpoint = ModelFile(weights, any_checkpoint.architecture, vocabulary="a b\nc d\n")
     path = tmp_path / f"a{suffix}"
     report = write(checkpoint, path, layout=layout)
     found = read(path)
@@ -146,7 +146,7 @@ def test_a_transposed_square_matrix_is_another_file(vit, tmp_path):
     """The shape of a square matrix cannot tell its orientation, so the values must."""
     name = "transformer.resblocks.0.attn.out_proj.weight"
     write(vit, tmp_path / "a.pdparams")
-    twisted = Checkpoint(vit.weights | {name: vit.weights[name].T}, vit.architecture)
+    twisted = ModelFile(vit.weights | {name: vit.weights[name].T}, vit.architecture)
     write(twisted, tmp_path / "b.pdparams")
     assert not np.array_equal(read(tmp_path / "b.pdparams").weights[name], vit.weights[name])
     np.testing.assert_array_equal(read(tmp_path / "a.pdparams").weights[name], vit.weights[name])
@@ -158,7 +158,7 @@ def test_the_mixture_of_dtypes_of_the_official_files(vit, tmp_path, assert_equal
         for name, array in vit.weights.items()
     }
     for suffix in SUFFIXES:
-        report = write(Checkpoint(weights, vit.architecture), tmp_path / f"a{suffix}")
+        report = write(ModelFile(weights, vit.architecture), tmp_path / f"a{suffix}")
         assert report.dtype == "float16 + float32"
         assert_equal_weights(read(tmp_path / f"a{suffix}").weights, weights)
 
@@ -166,7 +166,7 @@ def test_the_mixture_of_dtypes_of_the_official_files(vit, tmp_path, assert_equal
 def test_float64_is_kept_as_it_is(vit, tmp_path, assert_equal_weights):
     weights = vit.weights | {"ln_final.bias": np.linspace(0, 1, 128)}
     for suffix in SUFFIXES:
-        write(Checkpoint(weights, vit.architecture), tmp_path / f"a{suffix}")
+        write(ModelFile(weights, vit.architecture), tmp_path / f"a{suffix}")
         assert_equal_weights(read(tmp_path / f"a{suffix}").weights, weights)
 
 
@@ -198,14 +198,14 @@ def test_counters_are_never_cast(resnet, tmp_path):
 def test_denormals_stay_bit_exact(vit, suffix, tmp_path):
     array = np.full(128, 1e-40, np.float32)
     array[0] = -0.0
-    write(Checkpoint(vit.weights | {"ln_final.bias": array}, vit.architecture), tmp_path / f"a{suffix}")
+    write(ModelFile(vit.weights | {"ln_final.bias": array}, vit.architecture), tmp_path / f"a{suffix}")
     assert read(tmp_path / f"a{suffix}").weights["ln_final.bias"].tobytes() == array.tobytes()
 
 
 def test_overflow_names_the_tensor(vit, tmp_path):
     array = np.zeros(128, np.float32)
     array[3] = -70000
-    write(Checkpoint(vit.weights | {"ln_final.bias": array}, vit.architecture), tmp_path / "a.pt")
+    write(ModelFile(vit.weights | {"ln_final.bias": array}, vit.architecture), tmp_path / "a.pt")
     with pytest.raises(CheckpointError) as caught:
         convert(tmp_path / "a.pt", tmp_path / "b.pt", dtype="float16")
     assert str(caught.value) == (

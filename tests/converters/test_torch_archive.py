@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from clip_core.errors import CheckpointError
-from converters import Checkpoint, torch_archive, torch_legacy, write
+from converters import ModelFile, torch_archive, torch_legacy, write
 from converters.buffers import from_bfloat16
 from tests.converters.bare import read
 
@@ -288,4 +288,4 @@ def test_bfloat16_weights_become_float32(vit, tmp_path):
     for name, tensor in state.items():
         assert found[name].dtype == np.float32
         np.testing.assert_array_equal(found[name], tensor.float().numpy())
-    write(Checkpoint(found, vit.architecture), tmp_path / "b.pt")
+    write(ModelFile(found, vit.architecture), tmp_path / "b.pt")

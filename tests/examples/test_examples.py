@@ -41,7 +41,7 @@ def test_fine_tuning_on_food101_in_paddle(tmp_path):
     image, text = VisionTransformer(32, 16, 64, 1, 1), TextTransformer(77, 49408, 64, 1, 1)
     architecture = Architecture(16, image, text)
     weights = initialize(architecture, 0)
-    converters.write(converters.Checkpoint(weights, architecture), tmp_path / "tiny.pdparams", layout="passl")
+    converters.write(converters.ModelFile(weights, architecture), tmp_path / "tiny.pdparams", layout="passl")
 
     options = ("--steps", 30, "--batch-size", 3, "--learning-rate", 1e-3)
     out = run("finetune_food101_paddle.py", "tiny.pdparams", "food-101", *options, folder=tmp_path)

@@ -73,7 +73,7 @@ def _written(suffix: str, layouts: Iterable[str | None]) -> list[bytes]:
 def _in_folder(name: str, layout: str | None) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
-        converters.write(converters.Checkpoint(_weights(), SMALL, vocabulary=HEADER), path, layout=layout)
+        converters.write(converters.ModelFile(_weights(), SMALL, vocabulary=HEADER), path, layout=layout)
         return path.read_bytes()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
 from clip_core.naming import parameters
-from converters import Checkpoint
+from converters import ModelFile
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Architecture(
@@ -26,10 +26,10 @@ SMALL = Architecture(
 )
 
 
-def small_checkpoint() -> Checkpoint:
+def small_checkpoint() -> ModelFile:
     generator = np.random.default_rng(0)
     weights = {p.name: np.asarray(generator.standard_normal(p.shape), np.float32) for p in parameters(SMALL)}
-    return Checkpoint(weights, SMALL)
+    return ModelFile(weights, SMALL)
 
 
 def child(code: str, megabytes: int = 2000, seconds: int = 60) -> str:

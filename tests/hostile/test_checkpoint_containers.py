@@ -95,7 +95,7 @@ def test_paths_that_are_no_files(tmp_path):
 
 
 def test_a_file_above_the_limit_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("converters.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("converters.reading.MAX_FILE_BYTES", 1000)
     with open(tmp_path / "a.pt", "wb") as file:
         file.truncate(1001)
     with pytest.raises(ClipError, match="has 1001 bytes; at most 1000 are read here"):

@@ -8,7 +8,7 @@ from checkpoint_attacks import persistent_id, small_checkpoint, state_archive, s
 from safetensors.numpy import save_file
 
 from clip_core.errors import CheckpointError
-from converters import Checkpoint, read, torch_archive, write
+from converters import ModelFile, read, torch_archive, write
 
 
 def archive(kind="FloatStorage", count=6, size=(2, 3), stride=(3, 1), offset=0, storage=bytes(24)) -> bytes:
@@ -106,5 +106,5 @@ def test_a_tensor_of_more_axes_is_named(tmp_path):
 def test_values_that_float16_cannot_hold(value, tmp_path):
     weights = small_checkpoint().weights | {"ln_final.bias": np.full(8, value, np.float32)}
     with pytest.raises(CheckpointError, match=r"ln_final\.bias holds"):
-        write(Checkpoint(weights, small_checkpoint().architecture), tmp_path / "a.pt", dtype="float16")
+        write(ModelFile(weights, small_checkpoint().architecture), tmp_path / "a.pt", dtype="float16")
     assert list(tmp_path.iterdir()) == []

@@ -19,14 +19,14 @@ from clip_core.architecture import Architecture, TextTransformer, VisionTransfor
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import atomic_open
 from clip_core.initialize import initialize
-from converters import Checkpoint, convert, hdf5, pdparams, read, safetensors, torch_archive, write
+from converters import ModelFile, convert, hdf5, pdparams, read, safetensors, torch_archive, write
 
 FORMATS = {".pt": torch_archive, ".safetensors": safetensors, ".h5": hdf5, ".pdparams": pdparams}
 
 
-def other_checkpoint() -> Checkpoint:
+def other_checkpoint() -> ModelFile:
     checkpoint = small_checkpoint()
-    return Checkpoint({name: array + 1 for name, array in checkpoint.weights.items()}, checkpoint.architecture)
+    return ModelFile({name: array + 1 for name, array in checkpoint.weights.items()}, checkpoint.architecture)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -157,7 +157,7 @@ def test_an_architecture_that_nobody_could_read_is_not_written(tmp_path):
     checkpoint = small_checkpoint()
     blind = replace(checkpoint.architecture, text=replace(checkpoint.architecture.text, epsilon=0.0))
     with pytest.raises(ClipError, match=r"The architecture's text\.epsilon is 0\.0"):
-        write(Checkpoint(checkpoint.weights, blind), tmp_path / "a.pt")
+        write(ModelFile(checkpoint.weights, blind), tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -345,7 +345,7 @@ def test_memory_is_bounded(tmp_path):
     """Half precision to float32, whose target is twice the source: at most 2.5 times the source in memory."""
     architecture = Architecture(512, VisionTransformer(32, 16, 512, 4, 8), TextTransformer(77, 1000, 512, 4, 8))
     weights = {name: array.astype(np.float16) for name, array in initialize(architecture, 0).items()}
-    write(Checkpoint(weights, architecture), tmp_path / "a.pt")
+    write(ModelFile(weights, architecture), tmp_path / "a.pt")
     size = (tmp_path / "a.pt").stat().st_size
     assert size > 50 << 20
     for suffix in FORMATS:

@@ -19,7 +19,7 @@ from clip_core.architecture import MODELS
 from clip_core.initialize import initialize
 from clip_core.naming import Weights
 from clip_core.reference import CLIP as Reference
-from converters import Checkpoint
+from converters import ModelFile
 from tests.conftest import BACKENDS, load_backend
 
 with warnings.catch_warnings():
@@ -45,7 +45,7 @@ def convert(weights, tmp_path_factory) -> Callable[..., Path]:
 
     def write(name: str, **options: Any) -> Path:
         target = tmp_path_factory.mktemp("converted") / name
-        report = converters.write(Checkpoint(weights, ARCHITECTURE), target, **options)
+        report = converters.write(ModelFile(weights, ARCHITECTURE), target, **options)
         assert (report.parameters, report.max_abs_difference) == (151277313, 0.0)
         return target
 

@@ -45,7 +45,7 @@ from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import HEADER
 from clip_core.training import loop
 from clip_core.training.recipe import Data, Recipe
-from converters import Checkpoint
+from converters import ModelFile
 from tests.conftest import FRAMEWORKS
 from tests.data.conftest import shard
 from tests.data.test_sources import save
@@ -211,7 +211,7 @@ def data(tmp_path_factory) -> Path:
     weights = initialize(Architecture.from_dict(TINY), 99)
     weights["logit_scale"] = np.array(np.log(20.0), np.float32)
     for name in ("ViT-B-32.h5", "ViT-B-32.pdparams", "weights.safetensors"):
-        converters.write(Checkpoint(weights, Architecture.from_dict(TINY), vocabulary=HEADER), root / name)
+        converters.write(ModelFile(weights, Architecture.from_dict(TINY), vocabulary=HEADER), root / name)
     return root
 
 
