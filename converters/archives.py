@@ -11,8 +11,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from clip_core.buffers import MAX_NAME_LETTERS, Buffer, pieces, shown
 from clip_core.errors import CheckpointError
-from converters.buffers import MAX_NAME_LETTERS, Buffer, pieces, shown
 
 MAX_MEMBERS = 20_000  # RN50x64, the largest official model, has about 2,000
 

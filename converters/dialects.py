@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from clip_core.architecture import Architecture, VisionTransformer, infer
+from clip_core.buffers import Tensor
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.naming import Kind, Weights, parameters
-from converters.buffers import Tensor
 
 # Parts that wrappers put into names: compilation, sharding, recomputation. At the start they are a prefix like others.
 _WRAPPERS = re.compile(r"(?<=[./])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)[./]")

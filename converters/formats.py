@@ -6,9 +6,10 @@ import codecs
 from pathlib import Path
 from types import ModuleType
 
+from clip_core import safetensors
+from clip_core.buffers import shown
 from clip_core.errors import CheckpointError
-from converters import hdf5, nnp, pdparams, protobuf, safetensors, torch_archive, torch_legacy
-from converters.buffers import shown
+from converters import hdf5, nnp, pdparams, protobuf, torch_archive, torch_legacy
 
 WRITTEN: dict[str, ModuleType] = {
     ".pt": torch_archive,

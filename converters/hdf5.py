@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 
 from clip_core import files
+from clip_core.buffers import Buffer, Content, Tensor, checked_name, checked_shape, shown, view
 from clip_core.errors import CheckpointError
-from converters.buffers import Buffer, Content, Tensor, checked_name, checked_shape, shown, view
 
 try:
     import fcntl

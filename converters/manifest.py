@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from clip_core.architecture import Architecture
+from clip_core.buffers import sha256
 from clip_core.errors import CheckpointError, ClipError
-from converters.buffers import sha256
 from converters.knowledge import fields_of
 
 FORMAT = 2

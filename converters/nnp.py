@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from clip_core.buffers import Buffer, Content
 from clip_core.errors import CheckpointError
 from converters import archives, hdf5, protobuf
-from converters.buffers import Buffer, Content
 
 _PARAMETERS = {".h5": hdf5, ".protobuf": protobuf}
 _START = re.compile(rb"PK\x03\x04.{26}[^/]+\.(txt|nntxt|prototxt|protobuf|h5|optimizer)", re.DOTALL)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from clip_core.buffers import BFLOAT16, Buffer, Content, Tensor, checked_name, checked_shape, shown, view
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
 from converters import pickles, states
-from converters.buffers import BFLOAT16, Buffer, Content, Tensor, checked_name, checked_shape, shown, view
 from converters.pickles import Buildable, Function, Rules, Unbuilt
 
 # The manifest is a text that the pickle pushes and pops again, before anything else: readers pass over it.

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from clip_core.buffers import shown
 from clip_core.errors import CheckpointError
-from converters.buffers import shown
 
 MAX_OPERATIONS = 1_000_000  # RN50x64, the largest official model, takes about 50,000
 MAX_OPEN_MARKS = 1_000

@@ -12,9 +12,9 @@ from math import prod
 
 import numpy as np
 
+from clip_core.buffers import MAX_DIMENSIONS, Buffer, Content, checked_name, checked_shape, view
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
-from converters.buffers import MAX_DIMENSIONS, Buffer, Content, checked_name, checked_shape, view
 
 MAX_FIELDS = 1_000_000  # RN50x64, the largest official model, takes about 6,000
 

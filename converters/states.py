@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from clip_core.buffers import MAX_NAME_LETTERS, checked_name, shown
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
-from converters.buffers import MAX_NAME_LETTERS, checked_name, shown
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params"),

@@ -9,9 +9,9 @@ from typing import Any
 
 from clip_core import files
 from clip_core.architecture import TextTransformer
+from clip_core.buffers import shown
 from clip_core.errors import CheckpointError, TextError
 from clip_core.text.bpe import END_OF_TEXT, START_OF_TEXT, BytePairTokenizer
-from converters.buffers import shown
 
 MAX_BYTES = 16 << 20  # OpenAI's tokenizer.json has 2 MB
 HEADER = "#version: 0.2"

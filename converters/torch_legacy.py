@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from clip_core.buffers import Buffer, Content, shown, view
 from clip_core.errors import CheckpointError
 from converters import pickles, states, torch_pickles
-from converters.buffers import Buffer, Content, shown, view
 from converters.pickles import Rules, Unbuilt
 from converters.torch_pickles import Reference, Storage
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from clip_core.buffers import BFLOAT16, checked_shape, checked_sizes, shown
 from clip_core.errors import CheckpointError
-from converters.buffers import BFLOAT16, checked_shape, checked_sizes, shown
 from converters.pickles import ORDERED_DICTIONARY, Function, Unbuilt
 
 STORAGES: dict[str, np.dtype] = {

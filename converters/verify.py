@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from clip_core.buffers import Buffer, Tensor, as_bytes, release
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
-from converters.buffers import Buffer, Tensor, as_bytes, release
 
 
 def compare(

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from clip_core import files, naming
+from clip_core import files, naming, safetensors
 from clip_core.architecture import Architecture
+from clip_core.buffers import Tensor, map_file, pieces, sha256
 from clip_core.errors import CheckpointError, ClipError
-from converters import companions, dialects, formats, hdf5, pdparams, safetensors, torch_archive, verify
-from converters.buffers import Tensor, map_file, pieces, sha256
+from converters import companions, dialects, formats, hdf5, pdparams, torch_archive, verify
 from converters.knowledge import word_of_the_user
 from converters.manifest import Manifest
 from converters.reading import Given, ModelFile, enough_memory, files_of, open_model

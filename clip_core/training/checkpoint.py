@@ -23,8 +23,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import ConfigDict, Field, ValidationError, model_validator
-from safetensors.numpy import load, save
 
+from clip_core import safetensors
+from clip_core.buffers import Tensor
 from clip_core.data.settings import LARGEST, Section, setting_error, shown
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import read_regular, sha256, sync_folder, write_bytes
@@ -150,7 +151,7 @@ def write(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
 def _fill(folder: Path, checkpoint: Checkpoint) -> None:
     described = {name: value for name, value in vars(checkpoint).items() if name not in ("trainer", "vocabulary")}
     contents = {
-        _STATE: save({name: np.asarray(x, order="C") for name, x in checkpoint.trainer.items()}),
+        _STATE: b"".join(safetensors.pieces({name: Tensor(x, x.dtype) for name, x in checkpoint.trainer.items()})),
         _RUN: json.dumps(described, indent=2).encode(),
     }
     if checkpoint.vocabulary is not None:
@@ -195,7 +196,7 @@ def read(folder: Path) -> Checkpoint:
     """
     verify(folder)
     try:
-        state = load(read_regular(folder / _STATE))
+        state = safetensors.read(read_regular(folder / _STATE)).tensors
         return Checkpoint(trainer=state, vocabulary=vocabulary_in(folder), **described_in(folder))
     except (CheckpointError, MemoryError):
         raise

@@ -10,11 +10,11 @@ import converters
 from backends.paddle import CLIPWrapper
 from clip_core import tolerances
 from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer, VisionTransformer
+from clip_core.buffers import Tensor
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import contrastive_loss
 from converters import ModelFile, dialects
-from converters.buffers import Tensor
 from tests.models import RESNET, sample_pixels, sample_tokens, sample_weights
 
 SETTINGS = {

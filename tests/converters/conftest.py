@@ -10,9 +10,9 @@ import pytest
 
 import backends
 from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer, VisionTransformer
+from clip_core.buffers import Tensor
 from clip_core.naming import Weights, parameters
 from converters import ModelFile, dialects
-from converters.buffers import Tensor
 
 with warnings.catch_warnings():
     # What the frameworks say of the machine while they are imported is not about this project.

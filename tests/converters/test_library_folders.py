@@ -21,7 +21,7 @@ import clip
 from clip import samples
 from clip.api import RESOURCES, open_model
 from clip.zero_shot import Classifier
-from clip_core import reference
+from clip_core import reference, safetensors
 from clip_core.architecture import Architecture, Pixels, TextTransformer, VisionTransformer
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import CheckpointError, ClipError, TextError
@@ -29,7 +29,7 @@ from clip_core.image import open_image
 from clip_core.initialize import initialize
 from clip_core.preprocess import preprocess
 from clip_core.text.bpe import openai
-from converters import ModelFile, convert, inspect, read, safetensors, write
+from converters import ModelFile, convert, inspect, read, write
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

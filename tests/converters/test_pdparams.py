@@ -9,8 +9,8 @@ import numpy as np
 import paddle
 import pytest
 
+from clip_core.buffers import from_bfloat16
 from converters import pdparams, write
-from converters.buffers import from_bfloat16
 from tests.converters.bare import read
 
 

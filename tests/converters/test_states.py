@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clip_core.buffers import Content
 from clip_core.errors import CheckpointError
 from converters import pdparams, states
-from converters.buffers import Content
 
 WEIGHTS = {"visual.proj": np.arange(6, dtype=np.float32).reshape(2, 3), "logit_scale": np.array(4.6, np.float32)}
 OTHER = {"visual.proj": np.zeros((2, 3), np.float32), "logit_scale": np.zeros((), np.float32)}

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from clip_core.buffers import from_bfloat16
 from clip_core.errors import CheckpointError
 from converters import ModelFile, torch_archive, torch_legacy, write
-from converters.buffers import from_bfloat16
 from tests.converters.bare import read
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,9 +20,9 @@ from checkpoint_attacks import child, small_checkpoint, state_archive, state_pic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clip_core import files
+from clip_core import files, safetensors
 from clip_core.errors import CheckpointError, ClipError
-from converters import archives, convert, hdf5, pdparams, read, safetensors, torch_archive, write
+from converters import archives, convert, hdf5, pdparams, read, torch_archive, write
 
 SUFFIXES = [".pt", ".safetensors", ".h5", ".pdparams"]
 

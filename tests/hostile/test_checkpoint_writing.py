@@ -15,11 +15,12 @@ import pytest
 from checkpoint_attacks import child, small_checkpoint
 from safetensors.numpy import save_file
 
+from clip_core import safetensors
 from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import atomic_open
 from clip_core.initialize import initialize
-from converters import ModelFile, convert, hdf5, pdparams, read, safetensors, torch_archive, write
+from converters import ModelFile, convert, hdf5, pdparams, read, torch_archive, write
 
 FORMATS = {".pt": torch_archive, ".safetensors": safetensors, ".h5": hdf5, ".pdparams": pdparams}
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
+import clip_core.safetensors
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import write_bytes
 from clip_core.training import checkpoint as checkpoints
@@ -33,6 +35,17 @@ def test_what_is_written_is_read(tmp_path):
     for name, array in STATE.items():
         assert np.array_equal(found.trainer[name], array)
         assert found.trainer[name].dtype == array.dtype
+
+
+def test_the_library_of_safetensors_reads_and_writes_the_same_state(tmp_path):
+    """Older checkpoints were written by it."""
+    theirs = safetensors.numpy.save({name: array.copy(order="C") for name, array in STATE.items()})
+    theirs_read_here = clip_core.safetensors.read(theirs).tensors
+    ours_read_there = safetensors.numpy.load_file(write(tmp_path, at(7), keep=2) / "state.safetensors")
+    for found in (theirs_read_here, ours_read_there):
+        assert {name: array.tolist() for name, array in found.items()} == {
+            name: array.tolist() for name, array in STATE.items()
+        }
 
 
 def test_the_vocabulary_is_kept_beside_and_checked(tmp_path):

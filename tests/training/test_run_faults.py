@@ -319,7 +319,7 @@ def test_memory_that_runs_out_for_the_moments_or_a_checkpoint_is_said(tokenizer,
         run(recipe, tokenizer, tmp_path / "state", trainer)
     count = sum(array.size for array in trainer.model.export().values())
     assert f"for the model itself: training its {count:,} parameters takes {16 * count:,} bytes" in str(caught.value)
-    monkeypatch.setattr("clip_core.training.checkpoint.save", lambda state: exhausted_numpy())
+    monkeypatch.setattr("clip_core.safetensors.pieces", lambda state: exhausted_numpy())
     with pytest.raises(ClipError, match=r"The checkpoint of step 4 cannot be written: .*step-00000004: memory ran out"):
         run(recipe, tokenizer, tmp_path / "save")
     assert list((tmp_path / "save" / "checkpoints").iterdir()) == []

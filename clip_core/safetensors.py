@@ -1,20 +1,20 @@
 """safetensors files: everything the header says is checked before a tensor is made, and tensors are views of the file.
 
-The format is described in the README of github.com/huggingface/safetensors.
+The format is described in the README of github.com/huggingface/safetensors. Its library is not used: it copies every
+tensor, has no bfloat16 for NumPy, and takes the last of two entries with one name.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clip_core.errors import CheckpointError
-from converters.buffers import (
+from clip_core.buffers import (
     BFLOAT16,
     Buffer,
     Content,
@@ -25,6 +25,7 @@ from converters.buffers import (
     shown,
     view,
 )
+from clip_core.errors import CheckpointError
 
 MAX_HEADER_BYTES = 16 << 20  # a CLIP needs 0.1 MB, and its vocabulary up to 1 MB
 MANIFEST_KEY = "triclip"
@@ -81,20 +82,27 @@ def read(data: Buffer) -> Content:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], manifest: str) -> None:
-    """Write a safetensors file; the order is by falling width of the numbers, so that each tensor is aligned."""
+    """Write a safetensors file."""
+    with open(path, "wb") as file:
+        for piece in pieces(tensors, manifest):
+            file.write(piece)
+
+
+def pieces(tensors: Mapping[str, Tensor], manifest: str | None = None) -> Iterator[bytes | memoryview]:
+    """A safetensors file, piece by piece; the order is by falling width of the numbers, so that tensors are aligned."""
     ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     # "format" is what transformers asks of a file before it loads it.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", MANIFEST_KEY: manifest}}
+    metadata = {"format": "pt"} | ({} if manifest is None else {MANIFEST_KEY: manifest})
+    header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.nbytes
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor in ordered:
-            file.write(tensor.data())
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        yield tensor.data()
 
 
 def _header(data: Buffer) -> tuple[dict[str, Any], int]:
