@@ -25,7 +25,8 @@ from time import perf_counter
 
 import numpy as np
 
-from clip_core.architecture import MODELS, VisionTransformer
+from clip_core.models import MODELS
+from clip_core.towers.vision_transformer import VisionTransformer
 
 CONTENDERS = ("open_clip", "torch", "paddle", "nnabla", "nnabla native")
 LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY = 1e-4, (0.9, 0.98), 1e-6, 0.2
@@ -223,9 +224,9 @@ def print_loader(arguments: argparse.Namespace) -> None:
     from PIL import Image
     from torchvision import transforms
 
-    from clip_core.architecture import DEVIATION, MEAN
     from clip_core.image import open_image
     from clip_core.preprocess import preprocess, resize
+    from clip_core.towers.parts import DEVIATION, MEAN
 
     resolution = MODELS[arguments.model].architecture.image.resolution
     theirs = transforms.Compose(

@@ -17,17 +17,12 @@ import clip_core
 import converters
 from clip_core import files
 from clip_core import preprocess as preprocessing
-from clip_core.architecture import (
-    MODELS,
-    OPENAI_CONTEXT_LENGTH,
-    NamedModel,
-    Pixels,
-    name_of,
-)
 from clip_core.backend import Model, Tensor
 from clip_core.errors import AssumptionWarning, CheckpointError, ClipError
+from clip_core.models import MODELS, OPENAI_CONTEXT_LENGTH, NamedModel, name_of
 from clip_core.naming import count
 from clip_core.text.bpe import openai
+from clip_core.towers.parts import Pixels
 from converters.folders import INDEX_SUFFIX
 
 RESOURCES = Path(clip_core.__file__).parent / "resources"

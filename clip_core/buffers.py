@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_core.architecture import Shape
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
+from clip_core.towers.parts import Shape
 
 PIECE_BYTES = 1 << 24
 START_BYTES = 512  # of a file tell what kind of file it is

@@ -7,44 +7,21 @@ projections are used as ``x @ P``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from math import log, prod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from clip_core.architecture import Architecture, ModifiedResNet, Shape, Transformer, VisionTransformer, infer, name_of
+from clip_core.architecture import Architecture, infer
 from clip_core.errors import CheckpointError
+from clip_core.models import name_of
+from clip_core.towers.parts import Constant, Parameter
 
-Kind = Literal["linear", "conv", "embedding", "norm", "projection", "vector", "scalar", "statistic", "counter"]
 Weights = dict[str, np.ndarray]
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """One named tensor of a model.
-
-    ``kind`` is what transposes, weight-decay groups and initial values go by:
-
-    * ``linear``: a matrix (out, in) used as ``x @ W.T``
-    * ``conv``: a convolution kernel (out, in, height, width)
-    * ``embedding``: rows that are looked up or added (tokens, positions)
-    * ``norm``: gain or offset of a layer or batch normalisation
-    * ``projection``: a matrix used as ``x @ P``
-    * ``vector``: a bias, or the class token
-    * ``scalar``: the logarithm of the logit scale, or the logit bias
-    * ``statistic``: running mean or variance of a batch normalisation, without gradient
-    * ``counter``: int64 number of batches a batch normalisation has seen, without gradient or effect
-    """
-
-    name: str
-    shape: Shape
-    kind: Kind
-
-    @property
-    def trainable(self) -> bool:
-        return self.kind not in ("statistic", "counter")
+INITIAL_LOGIT_SCALE = log(1 / 0.07)  # section 2.5 of the paper
+INITIAL_LOGIT_BIAS = -10.0  # section 3.2 of "Sigmoid loss for language image pre-training"
 
 
 @lru_cache(maxsize=64)
@@ -54,81 +31,14 @@ def parameters(architecture: Architecture) -> tuple[Parameter, ...]:
 
 
 def _parameters(architecture: Architecture) -> Iterator[Parameter]:
-    text, image = architecture.text, architecture.image
-    yield Parameter("positional_embedding", (text.context_length, text.width), "embedding")
-    yield Parameter("text_projection", (text.width, architecture.embed_dim), "projection")
-    yield Parameter("logit_scale", (), "scalar")
+    image, text = architecture.mounted("image"), architecture.mounted("text")
+    # As in a state dictionary of PyTorch, a module's own tensors come before those of its parts.
+    yield from (parameter for parameter in text if "." not in parameter.name)
+    yield Parameter("logit_scale", (), "scalar", Constant(INITIAL_LOGIT_SCALE))
     if architecture.logit_bias:
-        yield Parameter("logit_bias", (), "scalar")
-    if isinstance(image, VisionTransformer):
-        yield from _vision_transformer(image, architecture.embed_dim)
-    else:
-        yield from _modified_resnet(image, architecture.embed_dim)
-    yield from _transformer("transformer", text)
-    yield Parameter("token_embedding.weight", (text.vocabulary_size, text.width), "embedding")
-    yield from _norm("ln_final", text.width)
-
-
-def _vision_transformer(image: VisionTransformer, embed_dim: int) -> Iterator[Parameter]:
-    yield Parameter("visual.class_embedding", (image.width,), "vector")
-    yield Parameter("visual.positional_embedding", (image.grid**2 + 1, image.width), "embedding")
-    yield Parameter("visual.proj", (image.width, embed_dim), "projection")
-    yield Parameter("visual.conv1.weight", (image.width, 3, image.patch, image.patch), "conv")
-    yield from _norm("visual.ln_pre", image.width)
-    yield from _transformer("visual.transformer", image)
-    yield from _norm("visual.ln_post", image.width)
-
-
-def _modified_resnet(image: ModifiedResNet, embed_dim: int) -> Iterator[Parameter]:
-    stem = (3, image.width // 2, image.width // 2, image.width)
-    for index in (1, 2, 3):
-        yield from _conv_norm("visual", f"conv{index}", f"bn{index}", stem[index], stem[index - 1], size=3)
-    inputs = image.width
-    for stage, blocks in enumerate(image.blocks):
-        inner = image.width * 2**stage
-        for block in range(blocks):
-            prefix = f"visual.layer{stage + 1}.{block}"
-            yield from _conv_norm(prefix, "conv1", "bn1", inner, inputs, size=1)
-            yield from _conv_norm(prefix, "conv2", "bn2", inner, inner, size=3)
-            yield from _conv_norm(prefix, "conv3", "bn3", inner * 4, inner, size=1)
-            if block == 0:
-                yield from _conv_norm(prefix, "downsample.0", "downsample.1", inner * 4, inputs, size=1)
-            inputs = inner * 4
-    width = image.feature_width
-    yield Parameter("visual.attnpool.positional_embedding", (image.grid**2 + 1, width), "embedding")
-    for name, outputs in (("k_proj", width), ("q_proj", width), ("v_proj", width), ("c_proj", embed_dim)):
-        yield from _linear(f"visual.attnpool.{name}", outputs, width)
-
-
-def _transformer(prefix: str, tower: Transformer) -> Iterator[Parameter]:
-    width = tower.width
-    for layer in range(tower.layers):
-        block = f"{prefix}.resblocks.{layer}"
-        yield Parameter(f"{block}.attn.in_proj_weight", (3 * width, width), "linear")
-        yield Parameter(f"{block}.attn.in_proj_bias", (3 * width,), "vector")
-        yield from _linear(f"{block}.attn.out_proj", width, width)
-        yield from _norm(f"{block}.ln_1", width)
-        yield from _linear(f"{block}.mlp.c_fc", tower.mlp_width, width)
-        yield from _linear(f"{block}.mlp.c_proj", width, tower.mlp_width)
-        yield from _norm(f"{block}.ln_2", width)
-
-
-def _linear(prefix: str, outputs: int, inputs: int) -> Iterator[Parameter]:
-    yield Parameter(f"{prefix}.weight", (outputs, inputs), "linear")
-    yield Parameter(f"{prefix}.bias", (outputs,), "vector")
-
-
-def _norm(prefix: str, width: int) -> Iterator[Parameter]:
-    yield Parameter(f"{prefix}.weight", (width,), "norm")
-    yield Parameter(f"{prefix}.bias", (width,), "norm")
-
-
-def _conv_norm(prefix: str, conv: str, norm: str, outputs: int, inputs: int, size: int) -> Iterator[Parameter]:
-    yield Parameter(f"{prefix}.{conv}.weight", (outputs, inputs, size, size), "conv")
-    yield from _norm(f"{prefix}.{norm}", outputs)
-    yield Parameter(f"{prefix}.{norm}.running_mean", (outputs,), "statistic")
-    yield Parameter(f"{prefix}.{norm}.running_var", (outputs,), "statistic")
-    yield Parameter(f"{prefix}.{norm}.num_batches_tracked", (), "counter")
+        yield Parameter("logit_bias", (), "scalar", Constant(INITIAL_LOGIT_BIAS))
+    yield from image
+    yield from (parameter for parameter in text if "." in parameter.name)
 
 
 def count(architecture: Architecture) -> int:

@@ -12,20 +12,17 @@ from math import erf, pi, sqrt
 
 import numpy as np
 
-from clip_core.architecture import (
-    Activation,
-    Architecture,
-    ModifiedResNet,
-    TextTransformer,
-    Transformer,
-    VisionTransformer,
-)
+from clip_core.architecture import Architecture
 from clip_core.backend import Observe, ignore
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixels, check_tokens
 from clip_core.naming import Weights, check, parameters
 from clip_core.similarity import logits
 from clip_core.text.tokenizer import Tokenizer, tokenizer_of
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.parts import Activation, Transformer
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 
 PRECISIONS: dict[str, np.dtype] = {"fp32": np.dtype(np.float32), "fp64": np.dtype(np.float64)}
 EPSILON = 1e-5  # of every batch normalisation

@@ -8,17 +8,14 @@ from math import inf, nextafter
 from pathlib import Path
 from typing import Any
 
-from clip_core.architecture import (
-    OPENAI_VOCABULARY_SIZE,
-    Activation,
-    Architecture,
-    ModifiedResNet,
-    Transformer,
-    VisionTransformer,
-)
+from clip_core.architecture import Architecture
 from clip_core.errors import ClipError
+from clip_core.models import OPENAI_VOCABULARY_SIZE
 from clip_core.preprocess import resampling_of
 from clip_core.text import vocabulary
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.parts import Activation, Transformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from converters import tokenizer_files
 from converters.configurations import ASSUMED
 

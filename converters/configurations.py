@@ -12,17 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from clip_core import files
-from clip_core.architecture import (
-    DEVIATION,
-    HEAD_WIDTH,
-    MAX_NUMBER,
-    MEAN,
-    Architecture,
-    Interpolation,
-    ModifiedResNet,
-    Pixels,
-)
+from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.parts import DEVIATION, HEAD_WIDTH, MAX_NUMBER, MEAN, Interpolation, Pixels
 from converters.knowledge import Word, fields_of
 
 MAX_BYTES = 1 << 20

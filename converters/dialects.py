@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clip_core.architecture import Architecture, VisionTransformer, infer
+from clip_core.architecture import Architecture, infer
 from clip_core.buffers import Tensor
 from clip_core.errors import CheckpointError, ClipError
-from clip_core.naming import Kind, Weights, parameters
+from clip_core.naming import Weights, parameters
+from clip_core.towers.parts import Kind
+from clip_core.towers.vision_transformer import VisionTransformer
 
 # Parts that wrappers put into names: compilation, sharding, recomputation. At the start they are a prefix like others.
 _WRAPPERS = re.compile(r"(?<=[./])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)[./]")

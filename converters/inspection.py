@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clip_core import naming
-from clip_core.architecture import Architecture, name_of
+from clip_core.architecture import Architecture
+from clip_core.models import name_of
 from converters.knowledge import phrases, word_of_the_user
 from converters.reading import Given, enough_memory, load
 

@@ -11,17 +11,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from clip_core.architecture import (
-    ACTIVATIONS,
-    HEAD_WIDTH,
-    MLP_RATIO,
-    OPENAI_PIXELS,
-    OPENAI_VOCABULARY_SIZE,
-    Architecture,
-    ModifiedResNet,
-    Transformer,
-)
+from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.models import OPENAI_VOCABULARY_SIZE
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.parts import ACTIVATIONS, HEAD_WIDTH, MLP_RATIO, OPENAI_PIXELS, Transformer
 
 # Of a tower, in the order in which they are spoken of.
 UNTOLD = ("activation", "heads", "epsilon", "end_of_text", "pixels")

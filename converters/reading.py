@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from clip_core import files, naming
-from clip_core.architecture import MODELS, OPENAI_VOCABULARY_SIZE, Architecture
+from clip_core.architecture import Architecture
 from clip_core.buffers import BFLOAT16, START_BYTES, Buffer, Content, from_bfloat16
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.models import MODELS, OPENAI_VOCABULARY_SIZE
 from clip_core.naming import Weights
 from converters import configurations, dialects, folders, formats, hdf5, tokenizer_files
 from converters.knowledge import NOTHING, Word, phrases, question, settle, silent, word_of, word_of_the_user

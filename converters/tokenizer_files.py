@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from clip_core import files
-from clip_core.architecture import TextTransformer
 from clip_core.buffers import shown
 from clip_core.errors import CheckpointError, TextError
 from clip_core.text.bpe import END_OF_TEXT, START_OF_TEXT, BytePairTokenizer
+from clip_core.towers.text_transformer import TextTransformer
 
 MAX_BYTES = 16 << 20  # OpenAI's tokenizer.json has 2 MB
 HEADER = "#version: 0.2"

@@ -12,7 +12,8 @@ from threading import Thread
 
 import pytest
 
-from clip_core.architecture import MODELS, Architecture, NamedModel
+from clip_core.architecture import Architecture
+from clip_core.models import MODELS, NamedModel
 
 Serve = Callable[..., list[str]]
 

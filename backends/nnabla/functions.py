@@ -14,9 +14,9 @@ import numpy as np
 from nnabla.function import PythonFunction
 
 from backends.nnabla.module import SWITCHES
-from clip_core.architecture import TextTransformer
 from clip_core.errors import TextError
 from clip_core.inputs import check_tokens
+from clip_core.towers.text_transformer import TextTransformer
 
 Shape = tuple[int, ...]
 Gradients = Sequence[np.ndarray | None]

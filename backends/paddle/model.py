@@ -25,15 +25,16 @@ from paddle import nn
 from paddle.base import initializer
 from paddle.distributed.fleet.utils import recompute
 
-from clip_core.architecture import Activation, Architecture
-from clip_core.architecture import ModifiedResNet as ResNetTower
-from clip_core.architecture import Transformer as TransformerTower
-from clip_core.architecture import VisionTransformer as ViTTower
+from clip_core.architecture import Architecture
 from clip_core.backend import Observe, ignore
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
 from clip_core.text.tokenizer import Tokenizer, tokenizer_of
+from clip_core.towers.modified_resnet import ModifiedResNet as ResNetTower
+from clip_core.towers.parts import Activation
+from clip_core.towers.parts import Transformer as TransformerTower
+from clip_core.towers.vision_transformer import VisionTransformer as ViTTower
 
 M = TypeVar("M", bound=nn.Layer)
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

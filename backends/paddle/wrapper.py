@@ -10,10 +10,14 @@ import paddle
 from paddle import nn
 
 from backends.paddle.model import CLIP, to_array
-from clip_core.architecture import HEAD_WIDTH, Architecture, ModifiedResNet, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 from clip_core.naming import Weights
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.parts import HEAD_WIDTH
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from converters import dialects
 
 HEADS = ("CLIPHead", "ClipHead", "ClipCNHead")  # the last two are spellings of PASSL's documents

@@ -22,15 +22,16 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from backends.torch.sharding import part_of, whole_of
-from clip_core.architecture import Activation, Architecture
-from clip_core.architecture import ModifiedResNet as ResNetTower
-from clip_core.architecture import Transformer as TransformerTower
-from clip_core.architecture import VisionTransformer as ViTTower
+from clip_core.architecture import Architecture
 from clip_core.backend import Observe, ignore
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
 from clip_core.text.tokenizer import Tokenizer, tokenizer_of
+from clip_core.towers.modified_resnet import ModifiedResNet as ResNetTower
+from clip_core.towers.parts import Activation
+from clip_core.towers.parts import Transformer as TransformerTower
+from clip_core.towers.vision_transformer import VisionTransformer as ViTTower
 
 M = TypeVar("M", bound=nn.Module)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -24,12 +24,12 @@ from clip.api import Loaded, Preprocess, open_model, weights_file
 from clip.command.output import FILE_WIDTH, Backend, Console, Device, Json, Precision, console, errors, print_table
 from clip.zero_shot import Classifier
 from clip_core import files
-from clip_core.architecture import SHAPES
 from clip_core.data import shapes
 from clip_core.data.listing import tree, warn_of_rest
 from clip_core.errors import ClipError, ImageError, TextError, visible
 from clip_core.image import SUFFIXES, open_image
 from clip_core.memory import enough_memory
+from clip_core.models import SHAPES
 from converters import files_of
 
 MAX_LABELS_FILE_BYTES = 16 << 20

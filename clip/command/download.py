@@ -10,8 +10,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from clip.api import weights_file
 from clip.command.output import Json, errors, print_json
-from clip_core.architecture import MODELS
 from clip_core.errors import ClipError
+from clip_core.models import MODELS
 
 
 def run(

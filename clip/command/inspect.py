@@ -9,7 +9,7 @@ import typer
 
 import converters
 from clip.command.output import Activation, Heads, Json, Prefix, console, heads_of, print_fields, print_json, shortened
-from clip_core.architecture import Architecture, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.naming import count
 
 
@@ -48,14 +48,10 @@ def run(
 
 def _describe(architecture: Architecture) -> str:
     image, text = architecture.image, architecture.text
-    if isinstance(image, VisionTransformer):
-        tower = f"ViT of {image.layers} layers, {image.width} wide, {image.heads} heads, patches of {image.patch}"
-    else:
-        tower = f"ResNet of {'-'.join(map(str, image.blocks))} blocks, {image.width} wide, {image.heads} heads"
     activations = dict.fromkeys(tower.activation for tower in architecture.transformers.values())
     return (
-        f"{tower}, pictures of {image.resolution} pixels; text of {text.layers} layers, {text.width} wide, "
-        f"{text.heads} heads, {text.context_length} tokens out of {text.vocabulary_size}; "
+        f"{image.summary()}, pictures of {image.resolution} pixels; text {text.summary()}, "
+        f"{text.context_length} tokens out of {text.vocabulary_size}; "
         f"{architecture.embed_dim} dimensions in common; {' and '.join(activations)}"
     )
 

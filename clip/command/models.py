@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clip.command.output import Json, print_json, print_table
-from clip_core.architecture import MODELS, VisionTransformer
+from clip_core.models import MODELS
 from clip_core.naming import count
 
 
@@ -12,7 +12,7 @@ def run(json: Json = False) -> None:
     rows = [
         {
             "name": model.name,
-            "image_tower": "ViT" if isinstance(model.architecture.image, VisionTransformer) else "ResNet",
+            "image_tower": model.architecture.image.title,
             "resolution": model.architecture.image.resolution,
             "embed_dim": model.architecture.embed_dim,
             "parameters": count(model.architecture),

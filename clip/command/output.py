@@ -11,8 +11,8 @@ import typer
 from rich.console import Console as RichConsole
 from rich.table import Table
 
-from clip_core.architecture import ACTIVATIONS
 from clip_core.errors import ClipError, visible
+from clip_core.towers.parts import ACTIVATIONS
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Backend = Annotated[

@@ -10,7 +10,7 @@ import typer
 import converters
 from clip.api import weights_file
 from clip.command.output import Json, print_json
-from clip_core.architecture import OPENAI_CONTEXT_LENGTH
+from clip_core.models import OPENAI_CONTEXT_LENGTH
 from clip_core.text.bpe import openai
 from clip_core.text.tokenizer import Tokenizer, tokenizer_of
 

@@ -11,8 +11,8 @@ import ftfy
 import numpy as np
 import regex
 
-from clip_core.architecture import OPENAI_CONTEXT_LENGTH
 from clip_core.errors import TextError
+from clip_core.models import OPENAI_CONTEXT_LENGTH
 from clip_core.text.vocabulary import openai_merges
 
 START_OF_TEXT = "<|startoftext|>"

@@ -7,8 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from clip_core.architecture import OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY_SIZE, Architecture
+from clip_core.architecture import Architecture
 from clip_core.errors import TextError
+from clip_core.models import OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY_SIZE
 from clip_core.text.bpe import BytePairTokenizer, openai
 
 

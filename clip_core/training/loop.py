@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.architecture import ModifiedResNet
 from clip_core.backend import StepResult, Trainer
 from clip_core.data.loader import Batch, Loader, check_batch
 from clip_core.data.settings import shown
@@ -367,9 +366,9 @@ def enough_memory_for_a_batch(recipe: Recipe) -> AbstractContextManager[None]:
 
 def enough_memory_for_a_step(recipe: Recipe) -> AbstractContextManager[None]:
     """`enough_memory` in a step."""
-    data, training, image = recipe.data, recipe.training, recipe.model.build().image
-    size, remedies = image.resolution, ["lower data.batch_size"]
-    if training.micro_batch_size != 1 and not isinstance(image, ModifiedResNet):
+    data, training, architecture = recipe.data, recipe.training, recipe.model.build()
+    size, remedies = architecture.image.resolution, ["lower data.batch_size"]
+    if training.micro_batch_size != 1 and not any(tower.has_statistics for tower in architecture.towers.values()):
         remedies.append("set a lower training.micro_batch_size")
     if not training.gradient_checkpointing:
         remedies.append("set training.gradient_checkpointing")

@@ -9,10 +9,10 @@ from math import prod
 from pathlib import Path
 from time import monotonic
 
-from clip_core.architecture import name_of
 from clip_core.backend import Trainer
 from clip_core.data.source import Source
 from clip_core.errors import ClipError
+from clip_core.models import name_of
 from clip_core.naming import parameters
 from clip_core.text.tokenizer import Tokenizer
 from clip_core.training.cautions import cautions

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import clip_core
-from clip_core.architecture import MODELS, Architecture
+from clip_core.architecture import Architecture
 from clip_core.data import sources
 from clip_core.data.augmentation import Augmentation
 from clip_core.data.settings import (
@@ -33,6 +33,7 @@ from clip_core.errors import ClipError
 from clip_core.evaluation import classes
 from clip_core.evaluation.classes import LabelledSettings
 from clip_core.files import read_regular, write_text
+from clip_core.models import MODELS
 from clip_core.training import plain_yaml
 from clip_core.training.checkpoint import LAST_STEP
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import log
 
-from clip_core.architecture import Architecture, ModifiedResNet
+from clip_core.architecture import Architecture
 from clip_core.errors import ClipError
 from clip_core.naming import Weights, parameters
 from clip_core.training.recipe import Loss, Optimizer, Recipe
@@ -28,8 +28,6 @@ def rules(architecture: Architecture, recipe: Recipe) -> dict[str, Rule]:
     """The rule of every parameter that is trained, in the order of the table.
 
     Frozen towers are left out, and a logit bias that the loss does not look at.
-
-    The image tower is all under ``visual.``, the text tower the rest but for the scalars, which belong to neither.
     """
     optimizer = recipe.optimizer
     left_out = set(optimizer.frozen) | ({"logit_bias"} if recipe.loss.kind != "sigmoid" else set())
@@ -40,14 +38,10 @@ def rules(architecture: Architecture, recipe: Recipe) -> dict[str, Rule]:
     }
     found = {}
     for parameter in parameters(architecture):
-        if parameter.kind == "scalar":
-            tower = "joint"
-        else:
-            tower = "image" if parameter.name.startswith("visual.") else "text"
-        if parameter.trainable and not {tower, parameter.name} & left_out:
+        if parameter.trainable and not {parameter.tower, parameter.name} & left_out:
             decayed = optimizer.decay == "all" or parameter.kind in DECAYED_KINDS
             found[parameter.name] = Rule(
-                rate=rates[tower] / optimizer.learning_rate, decay=optimizer.weight_decay if decayed else 0.0
+                rate=rates[parameter.tower] / optimizer.learning_rate, decay=optimizer.weight_decay if decayed else 0.0
             )
     return found
 
@@ -63,9 +57,11 @@ def check_trainable(architecture: Architecture, recipe: Recipe, backend: str) ->
             raise ClipError(f"training.{key} works in PyTorch alone; leave it out, or train with --backend torch.")
     if recipe.loss.kind == "sigmoid" and not architecture.logit_bias:
         raise ClipError("The sigmoid loss needs a model with a logit bias; set model.architecture.logit_bias to true.")
-    if recipe.training.micro_batch_size is not None and isinstance(architecture.image, ModifiedResNet):
+    if recipe.training.micro_batch_size is not None and any(
+        tower.has_statistics for tower in architecture.towers.values()
+    ):
         raise ClipError(
-            "training.micro_batch_size does not go with a ResNet, whose batch normalisation looks at the whole batch; "
+            "training.micro_batch_size does not go with batch normalisation, which looks at the whole batch; "
             "leave it out."
         )
 

@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
-from clip_core.architecture import OPENAI_VOCABULARY_SIZE, TextTransformer
 from clip_core.data.source import Source
 from clip_core.errors import ClipError, TextError
 from clip_core.files import read_regular
+from clip_core.models import OPENAI_VOCABULARY_SIZE
 from clip_core.text.bpe import BytePairTokenizer, require_text
 from clip_core.text.bpe_training import HEADER, learn, padded
 from clip_core.text.vocabulary import are_openais
+from clip_core.towers.text_transformer import TextTransformer
 
 CAPTIONS = 500_000
 """That a vocabulary is learnt from at most, the first ones of the data: about 20 seconds of work."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clip_core.architecture import MODELS
 from clip_core.errors import CheckpointError
+from clip_core.models import MODELS
 from clip_core.naming import Weights, parameters
 from tests.models import (
     REDUCED,

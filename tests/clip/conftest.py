@@ -15,9 +15,11 @@ import backends
 import clip
 import converters
 from clip.command import main
-from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.reference import CLIP as Reference
 from clip_core.text.bpe_training import learn
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile
 from tests.clip.running import Ended
 from tests.conftest import BACKENDS, load_backend

@@ -17,8 +17,8 @@ import clip
 import converters
 from clip import samples
 from clip_core import tolerances
-from clip_core.architecture import MODELS, SHAPES
 from clip_core.errors import BackendMissing, CheckpointError, ClipError, DownloadError, TextError
+from clip_core.models import MODELS, SHAPES
 from clip_core.preprocess import preprocess
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import normalize

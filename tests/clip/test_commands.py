@@ -28,11 +28,11 @@ from clip.command import app
 from clip.command.output import Console
 from clip.zero_shot import Classifier
 from clip_core import tolerances
-from clip_core.architecture import MODELS, SHAPES
 from clip_core.errors import ClipError
 from clip_core.evaluation import shapes as shapes_test
 from clip_core.files import atomic_open
 from clip_core.image import open_image
+from clip_core.models import MODELS, SHAPES
 from clip_core.naming import count, parameters
 from clip_core.preprocess import preprocess
 from clip_core.reference import CLIP as Reference
@@ -221,8 +221,8 @@ def test_inspect_a_sound_file(run, files):
     assert lines["zeros"] == "none"
     assert lines["dtypes"] == f"{len(parameters(ARCHITECTURE))} of float32"
     assert lines["architecture"] == (
-        "ViT of 2 layers, 64 wide, 1 heads, patches of 16, pictures of 48 pixels; text of 2 layers, 128 wide, 2 heads, "
-        "77 tokens out of 534; 32 dimensions in common; quick_gelu"
+        "ViT of 2 layers, 64 wide, 1 heads, patches of 16, pictures of 48 pixels; text transformer of 2 layers, "
+        "128 wide, 2 heads, 77 tokens out of 534; 32 dimensions in common; quick_gelu"
     )
 
 

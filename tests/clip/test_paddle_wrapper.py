@@ -9,11 +9,14 @@ import pytest
 import converters
 from backends.paddle import CLIPWrapper
 from clip_core import tolerances
-from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.buffers import Tensor
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import contrastive_loss
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile, dialects
 from tests.models import RESNET, sample_pixels, sample_tokens, sample_weights
 

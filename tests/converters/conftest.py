@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 import backends
-from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.buffers import Tensor
 from clip_core.naming import Weights, parameters
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile, dialects
 
 with warnings.catch_warnings():

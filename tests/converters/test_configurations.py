@@ -13,18 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from clip_core.architecture import (
-    MODELS,
-    OPENAI_PIXELS,
-    Architecture,
-    Pixels,
-    TextTransformer,
-    VisionTransformer,
-    name_of,
-)
+from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.models import MODELS, name_of
 from clip_core.naming import parameters
 from clip_core.text import vocabulary
+from clip_core.towers.parts import OPENAI_PIXELS, Pixels
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile, configurations, convert, inspect, knowledge, manifest, read, write
 from tests.converters.conftest import ARCHITECTURES
 

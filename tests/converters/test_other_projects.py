@@ -13,9 +13,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from clip_core import reference
-from clip_core.architecture import Architecture, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
+from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile, convert, read, write
 
 with warnings.catch_warnings():

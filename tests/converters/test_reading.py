@@ -10,9 +10,12 @@ import pytest
 from safetensors.numpy import save_file
 
 import converters
-from clip_core.architecture import MODELS, Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
+from clip_core.models import MODELS
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile, dialects, write
 from tests.converters.bare import convert, inspect, read
 

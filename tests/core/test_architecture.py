@@ -8,19 +8,13 @@ from math import prod
 
 import pytest
 
-from clip_core.architecture import (
-    MODELS,
-    SHAPES,
-    Architecture,
-    Pixels,
-    TextTransformer,
-    VisionTransformer,
-    differences,
-    infer,
-    name_of,
-)
+from clip_core.architecture import Architecture, differences, infer
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.models import MODELS, SHAPES, name_of
 from clip_core.naming import count, parameters
+from clip_core.towers.parts import Pixels
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 
 # name: embed, resolution, text width and heads, trained scalars, file, first and last digits of the SHA-256
 OPENAI = {
@@ -125,6 +119,7 @@ def test_a_description_in_full():
             "pixels": OPENAI_PIXELS,
         },
         "text": {
+            "kind": "transformer",
             "context_length": 77,
             "vocabulary_size": 49408,
             "width": 512,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clip_core.architecture import MODELS
 from clip_core.errors import CheckpointError
-from clip_core.naming import Parameter, check, faults, parameters
+from clip_core.models import MODELS
+from clip_core.naming import check, faults, parameters
+from clip_core.towers.parts import Parameter
 from tests.models import RESNET, VIT, sample_weights
 
 

@@ -9,7 +9,6 @@ from random import Random
 import numpy as np
 import pytest
 
-from clip_core.architecture import SHAPES as ARCHITECTURE
 from clip_core.data.shapes import (
     COLOURS,
     HELD_OUT,
@@ -32,6 +31,7 @@ from clip_core.data.shapes import (
     training_example,
     vocabulary_captions,
 )
+from clip_core.models import SHAPES as ARCHITECTURE
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import learn
 

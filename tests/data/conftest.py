@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clip_core.architecture import DEVIATION, MEAN, Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.data.loader import Batch, Loader
 from clip_core.data.source import Photograph, fingerprint_of
 from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import HEADER
+from clip_core.towers.parts import DEVIATION, MEAN
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 
 SMALL = Architecture(
     embed_dim=32,

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 import converters
-from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.initialize import initialize
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 
 ROOT = Path(__file__).parents[2]
 

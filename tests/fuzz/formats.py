@@ -21,7 +21,7 @@ from PIL import Image
 
 import clip_core
 import converters
-from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.data.sources import open_source
 from clip_core.errors import ClipError
 from clip_core.evaluation.classes import Folders
@@ -30,6 +30,8 @@ from clip_core.naming import parameters
 from clip_core.preprocess import preprocess
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import HEADER
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training import checkpoint
 from clip_core.training.log import read_metrics
 from clip_core.training.recipe import Recipe

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.naming import parameters
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,10 +16,12 @@ from checkpoint_attacks import child, small_checkpoint
 from safetensors.numpy import save_file
 
 from clip_core import safetensors
-from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import atomic_open
 from clip_core.initialize import initialize
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile, convert, hdf5, pdparams, read, torch_archive, write
 
 FORMATS = {".pt": torch_archive, ".safetensors": safetensors, ".h5": hdf5, ".pdparams": pdparams}

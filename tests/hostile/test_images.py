@@ -23,11 +23,11 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 import clip_core
-from clip_core.architecture import DEVIATION, MEAN
 from clip_core.errors import ImageError
 from clip_core.image import MAX_PIXELS, open_image
 from clip_core.inputs import check_pixels
 from clip_core.preprocess import preprocess
+from clip_core.towers.parts import DEVIATION, MEAN
 
 
 def waves(mode: str = "RGB", width: int = 19, height: int = 14) -> Image.Image:

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 import clip
 import converters
-from clip_core.architecture import MODELS
 from clip_core.initialize import initialize
+from clip_core.models import MODELS
 from clip_core.naming import Weights
 from clip_core.reference import CLIP as Reference
 from converters import ModelFile

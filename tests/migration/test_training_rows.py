@@ -33,16 +33,20 @@ import converters
 from clip.command import app
 from clip.command import train as train_command
 from clip_core import similarity
-from clip_core.architecture import DEVIATION, MEAN, MODELS, Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.data import loader
 from clip_core.errors import ClipError
 from clip_core.initialize import initialize
+from clip_core.models import MODELS
 from clip_core.naming import parameters
 from clip_core.preprocess import preprocess
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import normalize
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import HEADER
+from clip_core.towers.parts import DEVIATION, MEAN
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training import loop
 from clip_core.training.recipe import Data, Recipe
 from converters import ModelFile

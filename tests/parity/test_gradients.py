@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from clip_core.architecture import Architecture
-from clip_core.initialize import INITIAL_LOGIT_SCALE
-from clip_core.naming import Weights, parameters
+from clip_core.naming import INITIAL_LOGIT_SCALE, Weights, parameters
 from clip_core.reference import CLIP as Reference
 from clip_core.reference import convolve
 from clip_core.similarity import contrastive_loss

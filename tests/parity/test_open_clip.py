@@ -10,8 +10,10 @@ import torch
 from open_clip.model import CLIP as OpenClip
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
-from clip_core.architecture import MODELS, Architecture, VisionTransformer
+from clip_core.architecture import Architecture
+from clip_core.models import MODELS
 from clip_core.naming import Weights
+from clip_core.towers.vision_transformer import VisionTransformer
 from tests import tolerances
 from tests.models import (
     GELU,

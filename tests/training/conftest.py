@@ -8,11 +8,13 @@ import pytest
 
 from backends.torch.model import CLIP
 from backends.torch.training import Trainer
-from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.data.shapes import TrainingSet, vocabulary_captions
 from clip_core.initialize import initialize
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import learn
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training.recipe import Recipe
 
 TINY = Architecture(

@@ -13,8 +13,10 @@ from math import inf
 
 import numpy as np
 
-from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.initialize import initialize
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training.recipe import Recipe
 from clip_core.training.scaling import LossScaling
 

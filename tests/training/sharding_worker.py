@@ -15,8 +15,11 @@ import numpy as np
 from backends.torch.model import CLIP
 from backends.torch.ranks import Ranks
 from backends.torch.training import Trainer
-from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.initialize import initialize
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training.recipe import Recipe
 from clip_core.training.rules import prepare
 from tests.training.distributed_worker import BATCH, batches

@@ -13,13 +13,13 @@ import pytest
 
 import clip_core
 import converters
-from clip_core.architecture import DEVIATION, MEAN
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import evaluate
 from clip_core.initialize import initialize
 from clip_core.naming import Weights
 from clip_core.text.bpe import BytePairTokenizer
+from clip_core.towers.parts import DEVIATION, MEAN
 from clip_core.training.evaluation import Evaluator
 from clip_core.training.log import EVALUATION, read_metrics
 from clip_core.training.loop import train

@@ -6,9 +6,11 @@ import importlib
 
 import pytest
 
-from clip_core.architecture import Architecture, TextTransformer, VisionTransformer
+from clip_core.architecture import Architecture
 from clip_core.evaluation.shapes import evaluate
 from clip_core.initialize import initialize
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training.log import EVALUATION, read_metrics
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import backends
-from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer
+from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError
 from clip_core.initialize import initialize
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.text_transformer import TextTransformer
 from tests.conftest import FRAMEWORKS
 from tests.training.test_trainers import RATE, WEIGHT_BOUND, batches, recipe, run, trainer_for
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clip_core.architecture import SHAPES
 from clip_core.errors import ClipError
+from clip_core.models import SHAPES
 from clip_core.training import plain_yaml
 from clip_core.training.cautions import cautions
 from clip_core.training.recipe import Recipe, installed_recipes, recipe_file

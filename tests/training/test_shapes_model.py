@@ -7,8 +7,8 @@ from pathlib import Path
 import clip_core
 import converters
 from backends.torch.model import CLIP
-from clip_core.architecture import SHAPES
 from clip_core.evaluation.shapes import evaluate
+from clip_core.models import SHAPES
 from clip_core.text.bpe import BytePairTokenizer
 
 PACKAGED = Path(clip_core.__file__).parent / "resources" / "shapes.safetensors"

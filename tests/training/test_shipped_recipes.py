@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_core.architecture import MODELS
+from clip_core.models import MODELS
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
 

@@ -15,11 +15,13 @@ import pytest
 
 import backends
 from clip_core import similarity
-from clip_core.architecture import Architecture, ModifiedResNet, TextTransformer
+from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 from clip_core.naming import Weights, parameters
 from clip_core.reference import CLIP as Reference
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.text_transformer import TextTransformer
 from clip_core.training.recipe import Loss, Recipe
 from clip_core.training.rules import prepare, rules
 from tests.conftest import FRAMEWORKS
@@ -328,7 +330,7 @@ def test_what_a_model_cannot_follow_is_refused(framework):
         module.Trainer(model, recipe({"loss": {"kind": "sigmoid"}}))
     resnet = Architecture(8, ModifiedResNet(32, 2, (1, 1, 1, 1), 1), TextTransformer(8, 50, 64, 1, 1))
     model = backends.get(framework).CLIP(resnet, initialize(resnet, 0), device="cpu")
-    with pytest.raises(ClipError, match="micro_batch_size does not go with a ResNet"):
+    with pytest.raises(ClipError, match="micro_batch_size does not go with batch normalisation"):
         module.Trainer(model, recipe({"training": {"micro_batch_size": 2}}))
 
 

@@ -6,13 +6,13 @@ import gzip
 
 import pytest
 
-from clip_core.architecture import TextTransformer
 from clip_core.data.sources import open_source
 from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
 from clip_core.text.bpe import MAXIMUM_CHARACTERS, BytePairTokenizer
 from clip_core.text.bpe_training import HEADER, learn
 from clip_core.text.vocabulary import openai_merges
+from clip_core.towers.text_transformer import TextTransformer
 from clip_core.training import vocabulary
 from clip_core.training.vocabulary import Vocabulary, kept_vocabulary, vocabulary_of
 

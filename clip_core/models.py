@@ -1,0 +1,123 @@
+"""The registry: models that are known by name, with their architectures and where their official weights come from.
+
+The numbers, addresses and digests of the nine OpenAI models are those of OpenAI's package (github.com/openai/CLIP).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clip_core.architecture import Architecture
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.parts import HEAD_WIDTH
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
+
+OPENAI_CONTEXT_LENGTH = 77
+OPENAI_VOCABULARY_SIZE = 49408
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that `clip.load` knows by name: its architecture, and where its official weights come from."""
+
+    name: str
+    architecture: Architecture
+    file: str
+    sha256: str | None = None  # None: the file ships inside this package
+
+    @property
+    def url(self) -> str | None:
+        """The official address, which carries the digest; None for the packaged model."""
+        if self.sha256 is None:
+            return None
+        return f"https://openaipublic.azureedge.net/clip/models/{self.sha256}/{self.file}"
+
+
+def _text(width: int) -> TextTransformer:
+    return TextTransformer(OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY_SIZE, width, layers=12, heads=width // HEAD_WIDTH)
+
+
+def _vit(embed_dim: int, resolution: int, patch: int, width: int, layers: int, text_width: int) -> Architecture:
+    image = VisionTransformer(resolution, patch, width, layers, heads=width // HEAD_WIDTH)
+    return Architecture(embed_dim, image, _text(text_width))
+
+
+def _resnet(
+    embed_dim: int, resolution: int, blocks: tuple[int, int, int, int], width: int, text_width: int
+) -> Architecture:
+    image = ModifiedResNet(resolution, width, blocks, heads=width * 32 // HEAD_WIDTH)
+    return Architecture(embed_dim, image, _text(text_width))
+
+
+SHAPES = Architecture(
+    embed_dim=128,
+    image=VisionTransformer(resolution=64, patch=8, width=128, layers=4, heads=2),
+    text=TextTransformer(OPENAI_CONTEXT_LENGTH, vocabulary_size=770, width=128, layers=3, heads=2),
+)
+
+MODELS: dict[str, NamedModel] = {
+    model.name: model
+    for model in (
+        NamedModel("shapes", SHAPES, "shapes.safetensors"),
+        NamedModel(
+            "RN50",
+            _resnet(1024, 224, (3, 4, 6, 3), 64, 512),
+            "RN50.pt",
+            "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+        ),
+        NamedModel(
+            "RN101",
+            _resnet(512, 224, (3, 4, 23, 3), 64, 512),
+            "RN101.pt",
+            "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
+        ),
+        NamedModel(
+            "RN50x4",
+            _resnet(640, 288, (4, 6, 10, 6), 80, 640),
+            "RN50x4.pt",
+            "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
+        ),
+        NamedModel(
+            "RN50x16",
+            _resnet(768, 384, (6, 8, 18, 8), 96, 768),
+            "RN50x16.pt",
+            "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
+        ),
+        NamedModel(
+            "RN50x64",
+            _resnet(1024, 448, (3, 15, 36, 10), 128, 1024),
+            "RN50x64.pt",
+            "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
+        ),
+        NamedModel(
+            "ViT-B/32",
+            _vit(512, 224, 32, 768, 12, 512),
+            "ViT-B-32.pt",
+            "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+        ),
+        NamedModel(
+            "ViT-B/16",
+            _vit(512, 224, 16, 768, 12, 512),
+            "ViT-B-16.pt",
+            "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+        ),
+        NamedModel(
+            "ViT-L/14",
+            _vit(768, 224, 14, 1024, 24, 768),
+            "ViT-L-14.pt",
+            "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+        ),
+        NamedModel(
+            "ViT-L/14@336px",
+            _vit(768, 336, 14, 1024, 24, 768),
+            "ViT-L-14-336px.pt",
+            "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+        ),
+    )
+}
+
+
+def name_of(architecture: Architecture) -> str | None:
+    """The registry's name for exactly this architecture, or None."""
+    return next((name for name, model in MODELS.items() if model.architecture == architecture), None)

@@ -1,0 +1,108 @@
+"""The ResNet of OpenAI's CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from clip_core.errors import ClipError
+from clip_core.towers.parts import (
+    HEAD_WIDTH,
+    OPENAI_PIXELS,
+    ZERO,
+    ImageTower,
+    Normal,
+    Parameter,
+    Pixels,
+    Shapes,
+    Uniform,
+    batch_norm,
+    check_heads,
+    check_resolution,
+    conv,
+    linear,
+)
+
+
+@dataclass(frozen=True)
+class ModifiedResNet(ImageTower):
+    """An image tower of bottleneck blocks with anti-aliased strides and an attention pool (paper, section 2.4)."""
+
+    kind: ClassVar[str] = "resnet"
+    title: ClassVar[str] = "ResNet"
+
+    resolution: int  # pixels along one side
+    width: int
+    blocks: tuple[int, int, int, int]
+    heads: int  # of the attention pool
+    pixels: Pixels = OPENAI_PIXELS
+
+    @property
+    def grid(self) -> int:
+        """Cells along one side of the last feature map."""
+        return self.resolution // 32
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of the last feature map."""
+        return self.width * 32
+
+    @property
+    def attention_width(self) -> int:
+        return self.feature_width
+
+    def check(self, place: str) -> None:
+        super().check(place)
+        if len(self.blocks) != 4:
+            raise ClipError(f"The architecture's {place}.blocks is {self.blocks!r}; it must be four numbers.")
+        if self.width == 1:
+            raise ClipError(f"The architecture's {place}.width is 1; half of it must be a whole number above 0.")
+        check_resolution(self.resolution, 32, "32")
+        check_heads(place, self, self.heads)
+
+    def parameters(self, embed_dim: int) -> Iterator[Parameter]:
+        stem = (3, self.width // 2, self.width // 2, self.width)
+        for index in (1, 2, 3):
+            yield conv(f"conv{index}", stem[index], stem[index - 1], size=3)
+            yield from batch_norm(f"bn{index}", stem[index])
+        inputs = self.width
+        for stage, blocks in enumerate(self.blocks):
+            inner = self.width * 2**stage
+            for block in range(blocks):
+                yield from _bottleneck(f"layer{stage + 1}.{block}", inputs, inner, downsample=block == 0)
+                inputs = inner * 4
+        yield from self._attention_pool(embed_dim)
+
+    def _attention_pool(self, embed_dim: int) -> Iterator[Parameter]:
+        width = self.feature_width
+        spread, bias = Normal(width**-0.5), Uniform(width**-0.5)
+        yield Parameter("attnpool.positional_embedding", (self.grid**2 + 1, width), "embedding", spread)
+        for name, outputs in (("k_proj", width), ("q_proj", width), ("v_proj", width), ("c_proj", embed_dim)):
+            yield from linear(f"attnpool.{name}", outputs, width, spread, bias)
+
+    @classmethod
+    def recognises(cls, shapes: Shapes) -> bool:
+        return any(name.startswith("layer1.") for name in shapes)
+
+    @classmethod
+    def infer(cls, shapes: Shapes) -> ModifiedResNet:
+        width = shapes.shape("layer1.0.conv1.weight", 4)[0]
+        resolution = shapes.grid("attnpool.positional_embedding") * 32
+        one, two, three, four = (shapes.count(f"layer{stage}.") for stage in (1, 2, 3, 4))
+        return cls(resolution, width, (one, two, three, four), heads=max(width * 32 // HEAD_WIDTH, 1))
+
+    def summary(self) -> str:
+        return f"ResNet of {'-'.join(map(str, self.blocks))} blocks, {self.width} wide, {self.heads} heads"
+
+
+def _bottleneck(prefix: str, inputs: int, inner: int, downsample: bool) -> Iterator[Parameter]:
+    yield conv(f"{prefix}.conv1", inner, inputs, size=1)
+    yield from batch_norm(f"{prefix}.bn1", inner)
+    yield conv(f"{prefix}.conv2", inner, inner, size=3)
+    yield from batch_norm(f"{prefix}.bn2", inner)
+    yield conv(f"{prefix}.conv3", inner * 4, inner, size=1)
+    yield from batch_norm(f"{prefix}.bn3", inner * 4, gain=ZERO)  # so that each block starts as the identity
+    if downsample:
+        yield conv(f"{prefix}.downsample.0", inner * 4, inputs, size=1)
+        yield from batch_norm(f"{prefix}.downsample.1", inner * 4)

@@ -1,0 +1,460 @@
+"""What towers are made of: their parameters with kinds and initial values, and the questions that each tower answers.
+
+A tower is a frozen dataclass of numbers. Its forward pass is a class of its own in each backend.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields
+from math import isqrt, prod
+from typing import Any, ClassVar, Literal, Protocol, get_args
+
+import numpy as np
+
+from clip_core.errors import CheckpointError, ClipError
+
+HEAD_WIDTH = 64  # OpenAI's models have heads of this width in every tower
+MLP_RATIO = 4  # of the inner width of a block's MLP to the tower's width
+
+# A made-up description must not keep its reader busy with listing parameters.
+MAX_LAYERS = 1000
+MAX_NUMBER = 10**7
+
+# OpenAI's x * sigmoid(1.702 x), the exact GELU, and its approximation by tanh.
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+Interpolation = Literal["bicubic", "bilinear"]
+Resize = Literal["shortest", "squash"]
+Colour = tuple[float, float, float]  # red, green and blue, which go from 0 to 1
+Shape = tuple[int, ...]
+
+# Of the pictures OpenAI trained on.
+MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
+DEVIATION: Colour = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What becomes of a picture: resized to the tower's resolution, then (value / 255 - mean) / deviation.
+
+    The defaults are those of OpenAI's package.
+    """
+
+    mean: Colour = MEAN
+    deviation: Colour = DEVIATION
+    interpolation: Interpolation = "bicubic"  # Pillow's filter
+    # The shorter side becomes as long as the resolution and the middle is kept, or both sides are stretched to it.
+    resize: Resize = "shortest"
+
+
+OPENAI_PIXELS = Pixels()
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An initial value without chance."""
+
+    value: float
+
+    def draw(self, generator: np.random.Generator, shape: Shape) -> np.ndarray:
+        return np.full(shape, self.value)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Initial values from a normal distribution around 0."""
+
+    deviation: float
+
+    def draw(self, generator: np.random.Generator, shape: Shape) -> np.ndarray:
+        return generator.standard_normal(shape) * self.deviation
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Initial values spread evenly from ``-bound`` to ``bound``."""
+
+    bound: float
+
+    def draw(self, generator: np.random.Generator, shape: Shape) -> np.ndarray:
+        return generator.uniform(-self.bound, self.bound, shape)
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Sines and cosines of a patch's column and row, after ``leading`` rows of zeros (arXiv 2205.01580).
+
+    A small model learns shapes many times sooner from them than from small random numbers. The amplitude makes
+    positions about half as strong as the patches beside them.
+    """
+
+    grid: int  # patches along one side
+    leading: int  # tokens in front of the patches
+
+    def draw(self, generator: np.random.Generator, shape: Shape) -> np.ndarray:
+        frequencies = 100.0 ** -np.linspace(0, 1, shape[1] // 4, endpoint=False)  # radians per patch
+        rows, columns = np.mgrid[: self.grid, : self.grid].reshape(2, -1, 1) * frequencies
+        positions = np.zeros(shape, np.float32)
+        waves = np.concatenate([np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)], axis=1)
+        positions[self.leading :, : waves.shape[1]] = 0.7 * waves
+        return positions
+
+
+Initial = Constant | Normal | Uniform | Waves
+ZERO, ONE = Constant(0.0), Constant(1.0)
+
+Kind = Literal["linear", "conv", "embedding", "norm", "projection", "vector", "scalar", "statistic", "counter"]
+Place = Literal["image", "text", "joint"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One named tensor of a model.
+
+    ``kind`` is what transposes and weight-decay groups go by:
+
+    * ``linear``: a matrix (out, in) used as ``x @ W.T``
+    * ``conv``: a convolution kernel (out, in, height, width)
+    * ``embedding``: rows that are looked up or added (tokens, positions)
+    * ``norm``: gain or offset of a layer or batch normalisation
+    * ``projection``: a matrix used as ``x @ P``
+    * ``vector``: a bias, or the class token
+    * ``scalar``: the logarithm of the logit scale, or the logit bias
+    * ``statistic``: running mean or variance of a batch normalisation, without gradient
+    * ``counter``: int64 number of batches a batch normalisation has seen, without gradient or effect
+    """
+
+    name: str
+    shape: Shape
+    kind: Kind
+    initial: Initial = ZERO
+    tower: Place = "joint"  # the tower that it is of, or the space of both
+
+    @property
+    def trainable(self) -> bool:
+        return self.kind not in ("statistic", "counter")
+
+
+class Tower(ABC):
+    """One encoder: its numbers are the fields of a frozen dataclass.
+
+    A tower does not know where in a model it is: it speaks of ``ln_pre.weight``, and the architecture mounts it.
+    """
+
+    kind: ClassVar[str]  # what descriptions call it
+    title: ClassVar[str]  # what people call it
+    width: int
+    at_root: ClassVar[bool] = False  # whether its parts are the model's own, without a prefix
+
+    @abstractmethod
+    def parameters(self, embed_dim: int) -> Iterator[Parameter]:
+        """The parameters of the tower that ends in ``embed_dim`` dimensions; own tensors come before those of parts."""
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, shapes: Shapes) -> bool:
+        """Whether parameters of these names are those of this kind of tower."""
+
+    @classmethod
+    @abstractmethod
+    def infer(cls, shapes: Shapes) -> Tower:
+        """The tower whose parameters have these shapes; what they do not tell is the default of its kind.
+
+        Raises:
+            CheckpointError: a tensor that decides it is missing or cannot be of such a tower.
+        """
+
+    @abstractmethod
+    def summary(self) -> str:
+        """This tower in some words, for people."""
+
+    def check(self, place: str) -> None:
+        """Refuse a tower that cannot be built; subclasses add what relates their fields to each other.
+
+        Args:
+            place: ``image`` or ``text``, for messages.
+
+        Raises:
+            ClipError: naming the first impossible value.
+        """
+        for name, value in vars(self).items():
+            check_field(f"{place}.{name}", value)
+
+    @property
+    def attention_width(self) -> int:
+        """What the heads divide among themselves."""
+        return self.width
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it has batch normalisation, which looks at the whole batch while it is trained."""
+        return any(parameter.kind == "statistic" for parameter in self.parameters(1))
+
+
+class ImageTower(Tower):
+    """A tower that turns pixels [n, 3, r, r] into features [n, embed_dim]."""
+
+    resolution: int  # pixels along one side
+    pixels: Pixels
+
+
+class TextTower(Tower):
+    """A tower that turns tokens [n, context_length] into features [n, embed_dim]."""
+
+    context_length: int
+    vocabulary_size: int
+
+    @classmethod
+    @abstractmethod
+    def infer_embed_dim(cls, shapes: Shapes) -> int:
+        """The dimensions of the joint space, which the text tower of a model tells.
+
+        Raises:
+            CheckpointError: the tensor that decides it is missing.
+        """
+
+    @property
+    def required_token(self) -> int | None:
+        """The token without which a text has no feature; None if there is no such token."""
+        return None
+
+
+class Transformer(Protocol):
+    """The numbers of a stack of pre-norm blocks, which several towers have."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def mlp_width(self) -> int: ...
+    @property
+    def activation(self) -> Activation: ...
+    @property
+    def epsilon(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes of a tower's parameters by their names in it.
+
+    Args:
+        found: parameter name -> shape.
+        prefix: of the tower in the model, for messages.
+    """
+
+    found: Mapping[str, Shape]
+    prefix: str
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.found
+
+    def shape(self, name: str, dimensions: int) -> Shape:
+        """The shape of one parameter.
+
+        Raises:
+            CheckpointError: it is missing, or has another number of axes.
+        """
+        full = self.prefix + name
+        if name not in self.found:
+            raise CheckpointError(f"The weights do not look like a CLIP: {full} is missing.")
+        shape = self.found[name]
+        if len(shape) != dimensions or 0 in shape:
+            raise CheckpointError(
+                f"The weights do not look like a CLIP: {full} has shape {shape}, expected {dimensions} axes."
+            )
+        return shape
+
+    def count(self, prefix: str) -> int:
+        """How many parts are below ``prefix``, without trusting that their indices are dense: the table finds gaps."""
+        return len({name[len(prefix) :].split(".")[0] for name in self.found if name.startswith(prefix)})
+
+    def grid(self, name: str, leading: int = 1) -> int:
+        """The side of the square of patches that the positions ``name`` are for, behind ``leading`` other tokens.
+
+        Raises:
+            CheckpointError: they are missing, or no square is left.
+        """
+        rows = self.shape(name, 2)[0]
+        side = isqrt(max(rows - leading, 0))
+        if side < 1 or side * side != rows - leading:
+            expected = "a square" + (f" + {leading}" if leading else "")
+            raise CheckpointError(
+                f"The weights do not look like a CLIP: {self.prefix}{name} has {rows} rows, expected {expected}."
+            )
+        return side
+
+    def transformer(self, prefix: str, width: int) -> dict[str, Any]:
+        """The fields of a transformer ``width`` wide whose blocks are below ``prefix``."""
+        # One block speaks for all: the table finds those that differ.
+        biases = (
+            shape for name, shape in self.found.items() if name.startswith(prefix) and name.endswith("mlp.c_fc.bias")
+        )
+        mlp_width = next((shape[0] for shape in biases if len(shape) == 1 and shape[0]), MLP_RATIO * width)
+        return {
+            "width": width,
+            "layers": self.count(prefix),
+            "heads": max(width // HEAD_WIDTH, 1),
+            "mlp_width": mlp_width,
+        }
+
+
+def fill(tower: Tower, name: str, value: Callable[[], int]) -> None:
+    """Give a field that was left out the value that follows from others."""
+    if getattr(tower, name) is None:
+        with suppress(TypeError):  # what it follows from is no number, which `check` says
+            object.__setattr__(tower, name, value())
+
+
+def transformer(prefix: str, width: int, layers: int, mlp_width: int) -> Iterator[Parameter]:
+    """The parameters of pre-norm blocks, with initial values by OpenAI's scheme."""
+    residual = Normal(width**-0.5 * (2 * layers) ** -0.5)  # of the two layers that write to the residual stream
+    for layer in range(layers):
+        block = f"{prefix}.{layer}"
+        yield Parameter(f"{block}.attn.in_proj_weight", (3 * width, width), "linear", Normal(width**-0.5))
+        yield Parameter(f"{block}.attn.in_proj_bias", (3 * width,), "vector")
+        yield from linear(f"{block}.attn.out_proj", width, width, residual)
+        yield from norm(f"{block}.ln_1", width)
+        yield from linear(f"{block}.mlp.c_fc", mlp_width, width, Normal((2 * width) ** -0.5))
+        yield from linear(f"{block}.mlp.c_proj", width, mlp_width, residual)
+        yield from norm(f"{block}.ln_2", width)
+
+
+def linear(prefix: str, outputs: int, inputs: int, initial: Initial, bias: Initial = ZERO) -> Iterator[Parameter]:
+    """A matrix and its bias."""
+    yield Parameter(f"{prefix}.weight", (outputs, inputs), "linear", initial)
+    yield Parameter(f"{prefix}.bias", (outputs,), "vector", bias)
+
+
+def norm(prefix: str, width: int, gain: Initial = ONE) -> Iterator[Parameter]:
+    """Gain and offset of a normalisation."""
+    yield Parameter(f"{prefix}.weight", (width,), "norm", gain)
+    yield Parameter(f"{prefix}.bias", (width,), "norm")
+
+
+def conv(name: str, outputs: int, inputs: int, size: int) -> Parameter:
+    """A kernel without bias, with PyTorch's initial values."""
+    shape = (outputs, inputs, size, size)
+    return Parameter(f"{name}.weight", shape, "conv", Uniform(prod(shape[1:]) ** -0.5))
+
+
+def batch_norm(prefix: str, channels: int, gain: Initial = ONE) -> Iterator[Parameter]:
+    """Gain, offset, running statistics and counter of a batch normalisation."""
+    yield from norm(prefix, channels, gain)
+    yield Parameter(f"{prefix}.running_mean", (channels,), "statistic")
+    yield Parameter(f"{prefix}.running_var", (channels,), "statistic", ONE)
+    yield Parameter(f"{prefix}.num_batches_tracked", (), "counter")
+
+
+def tower_from_dict(kind: type[Tower], place: str, data: Mapping[str, Any], activation: Any) -> Any:
+    """One tower from plain data; ``activation`` is that of the towers that do not say their own.
+
+    Raises:
+        TypeError, ValueError: a field is missing or unknown.
+    """
+    given = dict(data)
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]  # every tower is a dataclass
+    if "activation" in known and given.setdefault("activation", activation) is None:
+        del given["activation"]
+    if unknown := sorted(map(str, given.keys() - known)):
+        raise ValueError(f"its {place} tower has no field {unknown[0]}, only {', '.join(known)}")
+    # What is computed may differ between two models of one shape, so it is never left to a default.
+    needed = [name for name, field in known.items() if field.default is MISSING or name == "activation"]
+    if missing := [name for name in needed if name not in given]:
+        raise ValueError(f"its {place} tower lacks {', '.join(missing)}")
+    if "pixels" in given:
+        pixels = dict(given["pixels"])
+        colours = {name: tuple(pixels[name]) for name in ("mean", "deviation") if name in pixels}
+        given["pixels"] = Pixels(**pixels | colours)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
+def check_field(name: str, value: Any) -> None:
+    """Refuse a value that no field of this name can have.
+
+    Raises:
+        ClipError: naming it.
+    """
+    leaf = name.rpartition(".")[2]
+    if leaf == "activation":
+        check_choice(name, value, ACTIVATIONS)
+    elif leaf == "epsilon":
+        check_range(name, value, 1e-12, 1e-3)  # Paddle takes no larger one
+    elif leaf in ("end_of_text", "padding"):
+        if type(value) is not int or value < 0:
+            raise ClipError(f"The architecture's {name} is {value!r}; it must be a whole number from 0.")
+    elif isinstance(value, Pixels):
+        check_choice(f"{name}.interpolation", value.interpolation, get_args(Interpolation))
+        check_choice(f"{name}.resize", value.resize, get_args(Resize))
+        # A deviation below one step of a byte would make pixels that no float32 need hold.
+        for part, colour, lowest in (("mean", value.mean, 0), ("deviation", value.deviation, 1 / 255)):
+            if not isinstance(colour, tuple) or len(colour) != 3:
+                raise ClipError(f"The architecture's {name}.{part} is {colour!r}; it must be three numbers.")
+            for number in colour:
+                check_range(f"{name}.{part}", number, lowest, 1)
+    else:
+        check_number(name, value)
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is not a whole number above 0, or several.
+
+    Raises:
+        ClipError: naming it.
+    """
+    for number in value if isinstance(value, tuple) else (value,):
+        if type(number) is not int or number < 1:
+            raise ClipError(f"The architecture's {name} is {value!r}; it must be a whole number above 0.")
+        if number > (MAX_LAYERS if name.endswith(("layers", "blocks")) else MAX_NUMBER):
+            raise ClipError(f"The architecture's {name} is {value!r}, more than any model that can be built.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is none of ``choices``.
+
+    Raises:
+        ClipError: naming it.
+    """
+    if not isinstance(value, str) or value not in choices:
+        *others, last = choices
+        raise ClipError(f"The architecture's {name} is {value!r}; it must be {', '.join(others)} or {last}.")
+
+
+def check_range(name: str, value: Any, lowest: float, highest: float) -> None:
+    """Refuse what is not a number from ``lowest`` to ``highest``.
+
+    Raises:
+        ClipError: naming it.
+    """
+    if type(value) not in (int, float) or not lowest <= value <= highest:  # false for NaN, too
+        raise ClipError(
+            f"The architecture's {name} is {value!r}; it must be a number from {lowest:.3g} to {highest:g}."
+        )
+
+
+def check_heads(place: str, tower: Tower, heads: int) -> None:
+    """Refuse heads that do not divide the tower's width.
+
+    Raises:
+        ClipError: naming both.
+    """
+    if tower.attention_width % heads:
+        raise ClipError(f"The {place} tower's width {tower.attention_width} cannot be divided into {heads} heads.")
+
+
+def check_resolution(resolution: int, unit: int, unit_name: str) -> None:
+    """Refuse pictures that do not divide into whole units.
+
+    Raises:
+        ClipError: naming both.
+    """
+    if resolution % unit:
+        raise ClipError(f"The image resolution {resolution} is not a multiple of {unit_name} ({unit}).")

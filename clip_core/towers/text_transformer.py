@@ -1,0 +1,82 @@
+"""The text tower of OpenAI's CLIP. Its parts are the model's own, so that names stay those of OpenAI's package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from clip_core.errors import ClipError
+from clip_core.towers.parts import (
+    MLP_RATIO,
+    Activation,
+    Normal,
+    Parameter,
+    Shapes,
+    TextTower,
+    check_heads,
+    fill,
+    norm,
+    transformer,
+)
+
+
+@dataclass(frozen=True)
+class TextTransformer(TextTower):
+    """The causal text tower; its feature is the state at the first end-of-text token."""
+
+    kind: ClassVar[str] = "transformer"
+    title: ClassVar[str] = "Transformer"
+    at_root: ClassVar[bool] = True
+
+    context_length: int
+    vocabulary_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int = None  # type: ignore[assignment]  # of the MLP inside; None stands for 4 times the width
+    activation: Activation = "quick_gelu"
+    epsilon: float = 1e-5  # of every layer normalisation
+    end_of_text: int = None  # type: ignore[assignment]  # a token; None stands for the last of the vocabulary
+
+    def __post_init__(self) -> None:
+        fill(self, "mlp_width", lambda: MLP_RATIO * self.width)
+        fill(self, "end_of_text", lambda: self.vocabulary_size - 1)
+
+    @property
+    def required_token(self) -> int:
+        return self.end_of_text
+
+    def check(self, place: str) -> None:
+        super().check(place)
+        if not self.end_of_text < self.vocabulary_size:
+            raise ClipError(
+                f"The architecture's {place}.end_of_text is {self.end_of_text}, which is outside the vocabulary of "
+                f"{self.vocabulary_size}."
+            )
+        check_heads(place, self, self.heads)
+
+    def parameters(self, embed_dim: int) -> Iterator[Parameter]:
+        width = self.width
+        yield Parameter("positional_embedding", (self.context_length, width), "embedding", Normal(0.01))
+        yield Parameter("text_projection", (width, embed_dim), "projection", Normal(width**-0.5))
+        yield from transformer("transformer.resblocks", width, self.layers, self.mlp_width)
+        yield Parameter("token_embedding.weight", (self.vocabulary_size, width), "embedding", Normal(0.02))
+        yield from norm("ln_final", width)
+
+    @classmethod
+    def recognises(cls, shapes: Shapes) -> bool:
+        return "token_embedding.weight" in shapes and "text_projection" in shapes
+
+    @classmethod
+    def infer_embed_dim(cls, shapes: Shapes) -> int:
+        return shapes.shape("text_projection", 2)[1]
+
+    @classmethod
+    def infer(cls, shapes: Shapes) -> TextTransformer:
+        vocabulary_size, width = shapes.shape("token_embedding.weight", 2)
+        context_length = shapes.shape("positional_embedding", 2)[0]
+        return cls(context_length, vocabulary_size, **shapes.transformer("transformer.resblocks.", width))
+
+    def summary(self) -> str:
+        return f"transformer of {self.layers} layers, {self.width} wide, {self.heads} heads"
