@@ -1,7 +1,6 @@
-"""Which backends the tests run on, and how quietly.
+"""Each requested backend as a fixture, and what is left out without it.
 
-``CLIP_TEST_BACKENDS`` names them, separated by commas; unset means all that this Python can install. A named backend
-that does not import fails its tests. A test marked ``needs("nnabla")``, and a test file with a backend's name in its
+A test marked ``needs("nnabla")``, and a test file with a backend's name in its
 own, such as ``test_nnabla.py``, is about that backend and is left out when the backend is not named.
 """
 
@@ -9,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -24,32 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import pytest  # noqa: E402
 
 import backends  # noqa: E402
-
-PYTHON = ".".join(map(str, sys.version_info[:2]))
-WITHOUT_WHEEL = {"nnabla"} if sys.version_info >= (3, 11) else set()  # as setup.cfg says
-
-
-def _requested() -> tuple[str, ...]:
-    installable = ",".join(name for name in backends.NAMES if name not in WITHOUT_WHEEL)
-    names = tuple(os.environ.get("CLIP_TEST_BACKENDS", installable).split(","))
-    unknown = [name for name in names if name not in backends.NAMES]
-    if unknown:
-        raise pytest.UsageError(f"CLIP_TEST_BACKENDS names {unknown}; choose from {', '.join(backends.NAMES)}.")
-    return names
-
-
-BACKENDS = _requested()
-FRAMEWORKS = tuple(name for name in BACKENDS if name != "numpy")
-
-
-def load_backend(name: str) -> ModuleType:
-    """The backend's module; NNabla does not report on itself."""
-    module = backends.get(name)
-    if name == "nnabla":
-        import nnabla
-
-        nnabla.logger.setLevel("WARNING")
-    return module
+from tests.requested import BACKENDS, FRAMEWORKS, PYTHON, WITHOUT_WHEEL, load_backend  # noqa: E402
 
 
 @pytest.fixture(scope="session", params=BACKENDS)

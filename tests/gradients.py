@@ -6,9 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.naming import Weights, parameters
+from clip_core.architecture import Architecture
+from clip_core.naming import INITIAL_LOGIT_SCALE, Weights, parameters
 from clip_core.similarity import contrastive_loss
-from tests.models import logits_of
+from tests import tolerances
+from tests.models import logits_of, sample_pixels, sample_tokens, sample_weights
+from tests.requested import load_backend
+
+PAIRS = 4
 
 
 def gradients_of(model: Any, pixels: np.ndarray, tokens: np.ndarray, static: bool = False) -> Weights:
@@ -58,3 +63,24 @@ def _nnabla(model: Any, pixels: np.ndarray, tokens: np.ndarray, gradient: np.nda
             logits = model(pixels, tokens)[0]
         logits.backward(gradient)
     return {name: variable.g.copy() for name, variable in trained.items()}
+
+
+def weights_of(architecture: Architecture) -> Weights:
+    """The sample weights with the logit scale of a model before training, where every pair still has a gradient."""
+    return sample_weights(architecture) | {"logit_scale": np.array(INITIAL_LOGIT_SCALE, np.float32)}
+
+
+def framework_gradients(name: str, architecture: Architecture, static: bool = False) -> Weights:
+    model = load_backend(name).CLIP(architecture, weights_of(architecture), device="cpu")
+    return gradients_of(model, sample_pixels(architecture, PAIRS), sample_tokens(architecture, PAIRS), static)
+
+
+def beyond(found: Weights, expected: Weights) -> dict[str, float]:
+    """The parameters whose gradients differ by more than the bound, and by how much."""
+    assert found.keys() == expected.keys()
+    least = tolerances.SMALLEST_GRADIENT * max(np.abs(gradient).max() for gradient in expected.values())
+    differences = {
+        name: tolerances.difference(found[name], gradient) / max(np.abs(gradient).max(), least)
+        for name, gradient in expected.items()
+    }
+    return {name: value for name, value in differences.items() if not value <= tolerances.CONTRACT["gradient"].bound}

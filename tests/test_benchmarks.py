@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import FRAMEWORKS
+from tests.requested import FRAMEWORKS
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "training.py"
 

@@ -335,3 +335,17 @@ def test_no_two_test_files_have_the_same_name():
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert len(names) > 50
     assert sorted(set(names)) == sorted(names)
+
+
+def test_tests_share_modules_and_import_no_other_test():
+    """What two test files need is in a module, since pytest imports tests and conftest.py in a way of its own."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    imported = {
+        (path.relative_to(ROOT).as_posix(), module)
+        for path in files
+        for module in imports_of(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert ("tests/test_readme.py", "tests.requested.BACKENDS") in imported
+    assert [
+        found for found in sorted(imported) if re.search(r"^tests(\.\w+)*\.(test_\w+|conftest)(\.|$)", found[1])
+    ] == []

@@ -23,8 +23,8 @@ from clip.command import main
 from clip_core.evaluation import shapes
 from clip_core.training.recipe import Recipe
 from converters import ModelFile
-from tests.conftest import BACKENDS, load_backend
 from tests.models import VIT, sample_weights
+from tests.requested import BACKENDS, load_backend
 from tests.serving import serving
 
 with warnings.catch_warnings():

@@ -12,7 +12,7 @@ import pytest
 
 import backends
 from clip_core.errors import BackendMissing, ClipError
-from tests.conftest import FRAMEWORKS
+from tests.requested import FRAMEWORKS
 
 
 class Broken:

@@ -12,7 +12,6 @@ from clip_core.errors import ImageError, TextError
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import learn
 from tests import tolerances
-from tests.conftest import FRAMEWORKS, load_backend
 from tests.models import (
     END_OF_TEXT,
     RESNET,
@@ -23,6 +22,7 @@ from tests.models import (
     sample_tokens,
     sample_weights,
 )
+from tests.requested import FRAMEWORKS, load_backend
 
 BOTH = [pytest.param(VIT, id="vit"), pytest.param(RESNET, id="resnet")]
 ROUNDING = 1e-5  # of features up to 4; another batch makes BLAS sum in another order

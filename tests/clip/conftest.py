@@ -1,4 +1,4 @@
-"""A small model in a file of every format, a server for it, and the ``clip`` command in this process."""
+"""The small model in a file of every format, a server for it, and the ``clip`` command in this process."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ import backends
 import clip
 import converters
 from clip.command import main
-from clip_core.architecture import Architecture
 from clip_core.reference import CLIP as Reference
 from clip_core.text.bpe_training import learn
-from clip_core.towers.text_transformer import TextTransformer
-from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile
 from tests.clip.running import Ended
-from tests.conftest import BACKENDS, load_backend
+from tests.clip.small import ARCHITECTURE, MERGES, SUFFIXES
 from tests.models import sample_weights
+from tests.requested import BACKENDS, load_backend
 from tests.serving import Serve, serving
 
 with warnings.catch_warnings():
@@ -31,14 +29,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     for name in {*BACKENDS, *backends.available()}:  # commands use all that is installed
         load_backend(name)
-
-MERGES = 20
-ARCHITECTURE = Architecture(
-    embed_dim=32,
-    image=VisionTransformer(resolution=48, patch=16, width=64, layers=2, heads=1),
-    text=TextTransformer(context_length=77, vocabulary_size=514 + MERGES, width=128, layers=2, heads=2),
-)
-SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".h5", ".hdf5", ".pdparams", ".pd")
 
 
 @pytest.fixture(autouse=True)

@@ -24,9 +24,9 @@ from clip_core.reference import CLIP as Reference
 from clip_core.similarity import normalize
 from clip_core.text.bpe import BytePairTokenizer, openai
 from converters import ModelFile
-from tests.clip.conftest import ARCHITECTURE, SUFFIXES
-from tests.conftest import BACKENDS
+from tests.clip.small import ARCHITECTURE, SUFFIXES
 from tests.models import logits_of, sample_weights
+from tests.requested import BACKENDS
 
 SUFFIX_BACKENDS = {
     ".pt": "torch",

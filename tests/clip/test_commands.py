@@ -40,10 +40,10 @@ from clip_core.similarity import logits as reference_logits
 from clip_core.similarity import probabilities
 from clip_core.text.bpe import BytePairTokenizer, openai
 from converters import ModelFile
-from tests.clip.conftest import ARCHITECTURE
 from tests.clip.running import ROOT, Ended, assert_refused, ended, process
-from tests.conftest import BACKENDS
+from tests.clip.small import ARCHITECTURE
 from tests.models import sample_weights
+from tests.requested import BACKENDS
 
 INSTALLED = [name for name in ("numpy", "torch", "paddle", "nnabla") if name in backends.available()]
 CIRCLE = samples.pictures()["a large solid red circle"]

@@ -10,10 +10,9 @@ import pytest
 
 import backends
 from clip_core.training.checkpoint import newest
-from tests.clip.running import Ended, assert_refused
-from tests.clip.test_torch_train import RECIPE, metrics
-from tests.conftest import FRAMEWORKS
-from tests.training.test_run_faults import largest_file
+from tests.clip.running import RECIPE, Ended, assert_refused, metrics
+from tests.requested import FRAMEWORKS
+from tests.training.disturbances import largest_file
 
 for name in FRAMEWORKS:
     backends.get(name)

@@ -12,9 +12,9 @@ import clip
 import converters
 from clip_core.errors import CheckpointError, TextError
 from converters import ModelFile
-from tests.clip.conftest import ARCHITECTURE
 from tests.clip.running import assert_refused
-from tests.conftest import BACKENDS
+from tests.clip.small import ARCHITECTURE
+from tests.requested import BACKENDS
 
 ORIGINAL = replace(
     ARCHITECTURE,

@@ -14,7 +14,7 @@ from clip_core.naming import parameters
 from clip_core.text.bpe import BytePairTokenizer
 from converters import ModelFile
 from converters.dialects import LAYOUTS
-from tests.clip.conftest import ARCHITECTURE
+from tests.clip.small import ARCHITECTURE
 from tests.models import RESNET, sample_weights
 
 NAMES = [LAYOUTS["nnabla"].spell(parameter.name) for parameter in parameters(ARCHITECTURE)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from pathlib import Path
@@ -16,20 +15,8 @@ import converters
 from clip_core.data.shapes import vocabulary_captions
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import learn, padded
-from tests.clip.running import assert_refused, ended, process
-from tests.training.test_loop import NAMES
-
-RECIPE = """
-model:
-  architecture:
-    embed_dim: 16
-    image: {kind: vit, resolution: 64, patch: 32, width: 64, layers: 1, heads: 1}
-    text: {context_length: 32, vocabulary_size: 600, width: 64, layers: 1, heads: 1}
-    activation: quick_gelu
-training: {steps: 6, seed: 1}
-data: {examples: 100, batch_size: 4}
-checkpoint: {every_steps: 2}
-"""
+from tests.clip.running import RECIPE, assert_refused, ended, metrics, process
+from tests.training.tiny import METRICS
 
 
 @pytest.fixture
@@ -38,16 +25,12 @@ def recipe(tmp_path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
-def metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_train_and_resume(run, recipe, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     result = run("train", "-c", recipe, "--steps", 4, "--output", whole)
     assert (result.code, result.out) == (0, "")
     assert f"step 4, loss {metrics(whole)[-1]['loss']:.4f}; the model is {whole / 'model.safetensors'}" in result.err
-    assert [list(line) for line in metrics(whole)] == [NAMES] * 4
+    assert [list(line) for line in metrics(whole)] == [METRICS] * 4
     assert {".lock", "checkpoints", "loss.png", "metrics.jsonl", "model.safetensors", "recipe.yaml"} == {
         path.name for path in whole.iterdir()
     }

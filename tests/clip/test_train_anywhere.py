@@ -11,9 +11,8 @@ import pytest
 
 import converters
 from clip_core.initialize import initialize
-from tests.clip.running import assert_refused, ended, process
-from tests.clip.test_torch_train import RECIPE, metrics
-from tests.conftest import FRAMEWORKS
+from tests.clip.running import RECIPE, assert_refused, ended, metrics, process
+from tests.requested import FRAMEWORKS
 
 
 @pytest.fixture

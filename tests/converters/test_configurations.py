@@ -22,7 +22,7 @@ from clip_core.towers.parts import OPENAI_PIXELS, Pixels
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile, configurations, convert, inspect, knowledge, manifest, read, write
-from tests.converters.conftest import ARCHITECTURES
+from tests.converters.small import ARCHITECTURES
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -22,7 +22,7 @@ from clip_core.data.shapes import TrainingSet
 from clip_core.data.sources import open_source
 from clip_core.errors import ClipError
 from clip_core.preprocess import pixels, preprocess
-from tests.data.conftest import SMALL, TOKENIZER, Numbered, loader, numbers, picture, texts, write_picture
+from tests.data.numbered import SMALL, TOKENIZER, Numbered, loader, numbers, picture, texts, write_picture
 
 
 def fingerprint(batch: Batch) -> str:
@@ -285,7 +285,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(victims):
 
 ORPHANS = """
 import multiprocessing, os, signal
-from tests.data.conftest import Numbered, loader
+from tests.data.numbered import Numbered, loader
 
 if __name__ == "__main__":
     batches = loader(Numbered(40), 4, workers=2)
@@ -349,7 +349,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused():
 PROGRAM = """
 import json, sys
 from clip_core.data.sources import open_source
-from tests.data.conftest import loader, numbers
+from tests.data.numbered import loader, numbers
 
 source = open_source("paired", {"folder": sys.argv[1]}, 0)
 print(json.dumps({ranks: [

@@ -10,7 +10,7 @@ from clip_core.data.mixture import Mixture
 from clip_core.data.sources import open_source
 from clip_core.errors import ClipError
 from clip_core.training.recipe import Recipe
-from tests.data.conftest import Numbered, loader, number_in, numbers, write_picture
+from tests.data.numbered import Numbered, loader, number_in, numbers, write_picture
 
 
 def epochs(mixture: Mixture, count: int) -> list[list[int]]:

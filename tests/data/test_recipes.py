@@ -8,7 +8,7 @@ from clip_core.data.shapes import TrainingSet
 from clip_core.data.sources import SOURCES
 from clip_core.errors import ClipError
 from clip_core.training.recipe import Recipe
-from tests.data.conftest import contents, write_picture
+from tests.data.numbered import contents, write_picture
 
 
 def recipe(**data) -> Recipe:

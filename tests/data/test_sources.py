@@ -19,7 +19,7 @@ import pytest
 from clip_core.data.sources import open_source
 from clip_core.data.webdataset import expand
 from clip_core.errors import ClipError
-from tests.data.conftest import (
+from tests.data.numbered import (
     contents,
     encoded,
     fault,
@@ -28,6 +28,7 @@ from tests.data.conftest import (
     numbers,
     picture,
     sample,
+    save,
     shard,
     texts,
     write_picture,
@@ -404,16 +405,6 @@ def test_a_megabyte_of_nonsense_is_not_json(content, tmp_path):
 
 
 # Saved by datasets
-
-
-def save(folder: Path, tables: list[pyarrow.Table]) -> None:
-    folder.mkdir(parents=True)
-    names = [f"data-{number:05}-of-{len(tables):05}.arrow" for number in range(len(tables))]
-    for name, table in zip(names, tables):
-        with pyarrow.OSFile(str(folder / name), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
-            stream.write_table(table, max_chunksize=2)
-    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
-    (folder / "state.json").write_text(json.dumps(state))
 
 
 def image_rows(numbers: list[int | None]) -> list[dict | None]:

@@ -20,7 +20,7 @@ from clip_core.data import streaming
 from clip_core.data.loader import Loader
 from clip_core.data.sources import open_source
 from clip_core.errors import ClipError
-from tests.data.conftest import contents, fault, loader, number_in, numbers, sample, shard, texts
+from tests.data.numbered import contents, fault, loader, number_in, numbers, sample, shard, texts
 
 SHARDS, SAMPLES = 16, 2
 

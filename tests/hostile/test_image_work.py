@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 import clip_core
-from tests.hostile.test_images import chunk, encoded, png, tiff
+from tests.hostile.image_attacks import chunk, encoded, png, tiff
 
 MEGABYTE = 1_000_000
 LARGE = 8192  # pixels along each side, as many as are allowed

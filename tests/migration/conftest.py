@@ -20,7 +20,7 @@ from clip_core.models import MODELS
 from clip_core.naming import Weights
 from clip_core.reference import CLIP as Reference
 from converters import ModelFile
-from tests.conftest import BACKENDS, load_backend
+from tests.requested import BACKENDS, load_backend
 
 with warnings.catch_warnings():
     # What the frameworks say of the machine while they are imported is not about this project.

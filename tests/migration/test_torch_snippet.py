@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from clip_core import tolerances
+from clip_core.models import MODELS
 from clip_core.preprocess import preprocess
 from clip_core.similarity import probabilities
 from clip_core.text.bpe import openai
-from tests.migration.conftest import ARCHITECTURE
 from tests.serving import serving
 from tests.tolerances import difference
 
@@ -42,7 +42,7 @@ SNIPPET = """
 def test_snippet(run_snippet, convert, judge, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "cache"))
     with serving(monkeypatch) as serve:
-        asked = serve("ViT-B/32", convert("ViT-B-32.pt", dtype="float16"), ARCHITECTURE)
+        asked = serve("ViT-B/32", convert("ViT-B-32.pt", dtype="float16"), MODELS["ViT-B/32"].architecture)
         found = run_snippet(SNIPPET)
     assert asked == ["/ViT-B-32.pt"]
     pixels = preprocess(Image.open("CLIP.png"), 224)[None]

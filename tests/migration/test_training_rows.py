@@ -50,9 +50,8 @@ from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training import loop
 from clip_core.training.recipe import Data, Recipe
 from converters import ModelFile
-from tests.conftest import FRAMEWORKS
-from tests.data.conftest import shard
-from tests.data.test_sources import save
+from tests.data.numbered import save, shard
+from tests.requested import FRAMEWORKS
 
 ROOT = Path(__file__).parents[2]
 PICTURES = 256

@@ -6,38 +6,16 @@ import numpy as np
 import pytest
 
 from clip_core.architecture import Architecture
-from clip_core.naming import INITIAL_LOGIT_SCALE, Weights, parameters
+from clip_core.naming import Weights, parameters
 from clip_core.reference import CLIP as Reference
 from clip_core.reference import convolve
 from clip_core.similarity import contrastive_loss
 from tests import tolerances
-from tests.conftest import FRAMEWORKS, load_backend
-from tests.gradients import gradients_of
+from tests.gradients import PAIRS, beyond, framework_gradients, gradients_of, weights_of
 from tests.models import RESNET, UNUSUAL, VIT, sample_pixels, sample_tokens, sample_weights
+from tests.requested import FRAMEWORKS, load_backend
 
 ARCHITECTURES = [pytest.param(VIT, id="vit"), pytest.param(RESNET, id="resnet"), pytest.param(UNUSUAL, id="unusual")]
-PAIRS = 4
-
-
-def weights_of(architecture: Architecture) -> Weights:
-    """The sample weights with the logit scale of a model before training, where every pair still has a gradient."""
-    return sample_weights(architecture) | {"logit_scale": np.array(INITIAL_LOGIT_SCALE, np.float32)}
-
-
-def framework_gradients(name: str, architecture: Architecture, static: bool = False) -> Weights:
-    model = load_backend(name).CLIP(architecture, weights_of(architecture), device="cpu")
-    return gradients_of(model, sample_pixels(architecture, PAIRS), sample_tokens(architecture, PAIRS), static)
-
-
-def beyond(found: Weights, expected: Weights) -> dict[str, float]:
-    """The parameters whose gradients differ by more than the bound, and by how much."""
-    assert found.keys() == expected.keys()
-    least = tolerances.SMALLEST_GRADIENT * max(np.abs(gradient).max() for gradient in expected.values())
-    differences = {
-        name: tolerances.difference(found[name], gradient) / max(np.abs(gradient).max(), least)
-        for name, gradient in expected.items()
-    }
-    return {name: value for name, value in differences.items() if not value <= tolerances.CONTRACT["gradient"].bound}
 
 
 def loss_of(architecture: Architecture, weights: Weights) -> float:

@@ -8,9 +8,9 @@ import pytest
 
 from backends.nnabla import functions
 from tests import tolerances
-from tests.conftest import load_backend
+from tests.gradients import beyond, framework_gradients
 from tests.models import GELU, RESNET, VIT, reference_stages, sample_pixels, sample_tokens, sample_weights, stages_of
-from tests.parity.test_gradients import beyond, framework_gradients
+from tests.requested import load_backend
 
 ARCHITECTURES = [pytest.param(VIT, id="vit"), pytest.param(RESNET, id="resnet"), pytest.param(GELU, id="gelu")]
 

@@ -16,8 +16,8 @@ from clip_core.evaluation.retrieval import ranks, recall_at
 from clip_core.evaluation.shapes import SingleThings, evaluate
 from clip_core.evaluation.zero_shot import class_features, hits
 from clip_core.similarity import normalize
-from tests.data.conftest import number_in, picture, write_picture
-from tests.training.conftest import TINY
+from tests.data.numbered import number_in, picture, write_picture
+from tests.training.tiny import TINY
 
 
 class Constant:

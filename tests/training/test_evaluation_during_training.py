@@ -25,9 +25,9 @@ from clip_core.training.log import EVALUATION, read_metrics
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
 from clip_core.training.rules import prepare
-from tests.conftest import load_backend
-from tests.data.conftest import SMALL, STEP, TOKENIZER, write_picture
-from tests.training.conftest import TINY, tiny_data, tiny_recipe, tiny_trainer
+from tests.data.numbered import SMALL, STEP, TOKENIZER, write_picture
+from tests.requested import load_backend
+from tests.training.tiny import TINY, tiny_data, tiny_recipe, tiny_trainer
 
 PACKAGED = Path(clip_core.__file__).parent / "resources" / "shapes.safetensors"
 

@@ -9,7 +9,7 @@ from clip_core.data.loader import Batch, Loader
 from clip_core.data.shapes import TrainingSet, training_example
 from clip_core.errors import ClipError
 from clip_core.preprocess import preprocess
-from tests.training.conftest import TINY
+from tests.training.tiny import TINY
 
 EXAMPLES, BATCH = 50, 8
 

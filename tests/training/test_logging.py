@@ -24,9 +24,9 @@ from clip_core.training.log import EVALUATION, Journal, ProgressBar, ProgressLin
 from clip_core.training.loop import train
 from clip_core.training.monitors import EVENTS
 from clip_core.training.recipe import Log
-from tests.clip.test_torch_train import RECIPE
-from tests.training.conftest import tiny_data, tiny_recipe, tiny_trainer
-from tests.training.test_run_faults import Wrapped, largest_file
+from tests.clip.running import RECIPE
+from tests.training.disturbances import Wrapped, largest_file
+from tests.training.tiny import tiny_data, tiny_recipe, tiny_trainer
 
 ROOT = Path(__file__).parents[2]
 EVALUATED = {"every_steps": 4, "batch_size": 8, "retrieval": {"source": "shapes", "examples": 16}}

@@ -27,9 +27,7 @@ from clip_core.training.log import read_metrics
 from clip_core.training.loop import Outcome, train
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
-from tests.training.conftest import TINY, tiny_data, tiny_recipe, tiny_trainer
-
-NAMES = ["step", "epoch", "loss", "logit_scale", "learning_rate", "gradient_norm", "top1", "top5", "samples_per_second"]
+from tests.training.tiny import METRICS, TINY, tiny_data, tiny_recipe, tiny_trainer
 
 # The same small run as a program of its own, to be stopped from outside.
 PROGRAM = """
@@ -42,7 +40,7 @@ from clip_core.text.bpe import BytePairTokenizer
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
-from tests.training.conftest import TINY, tiny_data, tiny_trainer
+from tests.training.tiny import TINY, tiny_data, tiny_trainer
 
 torch.set_num_threads(1)
 recipe = Recipe.read(sys.argv[1])
@@ -71,7 +69,7 @@ def uninterrupted(tokenizer, tmp_path_factory) -> Path:
 def test_the_run_folder_has_one_object_per_step(uninterrupted):
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
-    assert all(list(line) == NAMES for line in lines)
+    assert all(list(line) == METRICS for line in lines)
     assert [line["learning_rate"] for line in lines[:3]] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
     assert [line["epoch"] for line in lines] == [1] * 7 + [2] * 5
     assert all(0 <= line["top1"] <= line["top5"] <= 1 for line in lines)

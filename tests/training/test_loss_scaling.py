@@ -9,8 +9,9 @@ import pytest
 
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.training.scaling import GROWTH_STEPS, LARGEST, LossScaling
-from tests.conftest import FRAMEWORKS
-from tests.training.test_trainers import RATE, batches, recipe, run, trainer_for
+from tests.requested import FRAMEWORKS
+from tests.training.distributed_worker import batches
+from tests.training.steps import RATE, recipe, run, trainer_for
 
 TOO_LARGE = 2.0**127  # float32 itself cannot hold gradients that are multiplied by this
 

@@ -17,9 +17,9 @@ from clip_core.errors import ClipError
 from clip_core.initialize import initialize
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.text_transformer import TextTransformer
-from tests.conftest import FRAMEWORKS
+from tests.requested import FRAMEWORKS
 from tests.training.distributed_worker import ARCHITECTURE, batches
-from tests.training.test_trainers import recipe
+from tests.training.steps import recipe
 
 # Two blocks in the first stage, so that one has a shortcut of its own and the other has none.
 RESNET = Architecture(8, ModifiedResNet(32, 8, (2, 1, 1, 1), 2), TextTransformer(8, 50, 64, 2, 1))
@@ -111,8 +111,8 @@ def test_what_only_pytorch_has_is_refused(framework, key):
 
 def test_without_a_compiler_one_sentence_says_so(tmp_path):
     code = (
-        "from tests.training.test_memory import trainer_for; from clip_core.errors import ClipError\n"
-        "try: trainer_for('torch', 'ViT', compile=True)\n"
+        "from tests.training.steps import recipe, trainer_for; from clip_core.errors import ClipError\n"
+        "try: trainer_for('torch', recipe({'training': {'compile': True}}))\n"
         "except ClipError as error: print(error)"
     )
     changed = {"PATH": "", "CXX": str(tmp_path / "g++"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}

@@ -14,8 +14,9 @@ from clip_core.errors import CheckpointError
 from clip_core.initialize import initialize
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.text_transformer import TextTransformer
-from tests.conftest import FRAMEWORKS
-from tests.training.test_trainers import RATE, WEIGHT_BOUND, batches, recipe, run, trainer_for
+from tests.requested import FRAMEWORKS
+from tests.training.distributed_worker import batches
+from tests.training.steps import RATE, WEIGHT_BOUND, recipe, run, trainer_for
 
 DECAY = 0.75
 AVERAGED = {"optimizer": {"ema_decay": DECAY}}

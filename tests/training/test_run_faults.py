@@ -6,8 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +17,12 @@ from clip_core.files import exclusive
 from clip_core.training.checkpoint import newest, read
 from clip_core.training.log import read_metrics
 from clip_core.training.loop import train
-from tests.clip.running import ended, process
-from tests.clip.test_torch_train import RECIPE
-from tests.training.conftest import tiny_data, tiny_recipe, tiny_trainer
+from tests.clip.running import RECIPE, ended, process
+from tests.launching import ENVIRONMENT
+from tests.training.disturbances import Wrapped, largest_file
+from tests.training.tiny import tiny_data, tiny_recipe, tiny_trainer
 
 ROOT = Path(__file__).parents[2]
-# What tests need on a machine of few cores, also as root.
-MPI = {
-    "OMP_NUM_THREADS": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-}
 STEPS = 8
 EVERY = {"every_steps": 2, "keep": 1}
 
@@ -48,7 +39,7 @@ from clip_core.text.bpe import BytePairTokenizer
 from clip_core.training import checkpoint
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
-from tests.training.conftest import tiny_data, tiny_trainer
+from tests.training.tiny import tiny_data, tiny_trainer
 
 torch.set_num_threads(1)
 
@@ -143,31 +134,6 @@ def test_a_killed_run_resumes_to_the_same_losses(place, killed, whole, tokenizer
     told = capsys.readouterr().err
     assert [f"Passed over: {entry} was cut off while it was written." in told for entry in left] == [True] * len(left)
     assert [entry.name for entry in (output / "checkpoints").iterdir()] == ["step-00000008"]
-
-
-class Wrapped:
-    """A trainer that does something else in one of its steps."""
-
-    def __init__(self, inner, step: int, happens) -> None:
-        self.inner, self.at, self.happens = inner, step, happens
-        self.model, self.ranks = inner.model, inner.ranks
-        self.state, self.average, self.restore = inner.state, inner.average, inner.restore
-
-    def step(self, pixels, tokens, learning_rate):
-        self.at -= 1
-        result = self.inner.step(pixels, tokens, learning_rate)
-        return (self.happens() or result) if self.at == 0 else result
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Files cannot grow beyond ``size`` bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -332,7 +298,7 @@ def test_a_fault_of_one_process_ends_them_all(tmp_path):
     (tmp_path / "run").mkdir()
     options = ("--backend", "nnabla", "--num-gpus", 2, "--output", "run")
     with exclusive(tmp_path / "run", "training run"):
-        result = ended(process("train", "-c", "tiny.yaml", *options, environment=MPI, cwd=tmp_path))
+        result = ended(process("train", "-c", "tiny.yaml", *options, environment=ENVIRONMENT, cwd=tmp_path))
     assert result.code == 1
     assert "clip: run is in use by another training run" in result.err
 

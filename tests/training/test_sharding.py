@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from clip_core.naming import parameters
+from tests.launching import LAUNCHERS
 from tests.training.sharding_worker import ARCHITECTURE, RATE, batches, steps, trainer_for
-from tests.training.test_trainers import LAUNCHERS, without_key_biases
+from tests.training.steps import without_key_biases
 
 # Weights after three steps at a rate of 1e-3: where a gradient is nothing but rounding, Adam makes a step of it.
 WEIGHT_BOUND = 3e-4

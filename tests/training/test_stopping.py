@@ -16,10 +16,9 @@ from clip_core.files import exclusive
 from clip_core.training.checkpoint import newest, read
 from clip_core.training.log import read_metrics
 from clip_core.training.stopping import WORD, stop_signals
-from tests.clip.running import ended, process
-from tests.clip.test_torch_train import RECIPE
-from tests.conftest import FRAMEWORKS
-from tests.training.test_run_faults import MPI
+from tests.clip.running import RECIPE, ended, process
+from tests.launching import ENVIRONMENT
+from tests.requested import FRAMEWORKS
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,8 +147,8 @@ def test_another_thread_finds_the_word_alone(monkeypatch, tmp_path):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_two_processes_of_a_framework_save_once(framework, tmp_path):
     (tmp_path / "tiny.yaml").write_text(RECIPE.replace("steps: 6", "steps: 100000").replace("steps: 2", "steps: 90000"))
-    options = ("--backend", framework, "--num-gpus", 2, "--output", "run")
-    started = process("train", "-c", "tiny.yaml", *options, environment=MPI, cwd=tmp_path, start_new_session=True)
+    command = ("train", "-c", "tiny.yaml", "--backend", framework, "--num-gpus", 2, "--output", "run")
+    started = process(*command, environment=ENVIRONMENT, cwd=tmp_path, start_new_session=True)
     until(lambda: len(read_metrics(tmp_path / "run")) > 3, started)
     os.killpg(started.pid, signal.SIGINT)
     result = ended(started)

@@ -16,7 +16,7 @@ from clip_core.initialize import initialize
 from clip_core.naming import parameters
 from clip_core.similarity import contrastive_loss, logits
 from clip_core.training.recipe import Loss, Recipe
-from tests.training.conftest import TINY
+from tests.training.tiny import TINY
 
 RATE = 3e-3
 

@@ -18,24 +18,21 @@ from clip_core import similarity
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
-from clip_core.naming import Weights, parameters
+from clip_core.naming import parameters
 from clip_core.reference import CLIP as Reference
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.text_transformer import TextTransformer
-from clip_core.training.recipe import Loss, Recipe
+from clip_core.training.recipe import Loss
 from clip_core.training.rules import prepare, rules
-from tests.conftest import FRAMEWORKS
+from tests.launching import LAUNCHERS
+from tests.requested import FRAMEWORKS
 from tests.tolerances import step_bound
 from tests.training.distributed_worker import ARCHITECTURE, batches
+from tests.training.steps import RATE, STEPS, WEIGHT_BOUND, recipe, run, trainer_for, without_key_biases
 
-RATE = 1e-3
-STEPS = 20
 LOSS_BOUND = 1e-4  # of each step, relative, as of its norm and scale; measured 1.1e-5 of losses, 5.1e-5 of norms
 GRADIENT_BOUND = 1e-4  # of a tensor, relative to its largest value; measured 6e-6
-# Of weights and their average after 20 steps, half of what one step at this rate can move. Adam divides a gradient by
-# its own size, so that where the true gradient is nearly zero rounding decides the direction; measured 7.2e-5. The
-# moments are as smooth as the gradients are: relative to a tensor's largest value, measured 1.4e-4.
-WEIGHT_BOUND = RATE / 2
+# The moments are as smooth as the gradients are: relative to a tensor's largest value, measured 1.4e-4.
 MOMENT_BOUND = 1e-3
 # The longest way through a tower of `distributed_worker.ARCHITECTURE` and back: twice two blocks of seven sums over 64
 # and one over 256, and as much again in the backward pass for the weights.
@@ -52,36 +49,6 @@ RECIPES = {
     "frozen image tower, slower text tower": {"optimizer": {"frozen": ["image"], "text_learning_rate": 1e-4}},
     "frozen text tower": {"optimizer": {"frozen": ["text"]}, "training": {"micro_batch_size": 4}},
 }
-
-
-def recipe(changes: dict | None = None) -> Recipe:
-    sections: dict = {"model": {"architecture": "shapes"}, "training": {"steps": STEPS}}
-    data = sections | {"optimizer": {"learning_rate": RATE}}
-    for section, values in (changes or {}).items():
-        data[section] = data.get(section, {}) | values
-    return Recipe.parse(data)
-
-
-def trainer_for(backend: str, what: Recipe, weights: Weights | None = None):
-    architecture = replace(ARCHITECTURE, logit_bias=what.loss.kind == "sigmoid")
-    if weights is None:
-        weights = prepare(initialize(architecture, 0), what.loss)
-    model = backends.get(backend).CLIP(architecture, weights, device="cpu")
-    return importlib.import_module(f"backends.{backend}.training").Trainer(model, what)
-
-
-def run(trainer, steps: slice = slice(6)) -> list:
-    return [trainer.step(pixels, tokens, RATE) for pixels, tokens in (batches() * 7)[steps]]
-
-
-def without_key_biases(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state without what has no gradient but rounding: the middle third of the biases of queries, keys, values."""
-    kept = {}
-    for name, array in state.items():
-        if name.endswith("attn.in_proj_bias"):
-            array = np.delete(array, np.s_[len(array) // 3 : 2 * len(array) // 3])
-        kept[name] = array
-    return kept
 
 
 def assert_same_run(found, expected) -> None:
@@ -341,16 +308,6 @@ def test_prepare_sets_scale_and_bias_alone():
     assert exp(prepared["logit_scale"]) == pytest.approx(10.0)
     assert prepared["logit_bias"] == -7.0
     assert all((prepared[name] == weights[name]).all() for name in weights if not name.startswith("logit_"))
-
-
-LAUNCHERS = {
-    "torch": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-    "paddle": [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "logs"],
-    "nnabla": [
-        *(str(Path(sys.executable).with_name("mpirun")), "--allow-run-as-root", "--oversubscribe", "-n", "2"),
-        sys.executable,
-    ],
-}
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 from PIL import Image
 
 from clip_core.architecture import Architecture
@@ -118,3 +119,14 @@ class Numbered:
 
 def loader(source, batch_size: int, seed: int = 1, workers: int = 0, **options) -> Loader:
     return Loader(source, TOKENIZER, SMALL, batch_size, seed, workers, **options)
+
+
+def save(folder: Path, tables: list[pyarrow.Table]) -> None:
+    """A data set as Hugging Face's library saves it, one file a table."""
+    folder.mkdir(parents=True)
+    names = [f"data-{number:05}-of-{len(tables):05}.arrow" for number in range(len(tables))]
+    for name, table in zip(names, tables):
+        with pyarrow.OSFile(str(folder / name), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table, max_chunksize=2)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
+    (folder / "state.json").write_text(json.dumps(state))
