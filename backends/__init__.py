@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
-from types import ModuleType
 
+from clip_core.backend import Backend
 from clip_core.errors import BackendMissing, ClipError
 
 # In the order in which one is chosen when the user names none.
 NAMES = ("torch", "paddle", "nnabla", "numpy")
 
+TRAINING = ("torch", "paddle", "nnabla")
+
+# Whose files a suffix is for.
+OF_SUFFIX = {
+    ".h5": "nnabla",
+    ".hdf5": "nnabla",
+    ".protobuf": "nnabla",
+    ".nnp": "nnabla",
+    ".pdparams": "paddle",
+    ".pd": "paddle",
+    ".pt": "torch",
+    ".pth": "torch",
+    ".bin": "torch",
+    ".safetensors": "torch",
+}
+
 # The oldest release of each framework that has all that its backend uses; setup.cfg asks pip for the same.
 OLDEST = {"torch": "2.4", "paddle": "3.0", "nnabla": "1.39"}
 
 
-def get(name: str) -> ModuleType:
-    """The module of backend ``name``: it offers ``CLIP(architecture, device, precision)``, `to_tensor` and `to_array`.
+def get(name: str) -> Backend:
+    """The backend of that name; its framework is imported now.
 
     Raises:
         ClipError: there is no backend of that name.
@@ -26,20 +43,37 @@ def get(name: str) -> ModuleType:
     """
     if name not in NAMES:
         raise ClipError(f"There is no backend {name!r}; choose one of {', '.join(NAMES)}.")
-    if name == "numpy":
-        return importlib.import_module("clip_core.reference")
+    if name not in OLDEST:
+        return _backend(name)
     version = ""
     try:
         version = str(getattr(importlib.import_module(name), "__version__", "without a version"))
         if _is_older(version, OLDEST[name]):
             raise ImportError("this release is too old")
-        return importlib.import_module(f"backends.{name}")
+        return _backend(name)
     except (Exception, SystemExit) as error:  # an old or broken installation can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BackendMissing(
             f"The {name} backend needs {name} {OLDEST[name]} or newer; {' '.join([name, version]).strip()} does not "
             f"import here ({reason}); {remedy(name)}."
         ) from error
+
+
+def _backend(name: str) -> Backend:
+    found: Backend = importlib.import_module(f"backends.{name}").BACKEND
+    return found
+
+
+def default() -> str:
+    """The backend for a model that is asked for by name: ``$CLIP_BACKEND``, else the first that is installed.
+
+    Raises:
+        ClipError: ``$CLIP_BACKEND`` is no backend.
+    """
+    chosen = os.environ.get("CLIP_BACKEND") or available()[0]
+    if chosen not in NAMES:
+        raise ClipError(f"$CLIP_BACKEND is {chosen!r}; set it to one of {', '.join(NAMES)}.")
+    return chosen
 
 
 def remedy(name: str) -> str:
@@ -58,4 +92,4 @@ def _is_older(version: str, oldest: str) -> bool:
 
 def available() -> list[str]:
     """The backends whose framework is installed, in order of preference; nothing is imported to find out."""
-    return [name for name in NAMES if name == "numpy" or importlib.util.find_spec(name) is not None]
+    return [name for name in NAMES if name not in OLDEST or importlib.util.find_spec(name) is not None]

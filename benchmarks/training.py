@@ -134,13 +134,14 @@ def batch(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 
 def make_ours(arguments: argparse.Namespace):
     """One of our trainers, exactly as `clip train` drives it."""
+    import backends
     from clip_core.initialize import initialize
     from clip_core.training.recipe import Recipe
 
     backend, _, native = arguments.contender.partition(" ")
-    framework = importlib.import_module(f"backends.{backend}")
+    framework = backends.get(backend)
     if backend == "torch":
-        framework.model.torch.set_num_threads(arguments.threads)
+        importlib.import_module("torch").set_num_threads(arguments.threads)
     if native:
         importlib.import_module("backends.nnabla.functions").on_cpu = lambda: False
     architecture = MODELS[arguments.model].architecture
@@ -152,7 +153,7 @@ def make_ours(arguments: argparse.Namespace):
         }
     )
     model = framework.CLIP(architecture, initialize(architecture, 0))
-    trainer = importlib.import_module(f"backends.{backend}.training").Trainer(model, recipe)
+    trainer = framework.Trainer(model, recipe)
     return lambda pixels, tokens: trainer.step(pixels, tokens, LEARNING_RATE).loss
 
 

@@ -26,18 +26,6 @@ from clip_core.towers.parts import Pixels
 from converters.folders import INDEX_SUFFIX
 
 RESOURCES = Path(clip_core.__file__).parent / "resources"
-BACKEND_OF_SUFFIX = {
-    ".h5": "nnabla",
-    ".hdf5": "nnabla",
-    ".protobuf": "nnabla",
-    ".nnp": "nnabla",
-    ".pdparams": "paddle",
-    ".pd": "paddle",
-    ".pt": "torch",
-    ".pth": "torch",
-    ".bin": "torch",
-    ".safetensors": "torch",
-}
 
 
 class Preprocess:
@@ -51,7 +39,7 @@ class Preprocess:
         self.resolution, self.wanted, self.backend = resolution, wanted, backend
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return _native(self.pixels(image), self.backend)
+        return backends.get(self.backend).native(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The pixels as a float32 array [3, r, r].
@@ -141,8 +129,7 @@ def load(
         activation=activation,
         heads=heads,
     )
-    if _current.model.backend == "nnabla":
-        _current.model.publish()  # type: ignore[attr-defined]  # only NNabla has a global scope to publish to
+    backends.get(_current.model.backend).publish(_current.model)
     return _current.model, _current.preprocess
 
 
@@ -226,18 +213,6 @@ def weights_file(
     return files.download(named.url, folder / named.file, named.sha256, limit=most, progress=progress), named
 
 
-def default_backend() -> str:
-    """The backend for a model that is asked for by name: ``$CLIP_BACKEND``, else the first that is installed.
-
-    Raises:
-        ClipError: ``$CLIP_BACKEND`` is no backend.
-    """
-    chosen = os.environ.get("CLIP_BACKEND") or backends.available()[0]
-    if chosen not in backends.NAMES:
-        raise ClipError(f"$CLIP_BACKEND is {chosen!r}; set it to one of {', '.join(backends.NAMES)}.")
-    return chosen
-
-
 def tokenize(texts: str | Sequence[str], context_length: int = OPENAI_CONTEXT_LENGTH, truncate: bool = False) -> Tensor:
     """Texts -> tokens [n, context_length] of the model loaded last, as its framework wants them.
 
@@ -249,7 +224,7 @@ def tokenize(texts: str | Sequence[str], context_length: int = OPENAI_CONTEXT_LE
         TextError: a text is too long and ``truncate`` is off, or is not a text.
     """
     if _current is None:
-        return _native(openai().tokenize(texts, context_length, truncate), default_backend())
+        return backends.get(backends.default()).native(openai().tokenize(texts, context_length, truncate))
     return _current.model.tokenize(texts, context_length, truncate)
 
 
@@ -281,12 +256,7 @@ def _loaded() -> Loaded:
 
 def _backend_for(name: str | os.PathLike[str]) -> str:
     if str(name) in MODELS:
-        return default_backend()
+        return backends.default()
     path = converters.find(name)
-    return BACKEND_OF_SUFFIX.get(Path(path.name.removesuffix(INDEX_SUFFIX)).suffix.lower()) or default_backend()
-
-
-def _native(array: np.ndarray, backend: str) -> Tensor:
-    if backend in ("numpy", "nnabla"):
-        return array
-    return backends.get(backend).to_tensor(array)
+    suffix = Path(path.name.removesuffix(INDEX_SUFFIX)).suffix.lower()
+    return backends.OF_SUFFIX.get(suffix) or backends.default()

@@ -184,9 +184,7 @@ def _embeddings(model: Reference | Model, inputs: Inputs) -> tuple[np.ndarray, n
 def _logits(model: Reference | Model, inputs: Inputs) -> np.ndarray:
     """The logits [n, m] that the model itself computes, by its own normalisation and scale."""
     per_image: Tensor = model(inputs.pixels, inputs.tokens)[0]
-    if model.backend == "nnabla":
-        per_image.forward()  # outside of auto_forward it is a graph that nothing has computed yet
-    return backends.get(model.backend).to_array(per_image)
+    return backends.get(model.backend).value_of(per_image)
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -1,16 +1,22 @@
-"""What every backend offers: the protocols that the API, the commands and the training loop are written against."""
+"""What every backend offers: what the API, the commands and the training loop are written against."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 from clip_core.architecture import Architecture
+from clip_core.errors import ClipError
 from clip_core.naming import Weights
 from clip_core.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from clip_core.training.recipe import Recipe  # which takes a while to import, and inference needs none
 
 Tensor = Any  # the framework's own tensor type
 Observe = Callable[[str, Tensor], None]  # told the name and the value of what a forward pass computes
@@ -18,6 +24,92 @@ Observe = Callable[[str, Tensor], None]  # told the name and the value of what a
 
 def ignore(name: str, value: Tensor) -> None:
     """The observer of a forward pass that nobody watches."""
+
+
+class Backend(ABC):
+    """One framework, and all that the rest of this project asks of it; `backends.get` gives it."""
+
+    name: ClassVar[str]  # of the package that is imported
+    CLIP: ClassVar[ModelClass]
+
+    @staticmethod
+    @abstractmethod
+    def to_tensor(array: np.ndarray) -> Tensor:
+        """A NumPy array as a tensor on the CPU."""
+
+    @staticmethod
+    @abstractmethod
+    def to_array(tensor: Tensor) -> np.ndarray:
+        """A computed tensor as a float32 (or integer) NumPy array."""
+
+    def native(self, array: np.ndarray) -> Tensor:
+        """What users are given in place of ``array``: a tensor, or where tensors are parts of a graph, itself."""
+        return self.to_tensor(array)
+
+    def value_of(self, output: Tensor) -> np.ndarray:
+        """`to_array` of what a model has given, computed now if it is not yet."""
+        return self.to_array(output)
+
+    def publish(self, model: Model) -> None:  # noqa: B027  # most frameworks keep nothing
+        """Make a model known to what the framework keeps for the whole process, if it keeps anything."""
+
+    @property
+    def Trainer(self) -> TrainerClass:
+        """The trainer of this framework's models, imported now.
+
+        Raises:
+            ClipError: there is no training in this framework.
+        """
+        raise self._no_training()
+
+    @property
+    def ProcessGroup(self) -> ProcessGroupClass:
+        """The processes of a training run, imported now.
+
+        Raises:
+            ClipError: as `Trainer`.
+        """
+        raise self._no_training()
+
+    def launcher(self, processes: int) -> list[str]:
+        """The command that starts ``processes`` processes on one machine, without the Python program that each runs.
+
+        Raises:
+            ClipError: as `Trainer`, or the launcher is not installed.
+        """
+        raise self._no_training()
+
+    def exit(self, code: int) -> None:
+        """End this process, one of several that have trained together and have left their group."""
+        sys.exit(code)
+
+    def _no_training(self) -> ClipError:
+        return ClipError(f"There is no training in {self.name!r}; choose another backend.")
+
+
+class ModelClass(Protocol):
+    """The class of a backend's models."""
+
+    def __call__(
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, np.ndarray],
+        device: Any = ...,
+        precision: str = ...,
+        source: str = ...,
+        vocabulary: str | None = ...,
+    ) -> Model:
+        """A model with ``weights`` under their canonical names.
+
+        Args:
+            device: the framework's own name of a device.
+            precision: ``fp32``, or another that the framework computes inference in.
+            source: what the weights came from, for messages.
+            vocabulary: the text of a merges file; without it, the vocabulary is OpenAI's.
+
+        Raises:
+            ClipError: there is no such device or precision, or the weights do not fit the architecture.
+        """
 
 
 class Model(Protocol):
@@ -92,7 +184,10 @@ class ProcessGroup(Protocol):
 
     rank: int
     size: int
-    device: str | None  # that the model of this process belongs on; None for the framework's current one
+
+    @property
+    def device(self) -> str | None:
+        """Where the model of this process belongs; None for the framework's current device."""
 
     def gather(self, x: Tensor) -> Tensor:
         """[n, d] of every process -> [size * n, d] in the order of their ranks, without gradient."""
@@ -108,6 +203,17 @@ class ProcessGroup(Protocol):
 
     def close(self) -> None:
         """Leave the other processes."""
+
+
+class ProcessGroupClass(Protocol):
+    """The class of a backend's process groups."""
+
+    def __call__(self) -> ProcessGroup:
+        """The processes that a launcher has started with this one, or this one alone.
+
+        Raises:
+            ClipError: the processes cannot be connected.
+        """
 
 
 @dataclass(frozen=True)
@@ -129,8 +235,15 @@ class StepResult:
 class Trainer(Protocol):
     """One optimiser step at a time over a `Model`; schedule, logging, checkpoints and resume live in the loop."""
 
-    model: Model
-    ranks: ProcessGroup
+    distribution: ClassVar[str]  # of the framework, whose version a checkpoint names
+
+    @property
+    def model(self) -> Model:
+        """What is trained."""
+
+    @property
+    def ranks(self) -> ProcessGroup:
+        """The processes of the run."""
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
         """Forward, loss, backward, clip, update.
@@ -160,4 +273,17 @@ class Trainer(Protocol):
 
         Raises:
             CheckpointError: listing every fault.
+        """
+
+
+class TrainerClass(Protocol):
+    """The class of a backend's trainers."""
+
+    optional_keys: Collection[str]  # those of the recipe's section training that not every framework can follow
+
+    def __call__(self, model: Any, recipe: Recipe, ranks: Any = ...) -> Trainer:
+        """A trainer of ``model``, which is trained in place, over the processes of the run; by default this one alone.
+
+        Raises:
+            ClipError: the recipe asks for what this model, framework or machine cannot do.
         """

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from types import ModuleType
 
 # Small models run fastest on one thread, and the sums of a run do not depend on the machine. Set before NumPy loads.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -22,17 +21,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import pytest  # noqa: E402
 
 import backends  # noqa: E402
+from clip_core.backend import Backend  # noqa: E402
 from tests.requested import BACKENDS, FRAMEWORKS, PYTHON, WITHOUT_WHEEL, load_backend  # noqa: E402
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> ModuleType:
+def backend(request: pytest.FixtureRequest) -> Backend:
     """Each requested backend in turn: its ``CLIP``, ``to_tensor`` and ``to_array``."""
     return load_backend(request.param)
 
 
 @pytest.fixture(scope="session", params=FRAMEWORKS)
-def framework(request: pytest.FixtureRequest) -> ModuleType:
+def framework(request: pytest.FixtureRequest) -> Backend:
     """Each requested backend that has gradients."""
     return load_backend(request.param)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from types import ModuleType
 
 import pytest
 
 import backends
+from clip_core.backend import Backend
 
 PYTHON = ".".join(map(str, sys.version_info[:2]))
 WITHOUT_WHEEL = {"nnabla"} if sys.version_info >= (3, 11) else set()  # as setup.cfg says
@@ -31,11 +31,11 @@ BACKENDS = _requested()
 FRAMEWORKS = tuple(name for name in BACKENDS if name != "numpy")
 
 
-def load_backend(name: str) -> ModuleType:
-    """The backend's module; NNabla does not report on itself."""
-    module = backends.get(name)
+def load_backend(name: str) -> Backend:
+    """The backend; NNabla does not report on itself."""
+    found = backends.get(name)
     if name == "nnabla":
         import nnabla
 
         nnabla.logger.setLevel("WARNING")
-    return module
+    return found

@@ -303,7 +303,7 @@ def test_twin_files_define_the_same_classes_in_the_same_order(framework):
 OF_ONE_TRAINER = {"gradient_of", "_reordered", "_whole", "tower_context", "squared_norm"} | {
     *("_on_device", "_update_on_cpu", "_update_on_gpu", "_solver_state")
 }
-OF_ONE_RANKS = {"CPUCommunicator", "all_gather", "all_reduce", "has_gpu", "gpu_communicator"}
+OF_ONE_RANKS = {"CPUCommunicator", "all_gather", "all_reduce", "has_gpu", "gpu_communicator", "mpirun"}
 
 
 @pytest.mark.parametrize("framework", ["paddle", "nnabla"])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import nnabla as nn
@@ -118,3 +121,19 @@ def gpu_communicator() -> Any:
             "process for each GPU, and install Open MPI, with OMPI_HOME naming its folder."
         ) from error
     return communicator
+
+
+def mpirun() -> str:
+    """The launcher of MPI: the system's, or else that of the package ``openmpi``, which is beside the interpreter.
+
+    Raises:
+        ClipError: there is neither.
+    """
+    places = os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)
+    found = shutil.which("mpirun", path=os.pathsep.join(places))
+    if found is None:
+        raise ClipError(
+            f"NNabla's processes are started by mpirun, which is neither on the PATH nor in {places[1]}; "
+            "run: pip install 'triclip[mpi]'."
+        )
+    return found

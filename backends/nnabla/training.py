@@ -11,9 +11,10 @@ On the CPU the update is written out; on a GPU, NNabla's solvers are given what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from math import isfinite, sqrt
+from typing import ClassVar
 
 import nnabla as nn
 import nnabla.functions as F
@@ -49,11 +50,14 @@ class Trainer:
         ClipError: the recipe asks for what this model, framework or machine cannot do.
     """
 
+    distribution: ClassVar[str] = "nnabla"
+    optional_keys: ClassVar[Collection[str]] = ()
+
     def __init__(self, model: CLIP, recipe: Recipe, ranks: Ranks | None = None) -> None:
         self.scaling = LossScaling() if recipe.training.precision == "fp16" else None
         self.context = model.context or nn.get_current_context()  # of all but the towers in fp16
         self.tower_context = tower_context(self.context, recipe.training.precision)
-        check_trainable(model.architecture, recipe, model.backend)
+        check_trainable(model.architecture, recipe, self.optional_keys)
         self.model, self.ranks = model, ranks or Ranks()
         self.recipe = recipe
         model.recompute_blocks(recipe.training.gradient_checkpointing)

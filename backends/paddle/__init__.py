@@ -1,6 +1,38 @@
 """CLIP in Paddle."""
 
+from __future__ import annotations
+
+import sys
+
 from backends.paddle.model import CLIP, to_array, to_tensor
 from backends.paddle.wrapper import CLIPWrapper
+from clip_core.backend import Backend, ProcessGroupClass, TrainerClass
 
-__all__ = ["CLIP", "CLIPWrapper", "to_array", "to_tensor"]
+__all__ = ["BACKEND", "CLIP", "CLIPWrapper", "to_array", "to_tensor"]
+
+
+class Paddle(Backend):
+    """Paddle, whose processes its own launcher starts."""
+
+    name = "paddle"
+    CLIP = CLIP
+    to_tensor = staticmethod(to_tensor)
+    to_array = staticmethod(to_array)
+
+    @property
+    def Trainer(self) -> TrainerClass:
+        from backends.paddle.training import Trainer
+
+        return Trainer
+
+    @property
+    def ProcessGroup(self) -> ProcessGroupClass:
+        from backends.paddle.ranks import Ranks
+
+        return Ranks
+
+    def launcher(self, processes: int) -> list[str]:
+        return [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
+
+
+BACKEND = Paddle()

@@ -11,8 +11,9 @@ the next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
+from typing import ClassVar
 
 import numpy as np
 import paddle
@@ -43,10 +44,13 @@ class Trainer:
         ClipError: the recipe asks for what this model, framework or machine cannot do.
     """
 
+    distribution: ClassVar[str] = "paddlepaddle"
+    optional_keys: ClassVar[Collection[str]] = ()
+
     def __init__(self, model: CLIP, recipe: Recipe, ranks: Ranks | None = None) -> None:
         if model.dtype != "float32":
             raise ClipError("The model to train holds half-precision weights; load it with precision='fp32'.")
-        check_trainable(model.architecture, recipe, model.backend)
+        check_trainable(model.architecture, recipe, self.optional_keys)
         self.model, self.ranks = model, ranks or Ranks()
         self.recipe = recipe
         model.recompute_blocks(recipe.training.gradient_checkpointing)

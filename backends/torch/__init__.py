@@ -1,5 +1,47 @@
 """CLIP in PyTorch."""
 
-from backends.torch.model import CLIP, to_array, to_tensor
+from __future__ import annotations
 
-__all__ = ["CLIP", "to_array", "to_tensor"]
+import os
+import sys
+from contextlib import suppress
+
+from backends.torch.model import CLIP, to_array, to_tensor
+from clip_core.backend import Backend, ProcessGroupClass, TrainerClass
+
+__all__ = ["BACKEND", "CLIP", "to_array", "to_tensor"]
+
+
+class PyTorch(Backend):
+    """PyTorch, whose processes torchrun starts."""
+
+    name = "torch"
+    CLIP = CLIP
+    to_tensor = staticmethod(to_tensor)
+    to_array = staticmethod(to_array)
+
+    @property
+    def Trainer(self) -> TrainerClass:
+        from backends.torch.training import Trainer
+
+        return Trainer
+
+    @property
+    def ProcessGroup(self) -> ProcessGroupClass:
+        from backends.torch.ranks import Ranks
+
+        return Ranks
+
+    def launcher(self, processes: int) -> list[str]:
+        options = ["--standalone", "--nproc_per_node", str(processes)]
+        return [sys.executable, "-m", "torch.distributed.run", *options]
+
+    def exit(self, code: int) -> None:
+        """Without the end of the interpreter: threads of gloo outlive the group, and once in a while abort it there."""
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+BACKEND = PyTorch()

@@ -8,9 +8,10 @@ or spread over processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from math import hypot, isfinite
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -45,10 +46,13 @@ class Trainer:
         ClipError: the recipe asks for what this model, framework or machine cannot do.
     """
 
+    distribution: ClassVar[str] = "torch"
+    optional_keys: ClassVar[Collection[str]] = ("compile", "fully_sharded")
+
     def __init__(self, model: CLIP, recipe: Recipe, ranks: Ranks | None = None) -> None:
         if model.dtype != torch.float32:
             raise ClipError("The model to train holds half-precision weights; load it with precision='fp32'.")
-        check_trainable(model.architecture, recipe, model.backend)
+        check_trainable(model.architecture, recipe, self.optional_keys)
         self.model, self.ranks = model, ranks or Ranks()
         self.recipe = recipe
         model.recompute_blocks(recipe.training.gradient_checkpointing)

@@ -9,9 +9,9 @@ import numpy as np
 import typer
 
 import converters
-from backends import NAMES, available, remedy
+from backends import NAMES, OF_SUFFIX, available, remedy
 from clip import samples
-from clip.api import BACKEND_OF_SUFFIX, open_model, weights_file
+from clip.api import open_model, weights_file
 from clip.command.output import console, print_table
 from clip.command.parity import print_report
 from clip.parity import Report, compare_models, sample_inputs
@@ -46,7 +46,7 @@ def run(
     for target in (files["paddle"], files["nnabla"]):
         written = converters.convert(original, target, force=True)
         console.print(
-            f"converted {original.name} to {target} for {BACKEND_OF_SUFFIX[target.suffix]}: {written.tensors} tensors, "
+            f"converted {original.name} to {target} for {OF_SUFFIX[target.suffix]}: {written.tensors} tensors, "
             f"read back, largest difference {written.max_abs_difference}"
         )
     names = [name for name in ("numpy", "torch", "paddle", "nnabla") if name in available()]

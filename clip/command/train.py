@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +20,7 @@ from clip.api import weights_file
 from clip.command.output import Json, print_fields, print_json
 from clip_core import files
 from clip_core.architecture import Architecture, differences
-from clip_core.backend import ProcessGroup
+from clip_core.backend import Backend, ProcessGroup
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 from clip_core.memory import enough_memory
@@ -35,15 +33,6 @@ if TYPE_CHECKING:
     from clip_core.training.plan import Plan
     from clip_core.training.recipe import Recipe
     from clip_core.training.vocabulary import Vocabulary
-
-MPI = "mpirun"
-
-# How each framework starts several processes on one machine; the number takes the place of {}.
-LAUNCHERS = {
-    "torch": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "{}"],
-    "paddle": [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "{}"],
-    "nnabla": [MPI, "-n", "{}", sys.executable],
-}
 
 
 def run(
@@ -83,8 +72,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Train by a recipe; leaves checkpoints, metrics.jsonl, loss.png and the model in the run's folder."""
-    if backend not in LAUNCHERS:
-        raise ClipError(f"There is no training in {backend!r}; use --backend {', '.join(LAUNCHERS)}.")
+    if backend not in backends.TRAINING:
+        raise ClipError(f"There is no training in {backend!r}; use --backend {', '.join(backends.TRAINING)}.")
     if json and not dry_run:
         raise ClipError("--json is for the plan that --dry-run prints; metrics.jsonl tells of a training in JSON.")
     from clip_core.training.checkpoint import run_of
@@ -99,32 +88,32 @@ def run(
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
     folder = output or (run_of(resume) if resume else Path("runs") / file.stem)
     check_output(folder)
-    backends.get(backend)  # which takes seconds, so after what is found without it
+    framework = backends.get(backend)  # which takes seconds, so after what is found without it
     if load is not None:
         for name in (MODEL, AVERAGE):
             files.check_target(folder / name, converters.files_of(weights_file(load)[0]), force=True)
     with enough_memory("while the data was opened", "choose less of it, or a machine with more memory"):
         source = recipe.data.open(recipe.training.seed)
     if num_gpus > 1:
-        check_start(recipe, source, backend, folder, resume, num_gpus)
+        check_start(recipe, source, framework.Trainer.optional_keys, folder, resume, num_gpus)
         del source  # which may be large, and which each process opens by itself
-        _launch(backend, num_gpus)
+        _launch(framework.launcher(num_gpus))
     with enough_memory_for_the_model(recipe):
         architecture, weights, vocabulary = _start(recipe, source, load, resume)
     encoder = tokenizer_of(load or config, architecture, vocabulary.merges)
-    ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
+    ranks = framework.ProcessGroup()
     if vocabulary.unused and ranks.rank == 0:
         say(f"Warning: the captions have {vocabulary.learnt} merges only; {vocabulary.unused} tokens stay unused.")
     with _ending_together(ranks), enough_memory_for_the_model(recipe):
-        model = backends.get(backend).CLIP(
+        model = framework.CLIP(
             architecture, weights, device=ranks.device, source=str(load), vocabulary=vocabulary.merges
         )
-        trainer = importlib.import_module(f"backends.{backend}.training").Trainer(model, recipe, ranks)
+        trainer = framework.Trainer(model, recipe, ranks)
         if dry_run:
             found = plan(recipe, trainer, source, encoder, folder, steps, resume)
             if ranks.rank == 0:
                 _print_plan(found, json)
-            _end(ranks, backend, 0)
+            _end(framework, ranks, 0)
             return
         with stop_signals():  # a second one must not keep the model from being written
             outcome = train(recipe, trainer, source, encoder, folder, steps, resume)
@@ -138,7 +127,7 @@ def run(
                     say(f"the model's vocabulary has {vocabulary.learnt} merges learnt from the captions of its data")
                 say(f"{_ending(outcome, folder)}; the model is {folder / MODEL}")
             ranks.numbers(0)  # a launcher may end all processes as soon as one has ended by a signal
-    _end(ranks, backend, 128 + outcome.signal if outcome.signal is not None and WORD not in os.environ else 0)
+    _end(framework, ranks, 128 + outcome.signal if outcome.signal is not None and WORD not in os.environ else 0)
 
 
 def _ending(outcome: Outcome, folder: Path) -> str:
@@ -149,15 +138,11 @@ def _ending(outcome: Outcome, folder: Path) -> str:
     return reached if outcome.signal is None else f"stopped early at {reached}; go on with --resume {folder}"
 
 
-def _end(ranks: ProcessGroup, backend: str, code: int) -> None:
+def _end(framework: Backend, ranks: ProcessGroup, code: int) -> None:
     """Leave the other processes, and exit unless all is well."""
     ranks.close()
-    if ranks.size > 1 and backend == "torch":
-        # Threads of gloo outlive the group, and once in a while abort a process while its interpreter ends.
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+    if ranks.size > 1:
+        framework.exit(code)
     if code:
         sys.exit(code)
 
@@ -253,8 +238,8 @@ def _override(text: str) -> tuple[str, Any]:
     return key.strip(), plain_yaml.load_value(value, f"--override {brief(text)}")
 
 
-def _launch(backend: str, processes: int) -> None:
-    """Run this very command once in each of several processes, and exit as they do."""
+def _launch(launcher: list[str]) -> None:
+    """Run this very command once in each of the processes that ``launcher`` starts, and exit as they do."""
     words = sys.argv[1:]
     at = next(index for index, word in enumerate(words) if word.split("=")[0] == "--num-gpus")
     own = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
@@ -262,19 +247,4 @@ def _launch(backend: str, processes: int) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     if os.name == "posix" and os.geteuid() == 0:  # as in a container; Open MPI wants to hear twice that it is meant
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = [word.replace("{}", str(processes)) for word in LAUNCHERS[backend]]
-    if command[0] == MPI:
-        command[0] = _mpirun()
-    sys.exit(run_until_stopped([*command, script, *own], environment))
-
-
-def _mpirun() -> str:
-    """The launcher of MPI: the system's, or else that of the package ``openmpi``, which is beside the interpreter."""
-    places = os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)
-    found = shutil.which(MPI, path=os.pathsep.join(places))
-    if found is None:
-        raise ClipError(
-            f"NNabla's processes are started by {MPI}, which is neither on the PATH nor in {places[1]}; "
-            "run: pip install 'triclip[mpi]'."
-        )
-    return found
+    sys.exit(run_until_stopped([*launcher, script, *own], environment))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -243,17 +244,18 @@ def start(run: Run, output: Path, resume: Path | None) -> tuple[int, Path | None
 
 
 def check_start(
-    recipe: Recipe, source: Source, backend: str, output: Path, resume: Path | None, processes: int
+    recipe: Recipe, source: Source, followed: Collection[str], output: Path, resume: Path | None, processes: int
 ) -> None:
-    """Find the faults of a run that need no framework, before its processes are started; they look again.
+    """Find the faults of a run before its processes are started; they look again.
 
     Args:
+        followed: as in `check_trainable`.
         output, resume: as in `train`.
 
     Raises:
         ClipError: as `train`, before its first step.
     """
-    check_trainable(recipe.model.build(), recipe, backend)
+    check_trainable(recipe.model.build(), recipe, followed)
     check_batch(len(source), recipe.data.batch_size, processes)
     _check_no_other_run(output, resume)
     if resume is not None:
@@ -443,7 +445,7 @@ def _not_finite(step: int, batch: Batch | None, fault: str, writer: Writer) -> C
 
 def _versions(trainer: Trainer) -> dict[str, str]:
     found = {}
-    for package in ("triclip", "numpy", {"paddle": "paddlepaddle"}.get(trainer.model.backend, trainer.model.backend)):
+    for package in ("triclip", "numpy", trainer.distribution):
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # a source tree that is not installed

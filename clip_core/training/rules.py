@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import log
 
@@ -13,7 +14,7 @@ from clip_core.training.recipe import Loss, Optimizer, Recipe
 # Norms, biases, the class token and the scalars are not drawn towards zero.
 DECAYED_KINDS = ("linear", "conv", "projection", "embedding")
 SCALARS = ("logit_scale", "logit_bias")  # of neither tower; their gradients come from the loss itself
-TORCH_ALONE = ("compile", "fully_sharded")  # keys of the section training
+OPTIONAL_KEYS = ("compile", "fully_sharded")  # of the section training, that PyTorch alone can follow
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,17 @@ def rules(architecture: Architecture, recipe: Recipe) -> dict[str, Rule]:
     return found
 
 
-def check_trainable(architecture: Architecture, recipe: Recipe, backend: str) -> None:
+def check_trainable(architecture: Architecture, recipe: Recipe, followed: Collection[str]) -> None:
     """Refuse a recipe that the model cannot follow, or not in this framework.
+
+    Args:
+        followed: which of `OPTIONAL_KEYS` the framework's trainer can follow.
 
     Raises:
         ClipError: naming the setting and what the model or the framework lacks.
     """
-    for key in TORCH_ALONE:
-        if getattr(recipe.training, key) and backend != "torch":
+    for key in OPTIONAL_KEYS:
+        if getattr(recipe.training, key) and key not in followed:
             raise ClipError(f"training.{key} works in PyTorch alone; leave it out, or train with --backend torch.")
     if recipe.loss.kind == "sigmoid" and not architecture.logit_bias:
         raise ClipError("The sigmoid loss needs a model with a logit bias; set model.architecture.logit_bias to true.")

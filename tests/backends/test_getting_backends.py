@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 import backends
+from clip_core.backend import Backend
 from clip_core.errors import BackendMissing, ClipError
+from clip_core.training.rules import OPTIONAL_KEYS
 from tests.requested import FRAMEWORKS
+
+ROOT = Path(__file__).parents[2]
 
 
 class Broken:
@@ -27,8 +33,31 @@ class Broken:
 
 
 def test_each_backend_has_the_same_face(backend):
-    assert {"CLIP", "to_tensor", "to_array"} <= vars(backend).keys()
-    assert backends.get(backend.CLIP.backend) is backend
+    assert isinstance(backend, Backend)
+    assert backends.get(backend.name) is backend
+    assert backend.CLIP.backend == backend.name  # type: ignore[attr-defined]
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert (backend.to_array(backend.to_tensor(array)) == array).all()
+
+
+def test_a_backend_trains_or_says_that_it_does_not(backend):
+    if backend.name in backends.TRAINING:
+        assert backend.ProcessGroup().size == 1
+        assert set(backend.Trainer.optional_keys) <= set(OPTIONAL_KEYS)
+        assert backend.launcher(3)[-1] in ("3", sys.executable)
+        return
+    for training in ("Trainer", "ProcessGroup"):
+        with pytest.raises(ClipError, match=f"^There is no training in '{backend.name}'; choose another backend"):
+            getattr(backend, training)
+
+
+def test_inference_imports_nothing_of_training(backend):
+    code = f"import sys, backends; assert backends.get({backend.name!r}).CLIP; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(found.stdout.split())
+    training = {f"backends.{backend.name}.{part}" for part in ("training", "ranks")}
+    assert "clip_core.architecture" in loaded
+    assert not loaded & (training | {"clip_core.training", "grain", "pydantic"})
 
 
 @pytest.mark.parametrize("name", ["tensorflow", "", "Torch", "backends"])
@@ -91,7 +120,7 @@ def test_what_is_older(version, older):
 
 def test_the_oldest_releases_are_those_of_the_package():
     settings = ConfigParser()
-    settings.read(Path(__file__).parents[2] / "setup.cfg")
+    settings.read(ROOT / "setup.cfg")
     extras = settings["options.extras_require"]
     for name, package in {"torch": "torch", "paddle": "paddlepaddle", "nnabla": "nnabla"}.items():
         assert f"{package}>={backends.OLDEST[name]}" in extras[name]

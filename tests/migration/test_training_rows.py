@@ -29,6 +29,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+import backends
 import converters
 from clip.command import app
 from clip.command import train as train_command
@@ -332,7 +333,7 @@ def train(data, tmp_path_factory) -> Iterator[Trainings]:
         patch.chdir(data)
         patch.setattr(loop, "plot", lambda run: None)  # takes longer than most of these runs
         for backend in FRAMEWORKS:
-            trainer = importlib.import_module(f"backends.{backend}.training").Trainer
+            trainer = backends.get(backend).Trainer
 
             def step(self, pixels, tokens, rate, own=trainer.step):
                 states = len(trainings.steps) < 2  # of later steps no check asks

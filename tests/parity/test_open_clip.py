@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from open_clip.model import CLIP as OpenClip
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from clip_core.architecture import Architecture
+from clip_core.backend import Backend
 from clip_core.models import MODELS
 from clip_core.naming import Weights
 from clip_core.towers.vision_transformer import VisionTransformer
@@ -69,7 +69,7 @@ def open_clip(architecture: Architecture, weights: Weights) -> OpenClip:
     return model.eval()
 
 
-def assert_equal_to_open_clip(backend: ModuleType, architecture: Architecture) -> None:
+def assert_equal_to_open_clip(backend: Backend, architecture: Architecture) -> None:
     weights = sample_weights(architecture)
     pixels, tokens = sample_pixels(architecture), sample_tokens(architecture)
     theirs = open_clip(architecture, weights)

@@ -5,14 +5,13 @@ The second step overflows, in the first process alone.
 Usage: distributed_worker.py BACKEND LOSS OUTPUT, under the launcher of the backend's framework or alone.
 """
 
-import importlib
-import os
 import sys
 from dataclasses import replace
 from math import inf
 
 import numpy as np
 
+import backends
 from clip_core.architecture import Architecture
 from clip_core.initialize import initialize
 from clip_core.towers.text_transformer import TextTransformer
@@ -42,10 +41,10 @@ def main(backend: str, loss: str, output: str) -> None:
     architecture = replace(ARCHITECTURE, logit_bias=loss == "sigmoid")
     sections: dict = {"model": {"architecture": "shapes"}, "training": {"steps": 4}}
     recipe = Recipe.parse(sections | {"loss": {"kind": loss}, "optimizer": {"ema_decay": 0.5}})
-    framework = importlib.import_module(f"backends.{backend}")
-    ranks = importlib.import_module(f"backends.{backend}.ranks").Ranks()
+    framework = backends.get(backend)
+    ranks = framework.ProcessGroup()
     model = framework.CLIP(architecture, initialize(architecture, 0), device="cpu")
-    trainer = importlib.import_module(f"backends.{backend}.training").Trainer(model, recipe, ranks)
+    trainer = framework.Trainer(model, recipe, ranks)
     share = BATCH // ranks.size
     own = slice(ranks.rank * share, (ranks.rank + 1) * share)
     results = []
@@ -59,9 +58,8 @@ def main(backend: str, loss: str, output: str) -> None:
         steps = {f"steps/{name}": np.array([getattr(result, name) for result in results]) for name in vars(results[0])}
         np.savez(output, size=ranks.size, **steps, **state)
     ranks.close()
+    framework.exit(0)
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    if sys.argv[1] == "torch":
-        os._exit(0)  # threads of gloo may abort a process while its interpreter ends

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +33,7 @@ def trainer_for(backend: str, what: Recipe, weights: Weights | None = None):
     if weights is None:
         weights = prepare(initialize(architecture, 0), what.loss)
     model = backends.get(backend).CLIP(architecture, weights, device="cpu")
-    return importlib.import_module(f"backends.{backend}.training").Trainer(model, what)
+    return backends.get(backend).Trainer(model, what)
 
 
 def run(trainer, steps: slice = slice(6)) -> list:

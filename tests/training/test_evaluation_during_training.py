@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 from math import exp, log, log1p
 from pathlib import Path
@@ -366,7 +365,7 @@ def expected() -> dict[str, float]:
 
 
 def test_the_scores_are_the_same_in_every_framework(framework, expected):
-    found = packaged_scores(framework.__name__.split(".")[1])
+    found = packaged_scores(framework.name)
     assert found.pop("validation_loss") == pytest.approx(expected["validation_loss"], rel=1e-4)
     assert found == {name: score for name, score in expected.items() if name != "validation_loss"}
     assert 0.01 < expected["validation_loss"] < 0.2  # chance is log 20
@@ -377,7 +376,7 @@ def test_the_scores_are_the_same_in_every_framework(framework, expected):
 def test_training_goes_on_as_if_nobody_had_looked(framework, tokenizer):
     tiny = tiny_recipe(optimizer={"learning_rate": 1e-3, "ema_decay": 0.9})
     what = Recipe.parse(tiny.model_dump(mode="json") | {"evaluation": DRAWN_PAIRS | {"every_steps": 1}})
-    name = framework.__name__.split(".")[1]
+    name = framework.name
     evaluator = Evaluator(what, tokenizer)
     generator = np.random.default_rng(0)
     pixels = generator.standard_normal((4, 4, 3, 32, 32)).astype(np.float32)
@@ -385,7 +384,7 @@ def test_training_goes_on_as_if_nobody_had_looked(framework, tokenizer):
 
     def trained(look: bool) -> dict[str, np.ndarray]:
         model = framework.CLIP(TINY, prepare(initialize(TINY, 0), what.loss), device="cpu")
-        trainer = importlib.import_module(f"backends.{name}.training").Trainer(model, what)
+        trainer = framework.Trainer(model, what)
         for step in range(4):
             trainer.step(pixels[step], tokens, 1e-3)
             if look:

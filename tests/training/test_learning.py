@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 
 from clip_core.architecture import Architecture
@@ -44,7 +42,7 @@ def test_a_tiny_model_learns_shapes(framework, tokenizer, tmp_path):
     recipe = Recipe.parse(RECIPE)
     weights = prepare(initialize(SMALL, recipe.training.seed), recipe.loss)
     model = framework.CLIP(SMALL, weights, device="cpu")
-    trainer = importlib.import_module(f"{framework.__name__}.training").Trainer(model, recipe)
+    trainer = framework.Trainer(model, recipe)
     outcome = train(recipe, trainer, recipe.data.open(recipe.training.seed), tokenizer, tmp_path / "run")
     assert outcome.step == STEPS
 

@@ -37,7 +37,7 @@ def batches_for(image: str) -> Batches:
 def trainer_for(framework: str, image: str, **training):
     architecture = ARCHITECTURE if image == "ViT" else RESNET
     model = backends.get(framework).CLIP(architecture, initialize(architecture, 0), device="cpu")
-    return importlib.import_module(f"backends.{framework}.training").Trainer(model, recipe({"training": training}))
+    return backends.get(framework).Trainer(model, recipe({"training": training}))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_frozen_tower_is_not_computed_twice(framework, calls):
     architecture = ARCHITECTURE
     what = recipe({"training": {"gradient_checkpointing": True}, "optimizer": {"frozen": ["image"]}})
     model = backends.get(framework).CLIP(architecture, initialize(architecture, 0), device="cpu")
-    trainer = importlib.import_module(f"backends.{framework}.training").Trainer(model, what)
+    trainer = backends.get(framework).Trainer(model, what)
     seen = calls(framework)
     trainer.step(*batches()[0], 1e-3)
     assert len(seen) == 2 + 2 * 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from math import log
 
 import numpy as np
@@ -58,7 +57,7 @@ def test_what_is_not_trained_is_taken_from_the_model(framework):
     architecture = Architecture(8, ModifiedResNet(32, 2, (1, 1, 1, 1), 1), TextTransformer(8, 50, 64, 1, 1))
     model = backends.get(framework).CLIP(architecture, initialize(architecture, 0), device="cpu")
     what = recipe({"optimizer": {"ema_decay": DECAY, "frozen": ["text"]}})
-    trainer = importlib.import_module(f"backends.{framework}.training").Trainer(model, what)
+    trainer = backends.get(framework).Trainer(model, what)
     pixels = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
     trainer.step(pixels, batches()[0][1], RATE)
     average, weights = trainer.average(), model.export()

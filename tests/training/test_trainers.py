@@ -142,7 +142,7 @@ def test_a_loss_has_no_upper_end_and_is_nan_for_nan(framework):
     weights = trainer.model.export()
     trainer.model.load(weights | {"logit_scale": np.array(np.log(150.0), np.float32)})
     features = np.eye(2, ARCHITECTURE.embed_dim, dtype=np.float32)
-    tensor = np.array if framework == "nnabla" else importlib.import_module(f"backends.{framework}").to_tensor
+    tensor = backends.get(framework).native
     sums, _ = trainer._loss(tensor(features), tensor(features[::-1].copy()))
     assert np.asarray(sums.data)[0] == pytest.approx(150.0, rel=1e-5)
     features[0, 0] = np.nan
@@ -197,7 +197,7 @@ def test_the_own_text_is_looked_for_among_the_nearest(framework):
 def test_a_tie_counts_against_the_own_text(framework):
     """So that a model that gives every text one feature, or no number, has found nothing."""
     count = importlib.import_module(f"backends.{framework}.training").own_text_among_nearest
-    tensor = np.array if framework == "nnabla" else importlib.import_module(f"backends.{framework}").to_tensor
+    tensor = backends.get(framework).native
     logits = np.full((5, 8), 2.0, np.float32)  # of five pictures, whose own texts are the third and the following
     logits[1, 3] = 3.0  # alone
     logits[2, [4, 0, 1, 5]] = 3.0  # with three others
