@@ -1,10 +1,10 @@
-"""A random ViT-B/32 of full size in files that other projects' code loads, and the judge of what it gives there."""
+"""Small trainings for the rows of docs/migrating.md, and a ViT-B/32 of full size for the snippets of other projects."""
 
 from __future__ import annotations
 
 import runpy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -13,14 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+import backends
 import clip
 import converters
 from clip_core.initialize import initialize
 from clip_core.models import MODELS
 from clip_core.naming import Weights
 from clip_core.reference import CLIP as Reference
+from clip_core.training import loop
 from converters import ModelFile
-from tests.requested import BACKENDS, load_backend
+from tests.migration.datasets import write_data
+from tests.migration.trainings import Step, Trainings
+from tests.requested import BACKENDS, FRAMEWORKS, load_backend
 
 with warnings.catch_warnings():
     # What the frameworks say of the machine while they are imported is not about this project.
@@ -29,6 +33,34 @@ with warnings.catch_warnings():
         load_backend(name)
 
 ARCHITECTURE = MODELS["ViT-B/32"].architecture
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory) -> Trainings:
+    """What equal rows share: the data, and the runs so far."""
+    data = tmp_path_factory.mktemp("data")
+    write_data(data)
+    return Trainings(data, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def train(trainings, monkeypatch) -> Iterator[Trainings]:
+    """`trainings` in the folder of the data, with every step recorded. A test that asks for none of them fails."""
+    monkeypatch.chdir(trainings.data)
+    monkeypatch.setattr(loop, "plot", lambda run: None)  # takes longer than most of these runs
+    for backend in FRAMEWORKS:
+        trainer = backends.get(backend).Trainer
+
+        def step(self, pixels, tokens, rate, own=trainer.step):
+            states = len(trainings.steps) < 2  # of later steps no check asks
+            before = self.state() if states else {}
+            result = own(self, pixels, tokens, rate)
+            trainings.steps.append(Step(pixels, tokens, rate, result, before, self.state() if states else {}))
+            return result
+
+        monkeypatch.setattr(trainer, "step", step)
+    with trainings.asked_for():
+        yield trainings
 
 
 @pytest.fixture(scope="session")
