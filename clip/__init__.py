@@ -1,7 +1,9 @@
-"""CLIP in NNabla, Paddle, PyTorch and NumPy, with the same numbers in each.
+"""CLIP in NNabla, Paddle, PyTorch and NumPy, verified to produce the same numbers.
 
 ``clip.load`` gives a model and its preprocessing, and makes that model the one behind the functions of this module.
 """
+
+from importlib import metadata
 
 from clip.api import (
     available_models,
@@ -22,8 +24,6 @@ from clip_core.errors import (
     TextError,
 )
 
-__version__ = "0.1.0"
-
 __all__ = [
     "AssumptionWarning",
     "BackendMissing",
@@ -41,3 +41,13 @@ __all__ = [
     "preprocess",
     "tokenize",
 ]
+
+
+def __getattr__(name: str) -> str:
+    """The version of the installed package, read when ``__version__`` is asked for."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return metadata.version("triclip")
+    except metadata.PackageNotFoundError:
+        raise ClipError("triclip is not installed, so its version is not known; run: pip install -e .") from None

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 import clip
+from clip_core.errors import ClipError
 from clip_core.training.recipe import installed_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +36,28 @@ def build(kind: str, source: Path, target: Path) -> Path:
     assert done.returncode == 0, done.stderr
     (built,) = target.glob({"sdist": "*.tar.gz", "wheel": "*.whl"}[kind])
     return built
+
+
+def test_setup_cfg_has_all_metadata_and_pyproject_toml_the_tools(monkeypatch):
+    """Nothing is said in two places, and the version is that of the package that is installed."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    tables = set(re.findall(r"^\[([\w-]+)", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    assert tables == {"build-system", "tool"}
+    assert not {f"tool.{name}" for name in ("mypy", "ruff")} & set(setup)
+    assert clip.__version__ == setup["metadata"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (clip.__version__, setup["metadata"]["license"])
+    assert citation["abstract"] == f"{setup['metadata']['description']}."
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    with pytest.raises(ClipError, match=r"^triclip is not installed, so its version is not known; run: pip install"):
+        _ = clip.__version__
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = clip.nothing
 
 
 @pytest.fixture(scope="module")

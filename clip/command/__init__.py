@@ -38,7 +38,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """One CLIP for NNabla, Paddle, PyTorch and NumPy, held to the same numbers."""
+    """One CLIP for NNabla, Paddle, PyTorch and NumPy, verified to produce the same numbers."""
 
 
 for module in (models, inspect, convert, parity, classify, tokenize, download, train, evaluate, demo):

@@ -109,8 +109,6 @@ def test_full_disk_behind_standard_output():
 def test_version(run):
     result = run("--version")
     assert (result.code, result.out) == (0, f"triclip {clip.__version__}\n")
-    assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", clip.__version__)
-    assert "version = attr: clip.__version__" in (ROOT / "setup.cfg").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
