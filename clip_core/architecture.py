@@ -39,6 +39,14 @@ class Architecture:
         return {"image": self.image, "text": self.text}
 
     @property
+    def named_fields(self) -> dict[str, Any]:
+        """Every field of a tower by its place and name, such as ``text.heads``; those of no tower by their name."""
+        towers = self.towers
+        return {name: value for name, value in vars(self).items() if name not in towers} | {
+            f"{place}.{name}": value for place, tower in towers.items() for name, value in vars(tower).items()
+        }
+
+    @property
     def transformers(self) -> dict[Place, Any]:
         """The towers whose activation is a field, by their place."""
         return {place: tower for place, tower in self.towers.items() if hasattr(tower, "activation")}

@@ -7,32 +7,23 @@ features with another activation or other heads, and nothing fails.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.layouts.parts import Word
 from clip_core.models import OPENAI_VOCABULARY_SIZE
-from clip_core.towers.modified_resnet import ModifiedResNet
-from clip_core.towers.parts import ACTIVATIONS, HEAD_WIDTH, MLP_RATIO, OPENAI_PIXELS, Transformer
+from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
+from clip_core.towers.parts import ACTIVATIONS, OPENAI_PIXELS
 
-# Of a tower, in the order in which they are spoken of.
-UNTOLD = ("activation", "heads", "epsilon", "end_of_text", "pixels")
-WIDEST = 1024  # of OpenAI's transformers; wider ones that others have trained have heads of 80 and more
+_UNTOLD = {name for tower in (*IMAGE_TOWERS.values(), *TEXT_TOWERS.values()) for name in tower.untold}
 _STATE = (
     f"state it with clip convert FILE TARGET --activation {'|'.join(ACTIVATIONS)} --heads IMAGE,TEXT (in Python "
     "activation=..., heads=(IMAGE, TEXT))"
 )
 _NAME = "name the model that it comes from with clip convert FILE TARGET --like ORIGINAL (in Python like=ORIGINAL)"
-
-
-@dataclass(frozen=True)
-class Word:
-    """What somebody says of a model."""
-
-    source: str  # who says it, in the middle of a sentence
-    fields: Mapping[str, Any]  # by tower and name, such as ``text.heads``
 
 
 NOTHING = Word("nobody", {})
@@ -63,23 +54,18 @@ def word_of_the_user(activation: str | None, heads: tuple[int, int] | None) -> W
 
 def word_of(source: str, architecture: Architecture, assumed: Collection[str] = ()) -> Word:
     """What an architecture says that shapes do not tell, but for what is only ``assumed`` in it."""
-    return Word(
-        source,
-        {name: value for name, value in fields_of(architecture).items() if _untold(name) and name not in assumed},
-    )
+    fields = architecture.named_fields
+    return Word(source, {name: fields[name] for name in untold(architecture) if name not in assumed})
 
 
-def fields_of(architecture: Architecture) -> dict[str, Any]:
-    """Every field by its tower and name, such as ``text.heads``; those of no tower by their name."""
-    towers = {"image": architecture.image, "text": architecture.text}
-    return {"embed_dim": architecture.embed_dim} | {
-        f"{place}.{name}": value for place, tower in towers.items() for name, value in vars(tower).items()
-    }
+def untold(architecture: Architecture) -> list[str]:
+    """The names of the fields that shapes do not tell, such as ``text.heads``."""
+    return [f"{place}.{name}" for place, tower in architecture.towers.items() for name in tower.untold]
 
 
 def silent(architecture: Architecture, words: Sequence[Word]) -> bool:
     """Whether ``words`` leave something open that shapes do not tell."""
-    return any(_untold(name) and all(name not in word.fields for word in words) for name in fields_of(architecture))
+    return any(all(name not in word.fields for word in words) for name in untold(architecture))
 
 
 def settle(
@@ -94,13 +80,15 @@ def settle(
     Raises:
         CheckpointError: two of them differ, or one differs from the weights, or what they say cannot be.
     """
-    known = fields_of(inferred)
-    assumed = tuple(name for name in known if _untold(name) and all(name not in word.fields for word in words))
+    known, open_fields = inferred.named_fields, untold(inferred)
+    assumed = tuple(name for name in open_fields if all(name not in word.fields for word in words))
     words = [*words, expected] if expected is not None else words
     said = {name: [word for word in words if name in word.fields] for name in known}
     for word in words:
         for name, value in word.fields.items():
-            if not _untold(name) and value != known.get(name):
+            # What one kind of tower has to be told may be said where the other kind has no such field.
+            irrelevant = name not in known and name.rpartition(".")[2] in _UNTOLD
+            if name not in open_fields and not irrelevant and value != known.get(name):
                 raise CheckpointError(
                     f"{name} is {value!r:.80} by {word.source}, but {known.get(name, 'not there')} by the weights; "
                     "correct the one or put the right weights there."
@@ -114,14 +102,10 @@ def settle(
                 )
     towers: dict[str, Any] = {
         place: replace(
-            tower,
-            **{
-                name: found[0].fields[f"{place}.{name}"]
-                for name in vars(tower)
-                if _untold(name) and (found := said[f"{place}.{name}"])
-            },
+            tower,  # type: ignore[type-var]  # every tower is a dataclass
+            **{name: found[0].fields[f"{place}.{name}"] for name in tower.untold if (found := said[f"{place}.{name}"])},
         )
-        for place, tower in (("image", inferred.image), ("text", inferred.text))
+        for place, tower in inferred.towers.items()
     }
     result = replace(inferred, **towers)
     try:
@@ -137,17 +121,11 @@ def question(architecture: Architecture, assumed: Collection[str], own_vocabular
     Args:
         own_vocabulary: whether the file carries its vocabulary, so that another size is no riddle.
     """
-    reasons = []
-    for place, tower in (("image", architecture.image), ("text", architecture.text)):
-        width = _attention_width(tower)
-        if f"{place}.heads" in assumed:
-            if width % HEAD_WIDTH:
-                reasons.append(f"heads of {HEAD_WIDTH} do not fit the {place} tower's width {width}")
-            elif not isinstance(tower, ModifiedResNet) and width > WIDEST:
-                reasons.append(f"the {place} tower is {width} wide")
-    for place, transformer in architecture.transformers.items():
-        if f"{place}.activation" in assumed and transformer.mlp_width != MLP_RATIO * transformer.width:
-            reasons.append(f"the {place} tower's MLP is {transformer.mlp_width} wide inside")
+    reasons = [
+        reason
+        for place, tower in architecture.towers.items()
+        for reason in tower.doubts(place, [name for name in tower.untold if f"{place}.{name}" in assumed])
+    ]
     size = architecture.text.vocabulary_size
     foreign = size != OPENAI_VOCABULARY_SIZE and not own_vocabulary
     if "text.activation" in assumed and foreign:
@@ -161,12 +139,13 @@ def question(architecture: Architecture, assumed: Collection[str], own_vocabular
 def phrases(architecture: Architecture, assumed: Collection[str]) -> tuple[str, ...]:
     """What is assumed, each as a short phrase with its value."""
     found = []
-    for name in UNTOLD:
-        towers = [getattr(architecture, place) for place in ("image", "text") if f"{place}.{name}" in assumed]
+    # The text tower's first, so that what only the pixels need comes last.
+    for name in dict.fromkeys((*architecture.text.untold, *architecture.image.untold)):
+        towers: list[Any] = [tower for place, tower in architecture.towers.items() if f"{place}.{name}" in assumed]
         if not towers:
             continue
         if name == "heads":
-            value = _either(_attention_width(tower) // tower.heads for tower in towers)
+            value = _either(tower.attention_width // tower.heads for tower in towers)
             found.append(f"heads {value} wide")
         elif name == "pixels":
             found.append("OpenAI's pixels" if towers[0].pixels == OPENAI_PIXELS else f"pixels {towers[0].pixels}")
@@ -177,11 +156,3 @@ def phrases(architecture: Architecture, assumed: Collection[str]) -> tuple[str, 
 
 def _either(values: Iterable[object]) -> str:
     return " and ".join(dict.fromkeys(map(str, values)))
-
-
-def _attention_width(tower: Transformer | ModifiedResNet) -> int:
-    return tower.feature_width if isinstance(tower, ModifiedResNet) else tower.width
-
-
-def _untold(name: str) -> bool:
-    return name.rpartition(".")[2] in UNTOLD

@@ -12,7 +12,6 @@ import numpy as np
 from clip_core.architecture import Architecture
 from clip_core.buffers import sha256
 from clip_core.errors import CheckpointError, ClipError
-from converters.knowledge import fields_of
 
 FORMAT = 2
 OLD_FORMATS = (1,)  # whose architecture has one activation beside its towers
@@ -61,7 +60,7 @@ class Manifest:
                 if not isinstance(body[name], str | None):
                     raise TypeError(f"its {name} is {type(body[name]).__name__}, expected a text")
             architecture, assumed = Architecture.from_dict(body["architecture"]), body.get("assumed", [])
-            if unknown := set(assumed) - fields_of(architecture).keys():
+            if unknown := set(assumed) - architecture.named_fields.keys():
                 raise ValueError(f"it assumes {sorted(unknown)[0]!r}, which is no field of the architecture")
             return cls(
                 architecture=architecture,

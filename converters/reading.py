@@ -19,10 +19,13 @@ from clip_core import files, naming
 from clip_core.architecture import Architecture
 from clip_core.buffers import BFLOAT16, START_BYTES, Buffer, Content, from_bfloat16
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.layouts import LAYOUTS
+from clip_core.layouts.parts import Layout, Word
+from clip_core.layouts.selection import detect, select
 from clip_core.models import MODELS, OPENAI_VOCABULARY_SIZE
 from clip_core.naming import Weights
-from converters import configurations, dialects, folders, formats, hdf5, tokenizer_files
-from converters.knowledge import NOTHING, Word, phrases, question, settle, silent, word_of, word_of_the_user
+from converters import folders, formats, hdf5, tokenizer_files
+from converters.knowledge import NOTHING, phrases, question, settle, silent, word_of, word_of_the_user
 from converters.manifest import Manifest
 
 MAX_FILE_BYTES = 16 << 30  # the largest official model is 1.3 GB
@@ -40,7 +43,7 @@ class ModelFile:
     # "memory", "torch archive", "torch state dict", "safetensors", "hdf5", "pdparams", "protobuf" or "nnp"
     container: str = "memory"
     entry: str = ""  # the dictionary in the file that they are from, as "model.state_dict"; "" where there is no other
-    layout: str = "openai"  # one of dialects.LAYOUTS
+    layout: str = "openai"  # one of clip_core.layouts.LAYOUTS
     sha256: str = ""  # of the very bytes that were read; of several files, of the index and them one after the other
     size: int = 0  # bytes of the file, or of all of them
     vocabulary: str | None = None  # the merges of the byte-pair encoding, one a line; None: OpenAI's
@@ -265,19 +268,19 @@ def _understand(
     original: ModelFile | None,
 ) -> Loaded:
     manifest = None if content.manifest is None else Manifest.from_text(content.manifest)
-    selection = dialects.select(_plain(content.tensors, size), given.prefix)
-    layout = dialects.detect(selection.weights)
-    weights = dialects.to_canonical(selection.weights, layout)
+    selection = select(_plain(content.tensors, size), given.prefix)
+    layout = detect(selection.weights)
+    weights = layout.to_canonical(selection.weights)
     architecture: Architecture | None = None
     assumed: tuple[str, ...] = ()
     vocabulary = None if manifest is None else manifest.vocabulary
     asked: str | None = None
     faults: list[str] = []
     try:
-        if manifest is None and configurations.has_tokenizer(path, layout):
+        if manifest is None and any(one.has_tokenizer(path, layout.name) for one in LAYOUTS.values()):
             vocabulary = _vocabulary_beside(path, original)
         architecture, assumed = _architecture(path, weights, layout, sha256, manifest, given, original)
-        weights = dialects.reorder(weights, architecture, layout)
+        weights = layout.reorder(weights, architecture)
         if given.expected is None:
             asked = question(architecture, assumed, vocabulary is not None)
     except CheckpointError as error:
@@ -292,7 +295,7 @@ def _understand(
         entry=content.entry,
         prefix=selection.prefix,
         left_out=selection.left_out,
-        layout=layout,
+        layout=layout.name,
         weights=weights,
         architecture=architecture,
         assumed=assumed,
@@ -327,7 +330,7 @@ def _tells_vocabulary(model: ModelFile) -> bool:
 def _architecture(
     path: Path,
     weights: Weights,
-    layout: str,
+    layout: Layout,
     sha256: str,
     manifest: Manifest | None,
     given: Given,
@@ -345,14 +348,15 @@ def _architecture(
     elif original is not None:
         found = original.architecture
     else:
-        found = dialects.infer_architecture(weights, layout)
+        found = layout.infer(weights)
     if original is not None:
         words.append(word_of("the file it should be like", original.architecture, original.assumed))
     named = next((model for model in MODELS.values() if model.sha256 == sha256), None)
     if named is not None and manifest is None:
         words.append(word_of(f"its SHA-256, which is that of {named.name}", named.architecture))
     if silent(found, words):
-        words += configurations.words(path, layout, found)
+        for one in LAYOUTS.values():
+            words += one.words(path, layout.name, found)
     return settle(found, words, None if given.expected is None else word_of("the recipe", given.expected))
 
 

@@ -11,7 +11,7 @@ from clip_core import files
 from clip_core.buffers import shown
 from clip_core.errors import CheckpointError, TextError
 from clip_core.text.bpe import END_OF_TEXT, START_OF_TEXT, BytePairTokenizer
-from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.parts import TextTower
 
 MAX_BYTES = 16 << 20  # OpenAI's tokenizer.json has 2 MB
 HEADER = "#version: 0.2"
@@ -21,14 +21,15 @@ OPENAI_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4
 """Of OpenAI's merges, one a line, without the header."""
 
 
-def texts(merges: str, text: TextTransformer) -> dict[str, str]:
+def texts(merges: str, text: TextTower) -> dict[str, str]:
     """File name -> its content, for the tokenizer with ``merges``, the text of a merges file.
 
     Raises:
         TextError: they are no merges, or not those of a vocabulary of the size of the tower's.
     """
     symbols = BytePairTokenizer(merges).symbols
-    size = text.end_of_text + 1  # tokens behind it were added to the model, and no text becomes them
+    # Tokens behind the end of text were added to the model, and no text becomes them.
+    size = text.vocabulary_size if text.required_token is None else text.required_token + 1
     if len(symbols) != size:
         raise TextError(f"The vocabulary has {len(symbols)} tokens, the weights are for {size}; give the model's.")
     tokens = {

@@ -17,7 +17,9 @@ from clip_core import files, naming, safetensors
 from clip_core.architecture import Architecture
 from clip_core.buffers import Tensor, map_file, pieces, sha256
 from clip_core.errors import CheckpointError, ClipError
-from converters import companions, dialects, formats, hdf5, pdparams, torch_archive, verify
+from clip_core.layouts import LAYOUTS
+from clip_core.layouts.selection import canonical, select
+from converters import companions, formats, hdf5, pdparams, torch_archive, verify
 from converters.knowledge import word_of_the_user
 from converters.manifest import Manifest
 from converters.reading import Given, ModelFile, enough_memory, files_of, open_model
@@ -65,7 +67,7 @@ def write(
     configuration of others, and these libraries, which want one, load no part of a folder.
 
     Args:
-        layout: one of `dialects.LAYOUTS`; None: nnabla for ``.h5``, paddle for ``.pdparams``, else openai.
+        layout: one of `clip_core.layouts.LAYOUTS`; None: nnabla for ``.h5``, paddle for ``.pdparams``, else openai.
         dtype: ``float16`` or ``float32`` for everything but counters; None: each tensor as it is.
         force: replace files that are there already.
 
@@ -145,11 +147,11 @@ class _Publication:
             architecture.check()  # else nobody could read the file
             naming.check(architecture, model.weights, self.name)
             tensors = self._tensors(model)
+            stored = self._stored(tensors, architecture)
             difference = self._largest_difference(tensors)
             beside = companions.beside(self.target, architecture, model.assumed, model.vocabulary, self.layout)
             for path, text in beside.items():
                 files.check_target(path, force=self.force or _holds(path, text))
-            spelled = dialects.spell(tensors, architecture, self.layout)
             manifest = Manifest(
                 architecture,
                 {name: (tensor.dtype.name, sha256(tensor.values())) for name, tensor in tensors.items()},
@@ -157,7 +159,7 @@ class _Publication:
                 model.sha256 or None,
                 model.assumed,
             ).to_text()
-            self.module.write(temporary, spelled, manifest)
+            self.module.write(temporary, stored, manifest)
             digest = self._read_back(temporary, architecture, tensors, manifest)
             self._write_beside(beside, others)
         return Report(
@@ -166,7 +168,7 @@ class _Publication:
             beside=tuple(path.name for path in beside),
             source_sha256=model.sha256,
             target_sha256=digest,
-            tensors=len(spelled),
+            tensors=len(stored),
             parameters=naming.count(architecture),
             dtype=" + ".join(sorted({tensor.dtype.name for tensor in tensors.values()} - {"int64"})),
             layout=self.layout,
@@ -185,6 +187,20 @@ class _Publication:
             keep = self.dtype is None or parameter.kind == "counter"
             result[parameter.name] = Tensor(array, array.dtype if keep else np.dtype(self.dtype), parameter.trainable)
         return result
+
+    def _stored(self, tensors: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+        """The tensors as the layout has them.
+
+        Raises:
+            ClipError: it has no names for these towers.
+        """
+        if not LAYOUTS[self.layout].holds(architecture):
+            *others, last = (layout.name for layout in LAYOUTS.values() if layout.holds(architecture))
+            raise ClipError(
+                f"The layout {self.layout} has no names for a {architecture.image.title} with a "
+                f"{architecture.text.title}; choose {', '.join(others)} or {last}."
+            )
+        return LAYOUTS[self.layout].store(tensors, architecture)
 
     def _largest_difference(self, tensors: dict[str, Tensor]) -> float:
         """What narrower dtypes cost, absolute.
@@ -208,9 +224,7 @@ class _Publication:
         """
         buffer = map_file(temporary)
         content = self.module.read(buffer)
-        found = dialects.select(content.tensors).weights
-        layout = dialects.detect(found)
-        found = dialects.reorder(dialects.to_canonical(found, layout), architecture, layout)
+        found = canonical(select(content.tensors).weights, architecture)
         verify.compare(self.target, tensors, manifest, found, content.manifest, buffer)
         digest = hashlib.sha256()
         for piece in pieces(buffer):
@@ -230,10 +244,11 @@ class _Publication:
 
 def _file_of(target: Path, layout: str | None) -> Path:
     """The file to write for a path that may be a folder."""
-    if layout not in (None, *dialects.LAYOUTS):
-        raise ClipError(f"There is no layout {layout!r}; choose one of {', '.join(dialects.LAYOUTS)}.")
+    if layout not in (None, *LAYOUTS):
+        raise ClipError(f"There is no layout {layout!r}; choose one of {', '.join(LAYOUTS)}.")
     if layout is not None and (os.path.isdir(target) or target.suffix.lower() not in formats.WRITTEN):
-        target /= companions.weights_name(layout) or ""
+        folder = LAYOUTS[layout].folder
+        target /= folder.weights[0] if folder else ""
     if target.suffix.lower() not in formats.WRITTEN:
         raise ClipError(
             f"{target} has no suffix to write a format by; end it in one of {', '.join(formats.WRITTEN)}, or for a "

@@ -87,9 +87,7 @@ ALLOWED = {
     "backends/": {"clip_core", "backends"},
     "backends/torch/": {"clip_core", "backends.torch", "torch"},
     "backends/paddle/": {"clip_core", "backends.paddle", "paddle"},
-    "backends/paddle/wrapper.py": {"clip_core", "backends.paddle", "paddle", "converters.dialects"},
     "backends/nnabla/": {"clip_core", "backends.nnabla", "nnabla"},
-    "backends/nnabla/model.py": {"clip_core", "backends.nnabla", "nnabla", "converters.dialects"},
     "clip/": {"clip", "clip_core", "converters", "backends"},
 }
 

@@ -41,13 +41,13 @@ from clip_core.architecture import Architecture
 from clip_core.backend import Observe, ignore
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
+from clip_core.layouts import LAYOUTS
 from clip_core.naming import Weights, check, parameters
 from clip_core.text.tokenizer import Tokenizer, tokenizer_of
 from clip_core.towers.modified_resnet import ModifiedResNet as ResNetTower
 from clip_core.towers.parts import Activation
 from clip_core.towers.parts import Transformer as TransformerTower
 from clip_core.towers.vision_transformer import VisionTransformer as ViTTower
-from converters.dialects import LAYOUTS
 
 M = TypeVar("M", bound=Module)
 

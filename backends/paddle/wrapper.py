@@ -13,18 +13,11 @@ from backends.paddle.model import CLIP, to_array
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
+from clip_core.layouts import passl, selection
 from clip_core.naming import Weights
-from clip_core.towers.modified_resnet import ModifiedResNet
-from clip_core.towers.parts import HEAD_WIDTH
-from clip_core.towers.text_transformer import TextTransformer
-from clip_core.towers.vision_transformer import VisionTransformer
-from converters import dialects
 
-HEADS = ("CLIPHead", "ClipHead", "ClipCNHead")  # the last two are spellings of PASSL's documents
 # What Paddle keeps in a file besides tensors: their names in a graph.
 NAME_TABLE = "StructuredToParameterName@@"
-# Settings that PASSL knows and CLIP's weights have one answer to.
-FIXED = {"name": "CLIP", "qkv_bias": True, "pre_norm": True, "proj": True, "patch_bias": False}
 
 
 class CLIPWrapper(nn.Layer):
@@ -55,8 +48,8 @@ class CLIPWrapper(nn.Layer):
         given = [settings for settings in (architecture, architectual) if settings is not None]
         if len(given) != 1:
             raise ClipError("CLIPWrapper needs one dictionary, architecture={...}, as PASSL's documents give it.")
-        shape = architecture_of(given[0])
-        check_head({"name": HEADS[0]} if head is None else head)
+        shape = passl.architecture_of(given[0])
+        passl.check_head({"name": passl.HEADS[0]} if head is None else head)
         self.model = CLIP(shape, initialize(shape, seed), device=device)
         self.head = CLIPHead()
 
@@ -112,68 +105,19 @@ class CLIPHead(nn.Layer):
         return {"loss": img_loss + text_loss, "img_loss": img_loss, "text_loss": text_loss}
 
 
-def check_head(head: Mapping[str, Any]) -> None:
-    """Refuse a head that is none of PASSL's for CLIP.
-
-    Raises:
-        ClipError: its name is missing or unknown, or it has other settings.
-    """
-    if head.get("name") not in HEADS:
-        raise ClipError(f"There is no head {head.get('name')!r}; choose one of {', '.join(HEADS)}.")
-    if unknown := sorted(head.keys() - {"name"}):
-        raise ClipError(f"The head has unknown keys: {', '.join(unknown)}; it takes its name only.")
-
-
-def architecture_of(settings: Mapping[str, Any]) -> Architecture:
-    """PASSL's dictionary as an architecture.
-
-    Raises:
-        ClipError: a key is missing, unknown, or asks for what is not a CLIP.
-    """
-    left = dict(settings)
-    for key, value in FIXED.items():
-        if left.pop(key, value) != value:
-            raise ClipError(f"The architecture has {key} = {settings[key]!r}; a CLIP has {key} = {value!r}.")
-    try:
-        width, layers, resolution = left.pop("vision_width"), left.pop("vision_layers"), left.pop("image_resolution")
-        patch = left.pop("vision_patch_size")
-        image: VisionTransformer | ModifiedResNet
-        if isinstance(layers, tuple | list):
-            image = ModifiedResNet(resolution, width, tuple(layers), heads=max(width * 32 // HEAD_WIDTH, 1))
-        else:
-            image = VisionTransformer(resolution, patch, width, layers, heads=max(width // HEAD_WIDTH, 1))
-        text = TextTransformer(
-            left.pop("context_length"),
-            left.pop("vocab_size"),
-            left.pop("transformer_width"),
-            left.pop("transformer_layers"),
-            left.pop("transformer_heads"),
-        )
-        result = Architecture(left.pop("embed_dim"), image, text)
-    except KeyError as error:
-        raise ClipError(f"The architecture lacks {error.args[0]}.") from error
-    except TypeError as error:
-        raise ClipError(f"The architecture's vision_width is {settings['vision_width']!r}; give a number.") from error
-    if left:
-        raise ClipError(f"The architecture has unknown keys: {', '.join(sorted(left))}.")
-    result.check()
-    return result
-
-
 def canonical(arrays: Weights, architecture: Architecture) -> Weights:
     """Weights under PASSL's, Paddle's or OpenAI's names, as the canonical ones; names nobody knows stay as they are.
 
     Raises:
         CheckpointError: the model's names have a prefix, and others have not.
     """
-    selection = dialects.select(arrays)
-    if selection.left_out:
+    found = selection.select(arrays)
+    if found.left_out:
         raise CheckpointError(
-            f"{selection.left_out[0]} in the state_dict does not start with {selection.prefix!r}, as the model's names "
+            f"{found.left_out[0]} in the state_dict does not start with {found.prefix!r}, as the model's names "
             "do; remove it."
         )
-    layout = dialects.detect(selection.weights)
-    return dialects.reorder(dialects.to_canonical(selection.weights, layout), architecture, layout)
+    return selection.canonical(found.weights, architecture)
 
 
 def _array(name: str, value: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ import typer
 import converters
 from clip.api import weights_file
 from clip.command.output import Activation, Heads, Json, Prefix, heads_of, print_fields, print_json, shortened
-from converters.dialects import LAYOUTS
+from clip_core.layouts import LAYOUTS
 
 Layout = Enum("Layout", {name: name for name in LAYOUTS}, type=str)  # type: ignore[misc]
 

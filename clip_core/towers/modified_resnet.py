@@ -31,6 +31,8 @@ class ModifiedResNet(ImageTower):
 
     kind: ClassVar[str] = "resnet"
     title: ClassVar[str] = "ResNet"
+    mark: ClassVar[str] = "conv1.weight"
+    untold: ClassVar[tuple[str, ...]] = ("heads", "pixels")
 
     resolution: int  # pixels along one side
     width: int

@@ -6,7 +6,7 @@ A tower is a frozen dataclass of numbers. Its forward pass is a class of its own
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from math import isqrt, prod
@@ -18,6 +18,7 @@ from clip_core.errors import CheckpointError, ClipError
 
 HEAD_WIDTH = 64  # OpenAI's models have heads of this width in every tower
 MLP_RATIO = 4  # of the inner width of a block's MLP to the tower's width
+WIDEST = 1024  # of OpenAI's transformers; wider ones that others have trained have heads of 80 and more
 
 # A made-up description must not keep its reader busy with listing parameters.
 MAX_LAYERS = 1000
@@ -148,6 +149,9 @@ class Tower(ABC):
     title: ClassVar[str]  # what people call it
     width: int
     at_root: ClassVar[bool] = False  # whether its parts are the model's own, without a prefix
+    mark: ClassVar[str]  # a parameter by whose name the tower is found among those of a larger module
+    # The fields that tensors do not tell: `infer` takes them to be as usual, and files that say more are believed.
+    untold: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def parameters(self, embed_dim: int) -> Iterator[Parameter]:
@@ -182,6 +186,16 @@ class Tower(ABC):
         """
         for name, value in vars(self).items():
             check_field(f"{place}.{name}", value)
+
+    def doubts(self, place: str, assumed: Collection[str]) -> Iterator[str]:
+        """Why what `infer` takes for the fields ``assumed`` is likely not so, each as a phrase.
+
+        Args:
+            place: ``image`` or ``text``.
+            assumed: names in `untold`.
+        """
+        if "heads" in assumed and self.attention_width % HEAD_WIDTH:
+            yield f"heads of {HEAD_WIDTH} do not fit the {place} tower's width {self.attention_width}"
 
     @property
     def attention_width(self) -> int:
@@ -312,6 +326,14 @@ def fill(tower: Tower, name: str, value: Callable[[], int]) -> None:
     if getattr(tower, name) is None:
         with suppress(TypeError):  # what it follows from is no number, which `check` says
             object.__setattr__(tower, name, value())
+
+
+def doubts_of_transformer(tower: Transformer, place: str, assumed: Collection[str]) -> Iterator[str]:
+    """What `Tower.doubts` adds for a stack of blocks."""
+    if "heads" in assumed and tower.width > WIDEST and tower.width % HEAD_WIDTH == 0:
+        yield f"the {place} tower is {tower.width} wide"
+    if "activation" in assumed and tower.mlp_width != MLP_RATIO * tower.width:
+        yield f"the {place} tower's MLP is {tower.mlp_width} wide inside"
 
 
 def transformer(prefix: str, width: int, layers: int, mlp_width: int) -> Iterator[Parameter]:

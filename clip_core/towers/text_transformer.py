@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from clip_core.towers.parts import (
     Shapes,
     TextTower,
     check_heads,
+    doubts_of_transformer,
     fill,
     norm,
     transformer,
@@ -27,6 +28,8 @@ class TextTransformer(TextTower):
 
     kind: ClassVar[str] = "transformer"
     title: ClassVar[str] = "Transformer"
+    mark: ClassVar[str] = "token_embedding.weight"
+    untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon", "end_of_text")
     at_root: ClassVar[bool] = True
 
     context_length: int
@@ -55,6 +58,10 @@ class TextTransformer(TextTower):
                 f"{self.vocabulary_size}."
             )
         check_heads(place, self, self.heads)
+
+    def doubts(self, place: str, assumed: Collection[str]) -> Iterator[str]:
+        yield from super().doubts(place, assumed)
+        yield from doubts_of_transformer(self, place, assumed)
 
     def parameters(self, embed_dim: int) -> Iterator[Parameter]:
         width = self.width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from clip_core.towers.parts import (
     check_heads,
     check_resolution,
     conv,
+    doubts_of_transformer,
     fill,
     norm,
     transformer,
@@ -35,6 +36,8 @@ class VisionTransformer(ImageTower):
 
     kind: ClassVar[str] = "vit"
     title: ClassVar[str] = "ViT"
+    mark: ClassVar[str] = "conv1.weight"
+    untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon", "pixels")
 
     resolution: int  # pixels along one side
     patch: int  # pixels along one side
@@ -58,6 +61,10 @@ class VisionTransformer(ImageTower):
         super().check(place)
         check_resolution(self.resolution, self.patch, "its patch")
         check_heads(place, self, self.heads)
+
+    def doubts(self, place: str, assumed: Collection[str]) -> Iterator[str]:
+        yield from super().doubts(place, assumed)
+        yield from doubts_of_transformer(self, place, assumed)
 
     def parameters(self, embed_dim: int) -> Iterator[Parameter]:
         width = self.width

@@ -10,10 +10,10 @@ import pytest
 
 import clip
 import converters
+from clip_core.layouts import LAYOUTS
 from clip_core.naming import parameters
 from clip_core.text.bpe import BytePairTokenizer
 from converters import ModelFile
-from converters.dialects import LAYOUTS
 from tests.clip.small import ARCHITECTURE
 from tests.models import RESNET, sample_weights
 

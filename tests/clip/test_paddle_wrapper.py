@@ -12,12 +12,13 @@ from clip_core import tolerances
 from clip_core.architecture import Architecture
 from clip_core.buffers import Tensor
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.layouts import LAYOUTS
 from clip_core.reference import CLIP as Reference
 from clip_core.similarity import contrastive_loss
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
-from converters import ModelFile, dialects
+from converters import ModelFile
 from tests.models import RESNET, sample_pixels, sample_tokens, sample_weights
 
 SETTINGS = {
@@ -50,7 +51,7 @@ def wrapper() -> CLIPWrapper:
 def spelled(layout: str, prefix: bool) -> dict[str, np.ndarray]:
     """The weights as a layout stores them, with or without the ``model.`` that a wrapper puts before each name."""
     tensors = {name: Tensor(array, array.dtype) for name, array in WEIGHTS.items()}
-    found = {name: tensor.values() for name, tensor in dialects.spell(tensors, SHAPE, layout).items()}
+    found = {name: tensor.values() for name, tensor in LAYOUTS[layout].store(tensors, SHAPE).items()}
     return {
         ("model." if prefix else "") + name.removeprefix("model."): np.array(array) for name, array in found.items()
     }

@@ -10,8 +10,9 @@ import pytest
 
 import backends
 from clip_core.buffers import Tensor
+from clip_core.layouts import LAYOUTS
 from clip_core.naming import Weights
-from converters import ModelFile, dialects
+from converters import ModelFile
 from tests.converters.small import ARCHITECTURES, random_weights
 
 with warnings.catch_warnings():
@@ -55,7 +56,7 @@ def spelled():
 
     def spell(checkpoint: ModelFile, layout: str) -> dict[str, np.ndarray]:
         tensors = {name: Tensor(array, array.dtype) for name, array in checkpoint.weights.items()}
-        found = dialects.spell(tensors, checkpoint.architecture, layout)
+        found = LAYOUTS[layout].store(tensors, checkpoint.architecture)
         return {name: tensor.values() for name, tensor in found.items()}
 
     return spell

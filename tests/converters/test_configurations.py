@@ -15,13 +15,16 @@ from safetensors.numpy import load_file, save_file
 
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.layouts import LAYOUTS
+from clip_core.layouts import open_clip as open_clip_layout
+from clip_core.layouts.parts import Word
 from clip_core.models import MODELS, name_of
 from clip_core.naming import parameters
 from clip_core.text import vocabulary
 from clip_core.towers.parts import OPENAI_PIXELS, Pixels
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
-from converters import ModelFile, configurations, convert, inspect, knowledge, manifest, read, write
+from converters import ModelFile, convert, inspect, knowledge, manifest, read, write
 from tests.converters.small import ARCHITECTURES
 
 with warnings.catch_warnings():
@@ -32,6 +35,10 @@ VIT = ARCHITECTURES["vit"]
 # Of OpenAI's kind as far as tensors tell.
 PLAIN = Architecture(8, VisionTransformer(16, 8, 64, 1, 1), TextTransformer(8, 49408, 64, 1, 1))
 ALL = ("activation quick_gelu", "heads 64 wide", "epsilon 1e-05", "end of text 49407", "OpenAI's pixels")
+
+
+def words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
+    return [word for one in LAYOUTS.values() for word in one.words(path, layout, inferred)]
 
 
 def bare(architecture: Architecture, path: Path) -> Path:
@@ -69,7 +76,7 @@ def test_open_clip_says_everything(changes, expected, tmp_path):
     (tmp_path / "open_clip_config.json").write_text(open_clip(*changes))
     found = read(bare(VIT, tmp_path / "whatever its name.safetensors"))
     assert found.assumed == ()
-    fields = knowledge.fields_of(found.architecture)
+    fields = found.architecture.named_fields
     assert {name: fields[name] for name in expected} == expected
 
 
@@ -125,7 +132,7 @@ def huggingface(folder: Path, config: dict[str, Any], processor: dict[str, Any] 
     (folder / "config.json").write_text(json.dumps(config))
     if processor is not None:
         (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    return knowledge.settle(B32, configurations.words(folder / "model.safetensors", "huggingface", B32))[0]
+    return knowledge.settle(B32, words(folder / "model.safetensors", "huggingface", B32))[0]
 
 
 @pytest.mark.parametrize(
@@ -151,8 +158,8 @@ def huggingface(folder: Path, config: dict[str, Any], processor: dict[str, Any] 
     ],
 )
 def test_huggingface_and_what_it_leaves_out(config, expected, tmp_path):
-    found = knowledge.fields_of(huggingface(tmp_path, config))
-    assert found == knowledge.fields_of(B32) | expected
+    found = huggingface(tmp_path, config).named_fields
+    assert found == B32.named_fields | expected
 
 
 SQUARE = {"height": 224, "width": 224}
@@ -213,7 +220,7 @@ def test_a_run_of_open_clips_trainer(settings, activation, tmp_path):
 def test_the_heads_of_a_large_model_by_the_name_in_its_run(tmp_path):
     (tmp_path / "params.txt").write_text("model: ViT-H-14\nforce_quick_gelu: False\n")
     large = replace(B32, image=replace(B32.image, width=1280, mlp_width=5120, heads=20))
-    (word,) = configurations.words(tmp_path / "checkpoints" / "epoch_1.pt", "openai", large)
+    (word,) = words(tmp_path / "checkpoints" / "epoch_1.pt", "openai", large)
     assert word.fields["image.heads"] == 16
 
 
@@ -227,7 +234,7 @@ def test_a_name_that_is_none_of_open_clips_says_nothing(model, tmp_path):
 
 
 def test_the_trainers_names_are_those_of_open_clip():
-    for name, head_width in configurations._TRAINERS_HEADS.items():
+    for name, head_width in open_clip_layout._TRAINERS_HEADS.items():
         config = open_clip_library.get_model_config(name)
         assert config["vision_cfg"].get("head_width", 64) == head_width
         assert not config.get("quick_gelu", False)

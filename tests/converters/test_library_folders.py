@@ -132,6 +132,16 @@ def without_manifest(folder, target):
     return target
 
 
+def test_a_model_without_names_there_gets_no_folder(resnet, tmp_path):
+    with pytest.raises(ClipError) as caught:
+        write(resnet, tmp_path / "folder", layout="huggingface")
+    assert str(caught.value) == (
+        "The layout huggingface has no names for a ResNet with a Transformer; choose openai, nnabla, paddle or "
+        "open_clip."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_pipeline_gives_the_same_numbers(folder):
     """The pictures have the model's resolution: transformers resizes by other code."""
     labels = ["red circle", "blue circle", "turquoise star", "three pink hearts"]

@@ -9,8 +9,9 @@ from nnabla.utils.save import save
 
 import clip
 from clip_core.errors import ClipError
+from clip_core.layouts import LAYOUTS
 from clip_core.naming import parameters
-from converters import dialects, write
+from converters import write
 from tests.converters.bare import inspect, read
 
 
@@ -18,7 +19,7 @@ from tests.converters.bare import inspect, read
 def in_scope(any_checkpoint):
     """A checkpoint whose parameters are in NNabla's global scope, but for batch counters, which NNabla has none of."""
     nn.clear_parameters()
-    spell = dialects.LAYOUTS["nnabla"].spell
+    spell = LAYOUTS["nnabla"].spell
     for parameter in parameters(any_checkpoint.architecture):
         if parameter.kind != "counter":
             name, shape = spell(parameter.name), parameter.shape

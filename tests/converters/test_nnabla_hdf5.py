@@ -7,8 +7,9 @@ import nnabla
 import numpy as np
 import pytest
 
+from clip_core.layouts import LAYOUTS
 from clip_core.naming import parameters
-from converters import dialects, write
+from converters import write
 from tests.converters.bare import read
 
 
@@ -24,7 +25,7 @@ def test_nnabla_reads_what_is_written(any_checkpoint, tmp_path):
     nnabla.load_parameters(str(tmp_path / "a.h5"))
     found = nnabla.get_parameters(grad_only=False)
     table = parameters(any_checkpoint.architecture)
-    spell = dialects.LAYOUTS["nnabla"].spell
+    spell = LAYOUTS["nnabla"].spell
     assert list(found) == [spell(parameter.name) for parameter in table]
     for parameter in table:
         variable = found[spell(parameter.name)]
@@ -35,7 +36,7 @@ def test_nnabla_reads_what_is_written(any_checkpoint, tmp_path):
 
 def test_what_nnabla_writes_is_read(any_checkpoint, tmp_path, assert_equal_weights):
     """Without batch counters, which NNabla has none of, and without a manifest."""
-    spell = dialects.LAYOUTS["nnabla"].spell
+    spell = LAYOUTS["nnabla"].spell
     for parameter in parameters(any_checkpoint.architecture):
         if parameter.kind != "counter":
             variable = nnabla.parameter.get_parameter_or_create(
@@ -80,7 +81,7 @@ def test_the_structure_is_that_of_nnabla(any_checkpoint, tmp_path):
 
 
 def test_statistics_may_keep_their_own_names(resnet, tmp_path, assert_equal_weights):
-    spell = dialects.LAYOUTS["nnabla"].spell
+    spell = LAYOUTS["nnabla"].spell
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for index, (name, array) in enumerate(resnet.weights.items()):
             name = name.replace(".", "/") if "running" in name else spell(name)

@@ -13,10 +13,12 @@ import converters
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
+from clip_core.layouts import LAYOUTS
+from clip_core.layouts.selection import select
 from clip_core.models import MODELS
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
-from converters import ModelFile, dialects, write
+from converters import ModelFile, write
 from tests.converters.bare import convert, inspect, read
 
 
@@ -36,7 +38,7 @@ PREFIXES = (
 )
 
 
-@pytest.mark.parametrize("layout", dialects.LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_part_of_a_larger_module(vit, spelled, prefix, layout, tmp_path, assert_equal_weights):
     """The model is found in every layout below any prefix, and what is not below it is named."""
@@ -114,9 +116,9 @@ def test_choosing_among_many_names_takes_no_time():
         f"{i}.{mark}": np.zeros(1) for i in range(50_000) for mark in ("token_embedding.weight", "visual.conv1.weight")
     }
     start = time.monotonic()
-    assert dialects.select(parts | {"_orig_mod." * 100_000: np.zeros(1)}).prefix == ""
+    assert select(parts | {"_orig_mod." * 100_000: np.zeros(1)}).prefix == ""
     with pytest.raises(CheckpointError, match="it holds 50000 CLIPs; at most 100 in one file are told apart"):
-        dialects.select(marks, "7.")
+        select(marks, "7.")
     assert time.monotonic() - start < 10
 
 

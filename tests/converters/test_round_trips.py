@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.layouts import LAYOUTS
 from clip_core.naming import count
-from converters import ModelFile, dialects, write
+from converters import ModelFile, write
 from tests.converters.bare import convert, inspect, read
 
 SUFFIXES = [".safetensors", ".pt", ".h5", ".pdparams"]
@@ -18,7 +19,7 @@ VIT_ONLY = ("passl", "huggingface")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("layout", dialects.LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_format_and_layout(any_checkpoint, suffix, layout, dtype, tmp_path, assert_equal_weights):
     if layout in VIT_ONLY and "visual.proj" not in any_checkpoint.weights:

@@ -26,6 +26,7 @@ from clip_core.data.sources import open_source
 from clip_core.errors import ClipError
 from clip_core.evaluation.classes import Folders
 from clip_core.image import open_image
+from clip_core.layouts import LAYOUTS
 from clip_core.naming import parameters
 from clip_core.preprocess import preprocess
 from clip_core.text.bpe import BytePairTokenizer
@@ -35,7 +36,7 @@ from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training import checkpoint
 from clip_core.training.log import read_metrics
 from clip_core.training.recipe import Recipe
-from converters import dialects, tokenizer_files
+from converters import tokenizer_files
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Mutation
 from tests.hostile.checkpoint_attacks import field, varint
@@ -98,7 +99,7 @@ def _hdf5() -> list[bytes]:
     target = io.BytesIO()
     with h5py.File(target, "w", libver="latest") as file:
         for index, (name, array) in enumerate(_weights().items()):
-            parameter = file.create_dataset(dialects.LAYOUTS["nnabla"].spell(name), data=array)
+            parameter = file.create_dataset(LAYOUTS["nnabla"].spell(name), data=array)
             parameter.attrs["need_grad"], parameter.attrs["index"] = True, index
     return [*_written(".h5", (None,)), target.getvalue()]
 
@@ -107,7 +108,7 @@ def _protobuf() -> list[bytes]:
     parameters = b""
     for name, array in _weights().items():
         sizes = b"".join(map(varint, array.shape))
-        spelled = dialects.LAYOUTS["nnabla"].spell(name).encode()
+        spelled = LAYOUTS["nnabla"].spell(name).encode()
         parameters += field(200, field(1, spelled) + field(20, field(1, sizes)) + field(100, array.tobytes()))
     return [parameters]
 

@@ -1,0 +1,315 @@
+"""Hugging Face's transformers: the names of its CLIPModel, and the configuration files beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clip_core.architecture import Architecture
+from clip_core.errors import CheckpointError, ClipError
+from clip_core.layouts.configuration import as_object, colour, number, placed, read_json, side, without_assumed
+from clip_core.layouts.parts import (
+    Folder,
+    Layout,
+    Renaming,
+    Word,
+    join_attention,
+    modules,
+    split_attention,
+    starts,
+)
+from clip_core.preprocess import resampling_of
+from clip_core.towers.parts import DEVIATION, MEAN, Activation, ImageTower, Interpolation, Pixels, Transformer
+
+_NAMES = Renaming(
+    towers={
+        "visual.transformer.resblocks": "vision_model.encoder.layers",
+        "transformer.resblocks": "text_model.encoder.layers",
+    },
+    block=modules(
+        {
+            # q, k and v are stored apart; `join_attention` and `split_attention` are the bridge to these names.
+            **{f"attn.{part}_proj": f"self_attn.{part}_proj" for part in "qkv"},
+            "attn.out_proj": "self_attn.out_proj",
+            "ln_1": "layer_norm1",
+            "ln_2": "layer_norm2",
+            "mlp.c_fc": "mlp.fc1",
+            "mlp.c_proj": "mlp.fc2",
+        }
+    ),
+    top=modules(
+        {
+            "ln_final": "text_model.final_layer_norm",
+            "visual.ln_pre": "vision_model.pre_layrnorm",  # spelled like this
+            "visual.ln_post": "vision_model.post_layernorm",
+        }
+    )
+    | {
+        "text_projection": "text_projection.weight",
+        "visual.proj": "visual_projection.weight",
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    },
+)
+# transformers' names of activations -> ours; its others are none of a CLIP that can be run here.
+_ACTIVATIONS = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+# How Hugging Face calls the activations.
+_ACTIVATIONS_THERE: dict[Activation, str] = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+}
+# What CLIPTextConfig, CLIPVisionConfig, CLIPConfig and CLIPImageProcessor of transformers take for a key that is left
+# out, as they leave out what equals it when they write.
+_TEXT_DEFAULTS = {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "eos_token_id": 49407,
+}
+_VISION_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+_PROCESSOR_DEFAULTS = {
+    "do_resize": True,
+    "size": {"shortest_edge": 224},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": MEAN,
+    "image_std": DEVIATION,
+}
+_FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_LEGACY_END = 2  # with this eos_token_id, transformers takes the highest token of a text for its end
+
+
+def _words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
+    file = path.with_name("config.json")
+    if not file.exists() or (layout != "huggingface" and not _is_of_a_clip(file)):
+        return []
+    try:
+        config = as_object(read_json(file), "it")
+        if (kind := config.get("model_type", "clip")) != "clip":
+            raise ClipError(f"it is of a model of the type {kind!r:.80}, not of a clip.")
+        if "auto_map" in config:
+            raise ClipError("its auto_map names code of its own, which is not run here.")
+        text, vision = _tower(config, "text"), _tower(config, "vision")
+        size, end = text["vocab_size"], text["eos_token_id"]
+        fields = (
+            {"embed_dim": config.get("projection_dim", 512)}
+            | placed(
+                "text",
+                _transformer(text)
+                | {
+                    "context_length": text["max_position_embeddings"],
+                    "vocabulary_size": size,
+                    "end_of_text": number(text, "vocab_size", 0) - 1 if end == _LEGACY_END else end,
+                },
+            )
+            | placed(
+                "image",
+                _transformer(vision)
+                | {"resolution": side(vision, "image_size", 0), "patch": side(vision, "patch_size", 0)},
+            )
+        )
+    except ClipError as error:
+        raise CheckpointError(f"{file.name} beside it cannot be used: {error}") from error
+    found = [Word(f"{file.name} beside it", fields), *_processor(path, inferred.image.resolution)]
+    return without_assumed(found, config, inferred)
+
+
+def _is_of_a_clip(file: Path) -> bool:
+    """Whether a ``config.json``, which many projects have, is of Hugging Face's CLIP."""
+    try:
+        config = read_json(file)
+    except ClipError:
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "clip"
+
+
+def _tower(config: Mapping[str, Any], tower: str) -> dict[str, Any]:
+    """All keys of one tower; the older ``text_config_dict`` and its defaults go before ``text_config``."""
+    defaults = _TEXT_DEFAULTS if tower == "text" else _VISION_DEFAULTS
+    newer, older = (config.get(name) for name in (f"{tower}_config", f"{tower}_config_dict"))
+    result = defaults | as_object(newer if newer is not None else {}, f"{tower}_config")
+    if older is not None:
+        result |= defaults | as_object(older, f"{tower}_config_dict")
+    return result
+
+
+def _transformer(tower: Mapping[str, Any]) -> dict[str, Any]:
+    activation = tower["hidden_act"]
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        raise ClipError(f"it sets hidden_act to {activation!r:.80}, which cannot be computed here.")
+    return {
+        "width": tower["hidden_size"],
+        "layers": tower["num_hidden_layers"],
+        "heads": tower["num_attention_heads"],
+        "mlp_width": tower["intermediate_size"],
+        "activation": _ACTIVATIONS[activation],
+        "epsilon": tower["layer_norm_eps"],
+    }
+
+
+def _processor(path: Path, resolution: int) -> list[Word]:
+    """What ``processor_config.json``, the newer one, and ``preprocessor_config.json`` say of the pixels."""
+    found = []
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        file = path.with_name(name)
+        if not file.exists():
+            continue
+        try:
+            config = as_object(read_json(file), "it")
+            if name == "processor_config.json":
+                if "image_processor" not in config:
+                    continue
+                config = as_object(config["image_processor"], "image_processor")
+            pixels = _pixels(config, resolution)
+        except ClipError as error:
+            raise CheckpointError(f"{name} beside it cannot be used: {error}") from error
+        found.append(Word(f"{name} beside it", {"image.pixels": pixels}))
+    return found
+
+
+def _pixels(config: Mapping[str, Any], resolution: int) -> Pixels:
+    given = _PROCESSOR_DEFAULTS | {name: value for name, value in config.items() if value is not None}
+    for name, value in given.items():
+        switch = name.startswith(("do_", "use_")) and name not in (*_PROCESSOR_DEFAULTS, "do_convert_rgb")
+        if switch and value is not False:
+            raise ClipError(f"it sets {name!r:.80} to {value!r:.80}, which cannot be computed here.")
+    for name in ("do_resize", "do_rescale"):
+        if given[name] is not True:
+            raise ClipError(
+                f"it sets {name} to {given[name]!r:.80}, and pictures are always resized and rescaled here."
+            )
+    factor = given["rescale_factor"]
+    if type(factor) is not float or abs(255 * factor - 1) > 1e-6:
+        raise ClipError(f"it sets rescale_factor to {factor!r:.80}, expected 1/255.")
+    if type(given["resample"]) is not int or given["resample"] not in _FILTERS:
+        raise ClipError(
+            f"it sets resample to {given['resample']!r:.80}; only 2 (bilinear) and 3 (bicubic) are known here."
+        )
+    size, square = given["size"], {"height": resolution, "width": resolution}
+    if type(size) is int:  # as older versions wrote it
+        size = {"shortest_edge": size}
+    crop = given["crop_size"] if given["do_center_crop"] is True else square
+    if crop not in (square, resolution) or size not in (square, {"shortest_edge": resolution}):
+        raise ClipError(
+            f"it makes pictures of size {size!r:.80}, crop_size {crop!r:.80}, and the model's have {resolution} pixels "
+            "along each side."
+        )
+    if size != square and given["do_center_crop"] is not True:
+        raise ClipError("it resizes the shorter side without do_center_crop, and the pictures of a CLIP are square.")
+    plain = given["do_normalize"] is not True
+    return Pixels(
+        (0.0,) * 3 if plain else colour(given["image_mean"]),
+        (1.0,) * 3 if plain else colour(given["image_std"]),
+        _FILTERS[given["resample"]],
+        "squash" if size == square else "shortest",
+    )
+
+
+def _describe(architecture: Architecture, own_tokenizer: bool) -> dict[str, dict[str, Any]]:
+    return {
+        "config.json": _configuration(architecture),
+        "preprocessor_config.json": _preprocessor(architecture.image),
+    }
+
+
+def _configuration(architecture: Architecture) -> dict[str, Any]:
+    image, text = architecture.image, architecture.text
+
+    def tower(tower: Transformer) -> dict[str, Any]:
+        return {
+            "hidden_size": tower.width,
+            "intermediate_size": tower.mlp_width,
+            "num_hidden_layers": tower.layers,
+            "num_attention_heads": tower.heads,
+            "hidden_act": _ACTIVATIONS_THERE[tower.activation],
+            "layer_norm_eps": tower.epsilon,
+            "projection_dim": architecture.embed_dim,
+        }
+
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": architecture.embed_dim,
+        "dtype": "float32",  # to compute in, as here, whatever the weights are stored as
+        "text_config": tower(text)
+        | {
+            "model_type": "clip_text_model",
+            "max_position_embeddings": text.context_length,
+            "vocab_size": text.vocabulary_size,
+            "bos_token_id": text.end_of_text - 1,
+            "eos_token_id": text.end_of_text,  # CLIPModel pools at the first one
+            "pad_token_id": text.end_of_text,
+        },
+        "vision_config": tower(image)
+        | {
+            "model_type": "clip_vision_model",
+            "image_size": image.resolution,
+            "patch_size": image.patch,
+            "num_channels": 3,
+        },
+    }
+
+
+def _preprocessor(image: ImageTower) -> dict[str, Any]:
+    resolution, pixels = image.resolution, image.pixels
+    square = {"height": resolution, "width": resolution}
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "CLIPProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": square if pixels.resize == "squash" else {"shortest_edge": resolution},
+        "resample": resampling_of(pixels.interpolation),
+        "do_center_crop": True,
+        "crop_size": square,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": pixels.mean,
+        "image_std": pixels.deviation,
+    }
+
+
+LAYOUT = Layout(
+    "huggingface",
+    lambda weights: starts(weights, "text_model.", "vision_model."),
+    _NAMES,
+    _NAMES.inverse(),
+    towers=(("vit", "transformer"),),
+    transposed=("projection",),
+    join=join_attention,
+    split=split_attention,
+    words=_words,
+    has_tokenizer=lambda path, layout: layout == "huggingface",
+    folder=Folder(("model.safetensors", "pytorch_model.bin"), _describe, needs_tokenizer=True),
+)
