@@ -411,7 +411,9 @@ def _locked(path: Path) -> Iterator[_Partial]:
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
     """Follow redirects to https, and from http to http."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme not in ("https", req.type):
             raise DownloadError(f"{req.full_url} redirects to {newurl}, which is less safe; check the address.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -430,7 +432,7 @@ class _Timely(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int | None:
+    def readinto(self, buffer: Any) -> int | None:
         if time.monotonic() > self._deadline:
             raise TimeoutError("the answer does not go on")
         return self._raw.readinto(buffer)
@@ -447,7 +449,7 @@ class _Answer(http.client.HTTPResponse):
     could go on for ever.
     """
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self._timely = _Timely(self.fp.detach())
         self.fp = io.BufferedReader(self._timely)
@@ -468,10 +470,10 @@ class _SafeConnection(http.client.HTTPSConnection):
 class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
     """Connections whose answers are of `_Answer`."""
 
-    def http_open(self, req):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_Connection, req)
 
-    def https_open(self, req):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_SafeConnection, req)
 
 

@@ -107,7 +107,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # nobody asks for slices
         start, end = self._ends[index], self._ends[index + 1]
         return self._bytes[start:end].decode("utf-8", "surrogatepass")
 
