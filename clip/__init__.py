@@ -1,9 +1,13 @@
 """CLIP in NNabla, Paddle, PyTorch and NumPy, verified to produce the same numbers.
 
-``clip.load`` gives a model and its preprocessing, and makes that model the one behind the functions of this module.
+``clip.load`` gives a model and its preprocessing, and makes that model the one behind the functions of this module;
+``clip.train`` trains one by a recipe.
 """
 
+from __future__ import annotations
+
 from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 from clip.api import (
     available_models,
@@ -24,6 +28,9 @@ from clip_core.errors import (
     TextError,
 )
 
+if TYPE_CHECKING:
+    from clip.training import train
+
 __all__ = [
     "AssumptionWarning",
     "BackendMissing",
@@ -40,11 +47,17 @@ __all__ = [
     "logits",
     "preprocess",
     "tokenize",
+    "train",
 ]
 
 
-def __getattr__(name: str) -> str:
-    """The version of the installed package, read when ``__version__`` is asked for."""
+def __getattr__(name: str) -> Any:
+    """What is found out when it is asked for: `train`, which brings along all that reads recipes and data, and
+    ``__version__``, that of the installed package."""
+    if name == "train":
+        from clip.training import train
+
+        return train
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -14,25 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import backends
-import converters
-from clip.api import weights_file
 from clip.command.output import Json, print_fields, print_json
-from clip_core import files
-from clip_core.architecture import Architecture, differences
-from clip_core.backend import Backend, ProcessGroup
-from clip_core.errors import CheckpointError, ClipError
-from clip_core.initialize import initialize
-from clip_core.memory import enough_memory
-from clip_core.text.tokenizer import tokenizer_of
+from clip_core.errors import ClipError
 from clip_core.training.stopping import WORD, run_until_stopped, stop_signals
 
 if TYPE_CHECKING:
-    from clip_core.data.source import Source
-    from clip_core.training.loop import Outcome
+    from clip.training import Trained
     from clip_core.training.plan import Plan
-    from clip_core.training.recipe import Recipe
-    from clip_core.training.vocabulary import Vocabulary
 
 
 def run(
@@ -72,98 +57,44 @@ def run(
     json: Json = False,
 ) -> None:
     """Train by a recipe; leaves checkpoints, metrics.jsonl, loss.png and the model in the run's folder."""
-    if backend not in backends.TRAINING:
-        raise ClipError(f"There is no training in {backend!r}; use --backend {', '.join(backends.TRAINING)}.")
     if json and not dry_run:
         raise ClipError("--json is for the plan that --dry-run prints; metrics.jsonl tells of a training in JSON.")
-    from clip_core.training.checkpoint import run_of
+    from clip.training import Job
     from clip_core.training.log import say
-    from clip_core.training.loop import AVERAGE, MODEL, check_output, check_start, enough_memory_for_the_model, train
-    from clip_core.training.plan import plan
-    from clip_core.training.recipe import Recipe, recipe_file
 
-    file = recipe_file(config)
-    recipe = Recipe.read(file, dict(_override(text) for text in override or []))
-    if seed is not None:
-        recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
-    folder = output or (run_of(resume) if resume else Path("runs") / file.stem)
-    check_output(folder)
-    framework = backends.get(backend)  # which takes seconds, so after what is found without it
-    if load is not None:
-        for name in (MODEL, AVERAGE):
-            files.check_target(folder / name, converters.files_of(weights_file(load)[0]), force=True)
-    with enough_memory("while the data was opened", "choose less of it, or a machine with more memory"):
-        source = recipe.data.open(recipe.training.seed)
+    overrides = dict(_override(text) for text in override or [])
+    job = Job.open(config, backend, output, load, resume, steps, seed, overrides)
+    framework = job.framework
     if num_gpus > 1:
-        check_start(recipe, source, framework.Trainer.optional_keys, folder, resume, num_gpus)
-        del source  # which may be large, and which each process opens by itself
+        job.check(num_gpus)
+        del job  # its data may be large, and each process opens it by itself
         _launch(framework.launcher(num_gpus))
-    with enough_memory_for_the_model(recipe):
-        architecture, weights, vocabulary = _start(recipe, source, load, resume)
-    encoder = tokenizer_of(load or config, architecture, vocabulary.merges)
-    ranks = framework.ProcessGroup()
-    if vocabulary.unused and ranks.rank == 0:
-        say(f"Warning: the captions have {vocabulary.learnt} merges only; {vocabulary.unused} tokens stay unused.")
-    with _ending_together(ranks), enough_memory_for_the_model(recipe):
-        model = framework.CLIP(
-            architecture, weights, device=ranks.device, source=str(load), vocabulary=vocabulary.merges
-        )
-        trainer = framework.Trainer(model, recipe, ranks)
-        if dry_run:
-            found = plan(recipe, trainer, source, encoder, folder, steps, resume)
-            if ranks.rank == 0:
-                _print_plan(found, json)
-            _end(framework, ranks, 0)
-            return
-        with stop_signals():  # a second one must not keep the model from being written
-            outcome = train(recipe, trainer, source, encoder, folder, steps, resume)
-            models = {MODEL: model.export(), AVERAGE: trainer.average()}
-            if ranks.rank == 0:
-                for name, trained in models.items():
-                    if trained is not None:
-                        checkpoint = converters.ModelFile(trained, architecture, vocabulary=vocabulary.merges)
-                        converters.write(checkpoint, folder / name, force=True)
-                if vocabulary.learnt:
-                    say(f"the model's vocabulary has {vocabulary.learnt} merges learnt from the captions of its data")
-                say(f"{_ending(outcome, folder)}; the model is {folder / MODEL}")
-            ranks.numbers(0)  # a launcher may end all processes as soon as one has ended by a signal
-    _end(framework, ranks, 128 + outcome.signal if outcome.signal is not None and WORD not in os.environ else 0)
-
-
-def _ending(outcome: Outcome, folder: Path) -> str:
-    """How a training ended, in words."""
-    if outcome.loss is None:
-        return f"the run is at step {outcome.step} already; a higher --steps, up to the recipe's last, would go on"
-    reached = f"step {outcome.step}, loss {outcome.loss:.4f}"
-    return reached if outcome.signal is None else f"stopped early at {reached}; go on with --resume {folder}"
-
-
-def _end(framework: Backend, ranks: ProcessGroup, code: int) -> None:
-    """Leave the other processes, and exit unless all is well."""
-    ranks.close()
-    if ranks.size > 1:
+    processes, code = framework.ProcessGroup(), 0
+    if dry_run:
+        plan = job.plan(processes)
+        if processes.rank == 0:
+            _print_plan(plan, json)
+    else:
+        with stop_signals():  # a second one must not keep the ending from being told
+            trained = job.train(processes)
+            if processes.rank == 0:
+                say(f"{_ending(trained, job.output)}; the model is {trained.model}")
+            processes.numbers(0)  # a launcher may end all processes as soon as one has ended by a signal
+        if trained.signal is not None and WORD not in os.environ:
+            code = 128 + trained.signal
+    processes.close()
+    if processes.size > 1:
         framework.exit(code)
     if code:
         sys.exit(code)
 
 
-@contextmanager
-def _ending_together(ranks: ProcessGroup) -> Iterator[None]:
-    """End this process at once on an error when it is one of several: the others wait for it, and its launcher ends
-    them when it is gone, but leaving MPI in the usual way would wait for them."""
-    from clip_core.training.log import say
-
-    try:
-        yield
-    except SystemExit as end:  # by a signal
-        if ranks.size == 1:
-            raise
-        os._exit(int(end.code or 0))
-    except Exception as error:
-        if ranks.size == 1:
-            raise
-        say(f"clip: {error}" if isinstance(error, ClipError) else traceback.format_exc())
-        os._exit(1)
+def _ending(trained: Trained, folder: Path) -> str:
+    """How a training ended, in words."""
+    if trained.loss is None:
+        return f"the run is at step {trained.step} already; a higher --steps, up to the recipe's last, would go on"
+    reached = f"step {trained.step}, loss {trained.loss:.4f}"
+    return reached if trained.signal is None else f"stopped early at {reached}; go on with --resume {folder}"
 
 
 def _print_plan(found: Plan, as_json: bool) -> None:
@@ -192,39 +123,6 @@ def _print_plan(found: Plan, as_json: bool) -> None:
             **{f"warning {number}": warning for number, warning in enumerate(found.warnings, 1)},
         }
     )
-
-
-def _start(
-    recipe: Recipe, source: Source, load: str | None, resume: Path | None
-) -> tuple[Architecture, dict[str, Any], Vocabulary]:
-    """The architecture, the first weights, and the vocabulary, which a checkpoint to go on from has kept."""
-    from clip_core.training.checkpoint import newest, vocabulary_in
-    from clip_core.training.log import say
-    from clip_core.training.rules import prepare
-    from clip_core.training.vocabulary import Vocabulary, kept_vocabulary, vocabulary_of
-
-    architecture, file = recipe.model.build(), recipe.model.vocabulary
-    if load is None:
-        weights = prepare(initialize(architecture, recipe.training.seed), recipe.loss)
-        kept = vocabulary_in(newest(resume)) if resume is not None and file is None else None
-        if kept is not None:
-            return architecture, weights, kept_vocabulary(kept)
-        return architecture, weights, vocabulary_of(architecture.text, file, source)
-    checkpoint = converters.read(weights_file(load)[0], expected=architecture)
-    if found := differences(checkpoint.architecture, architecture):
-        raise CheckpointError(
-            f"{load} holds another model than the recipe's model.architecture, {', '.join(found)}; change the recipe."
-        )
-    if checkpoint.assumed:
-        say(
-            f"clip: warning: {load} does not say all that its model needs; taken from the recipe: "
-            f"{', '.join(checkpoint.assumptions())}."
-        )
-    if file is not None and checkpoint.vocabulary is None:
-        return architecture, checkpoint.weights, vocabulary_of(architecture.text, file, source)
-    if file is not None:
-        raise ClipError(f"{load} carries the vocabulary that its weights were trained with; remove model.vocabulary.")
-    return architecture, checkpoint.weights, Vocabulary(checkpoint.vocabulary)
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -304,26 +304,29 @@ class Recipe(Section):
         data = plain_yaml.load(read_regular(path, plain_yaml.MAXIMUM_BYTES), str(path))
         if not isinstance(data, dict):
             raise ClipError(f"{path} is no recipe, which has sections such as model and training; give one.")
-        for key, value in (overrides or {}).items():
-            if key.startswith("model.architecture."):
-                _write_out_the_architecture(data)
-            try:
-                data = _changed(data, key.split("."), value)
-            except SettingError as error:
-                raise ClipError(f"The override {brief(key)}: {error}") from error
-        return cls.parse(data, str(path), overrides or ())
+        return cls.parse(data, str(path), overrides)
 
     @classmethod
-    def parse(cls, data: Any, source: str = "The recipe", overrides: Iterable[str] = ()) -> Recipe:
+    def parse(
+        cls, data: dict[str, Any], source: str = "The recipe", overrides: Mapping[str, Any] | None = None
+    ) -> Recipe:
         """A recipe from plain data.
 
         Args:
             source: where it is from, for error messages.
-            overrides: keys whose values are not from there.
+            overrides: as in `read`.
 
         Raises:
             ClipError: as `read`.
         """
+        overrides = overrides or {}
+        for key, value in overrides.items():
+            if key.startswith("model.architecture."):
+                data = _with_the_architecture_written_out(data)
+            try:
+                data = _changed(data, key.split("."), value)
+            except SettingError as error:
+                raise ClipError(f"The override {brief(key)}: {error}") from error
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -373,11 +376,12 @@ def _changed(data: Any, keys: Sequence[str], value: Any, place: tuple[str, ...] 
     return {name: old for name, old in data.items() if name != key} | ({} if entry is None else {key: entry})
 
 
-def _write_out_the_architecture(data: dict[str, Any]) -> None:
-    """Put the description of a named model in place of its name, so that parts of it can be set."""
+def _with_the_architecture_written_out(data: dict[str, Any]) -> dict[str, Any]:
+    """``data`` with the description of a named model in place of its name, so that parts of it can be set."""
     model = data.get("model")
-    if isinstance(model, dict) and model.get("architecture") in list(MODELS):
-        data["model"] = model | {"architecture": MODELS[model["architecture"]].architecture.to_dict()}
+    if not isinstance(model, dict) or model.get("architecture") not in list(MODELS):
+        return data
+    return data | {"model": model | {"architecture": MODELS[model["architecture"]].architecture.to_dict()}}
 
 
 def _all_keys(section: type[Section], place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -397,7 +401,7 @@ def installed_recipes() -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
-def recipe_file(name: str) -> Path:
+def recipe_file(name: str | os.PathLike[str]) -> Path:
     """The file at this path, or else the installed recipe of this name.
 
     Raises:
@@ -405,7 +409,7 @@ def recipe_file(name: str) -> Path:
     """
     path, installed = Path(name), installed_recipes()
     if name in installed and not path.is_file():
-        return installed[name]
+        return installed[str(name)]
     if not path.exists():
         raise ClipError(
             f"There is no recipe {name}; give a YAML file or the name of an installed one: {', '.join(installed)}."

@@ -108,7 +108,8 @@ def _received(on_signal: Callable[[int], None] = lambda number: None) -> Iterato
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield receiver.numbers
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in handlers.items() if handler is not None}  # else it is not Python's
     for number, handler in before.items():
         if number == signal.SIGINT or handler is not signal.SIG_IGN:  # nohup has a process ignore SIGHUP
             signal.signal(number, receiver)

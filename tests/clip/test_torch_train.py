@@ -137,7 +137,7 @@ def test_train_refuses(run, recipe, tmp_path):
     assert_refused(run("train", "-c", tmp_path / "none.yaml"), "There is no recipe", "none.yaml; give a YAML file or")
     assert_refused(
         run("train", "-c", recipe, "--backend", "jax"),
-        "There is no training in 'jax'; use --backend torch, paddle, nnabla",
+        "There is no training in 'jax'; choose the backend torch, paddle or nnabla.",
     )
     assert_refused(run("train", "-c", recipe, "--resume", "rnu"), "There is no folder rnu; give the --output folder")
     assert_refused(run("train", "-c", recipe, "--resume", tmp_path), "has no complete training checkpoint")
