@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 import backends
+from backends.numpy import CLIP as Reference
 from clip import samples
 from clip.api import Loaded, open_model, weights_file
 from clip_core import similarity, tolerances
 from clip_core.backend import Model, Tensor
 from clip_core.errors import ClipError
 from clip_core.image import open_image
-from clip_core.reference import CLIP as Reference
 from clip_core.towers.text_transformer import TextTransformer
 
 

@@ -26,6 +26,11 @@ def ignore(name: str, value: Tensor) -> None:
     """The observer of a forward pass that nobody watches."""
 
 
+def below(prefix: str, observe: Observe) -> Observe:
+    """An observer of a part, who tells ``observe`` the names with ``prefix`` in front."""
+    return observe if observe is ignore else lambda name, value: observe(prefix + name, value)
+
+
 class Backend(ABC):
     """One framework, and all that the rest of this project asks of it; `backends.get` gives it."""
 

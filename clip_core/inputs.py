@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clip_core.errors import ImageError, TextError
+from clip_core.towers.parts import TextTower
 
 # Normalised pixels lie between -1.8 and 2.2; the margin is for other means and deviations and for synthetic inputs.
 MAX_PIXEL = 16.0
@@ -76,30 +77,29 @@ def check_pixels(array: Any, resolution: int) -> np.ndarray:
     return pixels
 
 
-def check_tokens(tokens: Any, context_length: int, vocabulary_size: int, end: int | None = None) -> np.ndarray:
+def check_tokens(tokens: Any, tower: TextTower) -> np.ndarray:
     """An array of tokens as every backend takes it: int64 [n, up to context_length], contiguous; n may be 0.
 
     Args:
         tokens: int32 or int64 in any memory layout; copied only if it has to be converted.
-        end: the end-of-text token, the last of the vocabulary unless given; the feature of a text is taken where it
-            first stands.
+        tower: what the tokens are for.
 
     Raises:
         TextError: not such an array, a token outside the vocabulary, or a text without its end-of-text token.
     """
-    end = vocabulary_size - 1 if end is None else end
     if not isinstance(tokens, np.ndarray):
         raise TextError(_not_an_array("tokens", tokens, "an int64 array", "the tokenize"))
     if tokens.dtype.name not in ("int32", "int64"):
         raise TextError(f"The tokens have dtype {tokens.dtype}, expected int32 or int64; make them with tokenize.")
-    check_token_shape(tokens.shape, context_length)
+    check_token_shape(tokens.shape, tower.context_length)
     for token in (int(tokens.min()), int(tokens.max())) if len(tokens) else ():
-        if not 0 <= token < vocabulary_size:
+        if not 0 <= token < tower.vocabulary_size:
             raise TextError(
-                f"Token {token} is outside the vocabulary of {vocabulary_size}; make the tokens with this model's own "
-                "tokenize."
+                f"Token {token} is outside the vocabulary of {tower.vocabulary_size}; make the tokens with this "
+                "model's own tokenize."
             )
-    ended = (tokens == end).any(axis=1)
+    end = tower.required_token
+    ended = (tokens == end).any(axis=1) if end is not None else np.ones(len(tokens), bool)
     if not ended.all():
         raise TextError(
             f"Text {np.argmin(ended)} (counted from 0) does not have the end-of-text token {end}; make the tokens with "

@@ -1,4 +1,4 @@
-"""The numeric contract: how far a backend may be from `clip_core.reference` in float64, in float32 on the CPU."""
+"""The numeric contract: how far a backend may be from `backends.numpy` in float64, in float32 on the CPU."""
 
 from __future__ import annotations
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 import backends
+from backends.numpy import CLIP as Reference
 from clip_core.architecture import Architecture
 from clip_core.initialize import initialize
 from clip_core.models import MODELS
 from clip_core.naming import Weights, parameters
-from clip_core.reference import CLIP as Reference
 from clip_core.similarity import normalize
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.parts import HEAD_WIDTH

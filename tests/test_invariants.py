@@ -77,7 +77,7 @@ found = set(sys.modules) & set({FRAMEWORKS!r}) - {{{framework!r}}}
 assert not found, found
 """
     imported = run_python(code).split()
-    assert {"clip_core.reference", "converters.pdparams", "clip_core.training.loop"} <= set(imported)
+    assert {"clip_core.towers", "converters.pdparams", "clip_core.training.loop"} <= set(imported)
 
 
 ALLOWED = {
@@ -85,6 +85,7 @@ ALLOWED = {
     "clip_core/": {"clip_core"},
     "converters/": {"clip_core", "converters"},
     "backends/": {"clip_core", "backends"},
+    "backends/numpy/": {"clip_core", "backends.numpy"},
     "backends/torch/": {"clip_core", "backends.torch", "torch"},
     "backends/paddle/": {"clip_core", "backends.paddle", "paddle"},
     "backends/nnabla/": {"clip_core", "backends.nnabla", "nnabla"},
@@ -271,30 +272,44 @@ print(sorted(set(sys.modules) & {"torch", "paddle", "nnabla"}))
     assert run_python(code).strip() == "[]"
 
 
-# Layers that PyTorch and Paddle bring along, and what only one framework has a use for.
-ONLY_NNABLA = {"Linear", "Conv2d", "Embedding", "CLIP.publish", "CLIP._in_context"}
-NOT_NNABLA = {"CLIP.device"}
+# Layers that PyTorch and Paddle bring along, and what only some frameworks have a use for: NNabla computes in one
+# precision, in contexts, and has a scope to publish to; NumPy computes inference alone, on one device.
+NATIVE = {"Linear", "Linear.__init__", "Linear.forward", "Conv2d", "Conv2d.__init__", "Conv2d.forward"} | {
+    *("Embedding", "Embedding.__init__", "Embedding.forward")
+}
+OF_SOME = {"LayerNorm.__init__", "BatchNorm2d.__init__", "BatchNorm2d.forward", "Transformer.dtype"} | {
+    *("CLIP.device", "CLIP.publish", "CLIP._in_context")
+}
+NOT_NUMPY = {
+    "Block",
+    "CLIP.tower",
+    "CLIP.recompute_blocks",
+    "CLIP._pixels",
+    "CLIP._tokens",
+    "CLIP._evaluation",
+    "CLIP._set",
+}
+TWINS = ["layers.py", "model.py"] + [f"towers/{path.name}" for path in (ROOT / "clip_core" / "towers").glob("[!_]*.py")]
 
 
-def outline(framework: str) -> list[str]:
-    """The classes of a model file with their methods, in order."""
+def outline(framework: str, file: str) -> list[str]:
+    """The classes of a file with their methods, in order."""
     found = []
-    for node in tree_of(f"backends/{framework}/model.py").body:
-        if isinstance(node, ast.ClassDef) and not (framework == "nnabla" and node.name in ONLY_NNABLA):
+    for node in tree_of(f"backends/{framework}/{file}").body:
+        if isinstance(node, ast.ClassDef):
             methods = [inner.name for inner in node.body if isinstance(inner, ast.FunctionDef)]
-            renamed = [f"{node.name}.{'forward' if name == '__call__' else name}" for name in methods]
-            found += [node.name, *(name for name in renamed if name not in ONLY_NNABLA | NOT_NNABLA)]
-    return found
+            found += [node.name, *(f"{node.name}.{'forward' if name == '__call__' else name}" for name in methods)]
+    return [name for name in found if name not in NATIVE | OF_SOME]
 
 
-@pytest.mark.parametrize("framework", ["paddle", "nnabla"])
-def test_twin_files_define_the_same_classes_in_the_same_order(framework):
-    def without(names: list[str]) -> list[str]:
-        # PyTorch inherits a module's beginning where the others write it out.
-        return [name for name in names if name not in {f"{norm}.__init__" for norm in ("LayerNorm", "BatchNorm2d")}]
-
-    assert without(outline(framework)) == without(outline("torch"))
-    assert len(outline("torch")) > 40
+@pytest.mark.parametrize("framework", ["paddle", "nnabla", "numpy"])
+@pytest.mark.parametrize("file", [file for file in TWINS if file != "towers/parts.py"])
+def test_twin_files_define_the_same_classes_in_the_same_order(framework, file):
+    expected = outline("torch", file)
+    if framework == "numpy":
+        expected = [name for name in expected if name not in NOT_NUMPY]
+    assert outline(framework, file) == expected
+    assert len(expected) > 2
 
 
 # What only one framework has a use for: other axis orders, sharded weights, contexts of NNabla, its two ways to update.

@@ -8,7 +8,8 @@ import nnabla as nn
 import nnabla_ext.cpu
 import numpy as np
 
-from backends.nnabla.model import CLIP, to_array, to_tensor
+from backends.nnabla.model import CLIP
+from backends.nnabla.tensors import to_array, to_tensor
 from clip_core.backend import Backend, Model, ProcessGroupClass, TrainerClass
 
 __all__ = ["BACKEND", "CLIP", "to_array", "to_tensor"]

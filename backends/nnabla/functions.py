@@ -16,7 +16,7 @@ from nnabla.function import PythonFunction
 from backends.nnabla.module import SWITCHES
 from clip_core.errors import TextError
 from clip_core.inputs import check_tokens
-from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.parts import TextTower
 
 Shape = tuple[int, ...]
 Gradients = Sequence[np.ndarray | None]
@@ -76,12 +76,12 @@ def embed_patches(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
     return F.transpose(F.reshape(x, (*x.shape[:2], -1)), (0, 2, 1))
 
 
-def check_when_computed(tokens: nn.Variable, tower: TextTransformer) -> nn.Variable:
+def check_when_computed(tokens: nn.Variable, tower: TextTower) -> nn.Variable:
     """The tokens themselves, checked by `usable_tokens` when they are known."""
     return CheckTokens(tower)(tokens)
 
 
-def usable_tokens(array: np.ndarray, tower: TextTransformer) -> np.ndarray:
+def usable_tokens(array: np.ndarray, tower: TextTower) -> np.ndarray:
     """Tokens [n, l] of any dtype as int64: a variable's become float32 where somebody looks at them through ``d``.
 
     NNabla's embedding reads other memory for an id that is not in the vocabulary, and for NaN.
@@ -93,7 +93,7 @@ def usable_tokens(array: np.ndarray, tower: TextTransformer) -> np.ndarray:
         tokens = array.astype(np.int64)
     if not np.array_equal(tokens, array):  # so it is for NaN and infinity, too
         raise TextError("The tokens are not all whole numbers; make them with tokenize.")
-    return check_tokens(tokens, tokens.shape[1], tower.vocabulary_size, tower.end_of_text)
+    return check_tokens(tokens, tower)
 
 
 def end_of_text(tokens: nn.Variable, token: int) -> nn.Variable:
@@ -422,7 +422,7 @@ class EndOfText(ArrayFunction):
 class CheckTokens(ArrayFunction):
     """Tokens, copied if all of them can be used."""
 
-    def __init__(self, tower: TextTransformer) -> None:
+    def __init__(self, tower: TextTower) -> None:
         super().__init__()
         self.tower = tower
 

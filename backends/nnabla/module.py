@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import RLock
-from typing import Any
 
 import nnabla as nn
 import numpy as np
@@ -44,11 +43,22 @@ class Module:
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, nn.Variable]]:
         """The parameters and buffers as (name, variable), named by their path of attributes and indices."""
-        for name, value in vars(self).items():
-            if isinstance(value, nn.Variable):
-                yield prefix + name, value
+        for name, value in self.own_parameters():
+            yield prefix + name, value
         for name, part in self._parts():
             yield from part.named_parameters(f"{prefix}{name}.")
+
+    def own_parameters(self) -> Iterator[tuple[str, nn.Variable]]:
+        """The parameters and buffers that are no part's."""
+        for name, value in vars(self).items():
+            if isinstance(value, nn.Variable):
+                yield name, value
+
+    def children(self) -> Iterator[tuple[str, Module | list[Module]]]:
+        """The parts, and lists of parts, by their attributes."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module | list):
+                yield name, value
 
     def modules(self) -> Iterator[Module]:
         """This module and all of its parts, theirs included."""
@@ -66,9 +76,8 @@ class Module:
         self.train(False)
 
     def _parts(self) -> Iterator[tuple[str, Module]]:
-        value: Any
-        for name, value in vars(self).items():
+        for name, value in self.children():
             if isinstance(value, Module):
                 yield name, value
-            elif isinstance(value, list):
+            else:
                 yield from ((f"{name}.{index}", part) for index, part in enumerate(value))

@@ -24,9 +24,11 @@ from nnabla.ext_utils import get_extension_context
 from nnabla.solver import SolverState
 
 from backends.nnabla.functions import linear, on_cpu
-from backends.nnabla.model import CLIP, normalize, to_array, to_tensor
+from backends.nnabla.layers import normalize
+from backends.nnabla.model import CLIP
 from backends.nnabla.module import SWITCHES, plain_errors
 from backends.nnabla.ranks import Ranks
+from backends.nnabla.tensors import to_array, to_tensor
 from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.naming import Weights

@@ -1,9 +1,10 @@
-"""CLIP in NumPy, for inference."""
+"""CLIP in plain NumPy: the judge when two frameworks disagree, and a backend like the others, for inference."""
 
 from __future__ import annotations
 
+from backends.numpy.model import CLIP
+from backends.numpy.tensors import to_array, to_tensor
 from clip_core.backend import Backend
-from clip_core.reference import CLIP, to_array, to_tensor
 
 __all__ = ["BACKEND", "CLIP", "to_array", "to_tensor"]
 

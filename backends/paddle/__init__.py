@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from backends.paddle.model import CLIP, to_array, to_tensor
+from backends.paddle.model import CLIP
+from backends.paddle.tensors import to_array, to_tensor
 from backends.paddle.wrapper import CLIPWrapper
 from clip_core.backend import Backend, ProcessGroupClass, TrainerClass
 

@@ -19,8 +19,10 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from backends.paddle.model import CLIP, normalize, to_array
+from backends.paddle.layers import normalize
+from backends.paddle.model import CLIP
 from backends.paddle.ranks import Ranks
+from backends.paddle.tensors import to_array
 from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.naming import Weights, parameters

@@ -9,7 +9,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from backends.paddle.model import CLIP, to_array
+from backends.paddle.model import CLIP
+from backends.paddle.tensors import to_array
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize

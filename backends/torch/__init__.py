@@ -6,7 +6,8 @@ import os
 import sys
 from contextlib import suppress
 
-from backends.torch.model import CLIP, to_array, to_tensor
+from backends.torch.model import CLIP
+from backends.torch.tensors import to_array, to_tensor
 from clip_core.backend import Backend, ProcessGroupClass, TrainerClass
 
 __all__ = ["BACKEND", "CLIP", "to_array", "to_tensor"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from backends.torch.model import BLOCKS, CLIP
+from backends.torch.layers import Block
+from backends.torch.model import CLIP
 from clip_core.errors import ClipError
 
 
@@ -25,7 +26,7 @@ def compile_blocks(model: CLIP) -> None:
     # All blocks share the 8 versions that PyTorch allows by default, and each kind has some: with gradient and without,
     # one batch size or any. This is the name that all releases know recompile_limit by.
     torch._dynamo.config.cache_size_limit = 64
-    for tower, dynamic in ((model.visual, None), (model.transformer, True)):  # the longest text of a batch varies
-        for block in tower.modules():
-            if isinstance(block, BLOCKS):
-                block.forward = torch.compile(block.forward, dynamic=dynamic)  # type: ignore[method-assign]
+    for name, block in model.named_modules():
+        if isinstance(block, Block):
+            dynamic = None if name.startswith("visual.") else True  # the longest text of a batch varies
+            block.forward = torch.compile(block.forward, dynamic=dynamic)

@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch.nn.utils import get_total_norm
 
 from backends.torch.compilation import compile_blocks
-from backends.torch.model import BLOCKS, CLIP, normalize, to_array
+from backends.torch.layers import Block, normalize
+from backends.torch.model import CLIP
 from backends.torch.ranks import Ranks
 from backends.torch.sharding import is_sharded, part_of, shard, whole_of
+from backends.torch.tensors import to_array
 from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.naming import Weights
@@ -59,8 +61,8 @@ class Trainer:
         if recipe.training.compile:
             compile_blocks(model)
         if recipe.training.fully_sharded and self.ranks.size > 1:
-            blocks = [module for module in model.modules() if isinstance(module, BLOCKS)]
-            shard([*blocks, model.visual, model.transformer, model.token_embedding], model.device, self.ranks.size)
+            blocks = [module for module in model.modules() if isinstance(module, Block)]
+            shard([*blocks, *model.children()], model.device, self.ranks.size)
         self.autocast = AUTOCAST[recipe.training.precision]
         self.scaling = LossScaling() if recipe.training.precision == "fp16" else None
         self.rules = rules(model.architecture, recipe)

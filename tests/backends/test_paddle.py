@@ -7,8 +7,8 @@ import os
 import paddle
 import pytest
 
-from backends.paddle import CLIP, model
-from backends.paddle.model import use_device
+from backends.paddle import CLIP, tensors
+from backends.paddle.tensors import use_device
 from clip_core.errors import ClipError
 from tests.models import RESNET, VIT, sample_pixels, sample_weights
 
@@ -56,7 +56,7 @@ def test_mkl_is_told_of_amds_instructions(monkeypatch, tmp_path, processor, give
     monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
     if given is not None:
         monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", given)
-    monkeypatch.setattr(model, "PROCESSOR", tmp_path / "cpuinfo")
+    monkeypatch.setattr(tensors, "PROCESSOR", tmp_path / "cpuinfo")
     if processor is not None:
         (tmp_path / "cpuinfo").write_text(processor)
     use_device(None)

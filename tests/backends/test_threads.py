@@ -46,7 +46,7 @@ def interrupted(framework, monkeypatch) -> Callable[..., np.ndarray]:
     """Embed pixels from the beginning to the end while another call, in a thread, is at its first block."""
 
     def embed(model, pixels: np.ndarray, other: Callable[[], object]) -> np.ndarray:
-        definition = sys.modules[framework.CLIP.__module__]
+        definition = sys.modules[type(model.visual).__module__]
         compute, begun, ended = definition.run, Event(), Event()
 
         def run_later(*arguments: object) -> object:

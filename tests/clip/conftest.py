@@ -14,8 +14,8 @@ import pytest
 import backends
 import clip
 import converters
+from backends.numpy import CLIP as Reference
 from clip.command import main
-from clip_core.reference import CLIP as Reference
 from clip_core.text.bpe_training import learn
 from converters import ModelFile
 from tests.clip.running import Ended

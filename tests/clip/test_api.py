@@ -15,12 +15,12 @@ from PIL import Image
 import backends
 import clip
 import converters
+from backends.numpy import CLIP as Reference
 from clip import samples
 from clip_core import tolerances
 from clip_core.errors import BackendMissing, CheckpointError, ClipError, DownloadError, TextError
 from clip_core.models import MODELS, SHAPES
 from clip_core.preprocess import preprocess
-from clip_core.reference import CLIP as Reference
 from clip_core.similarity import normalize
 from clip_core.text.bpe import BytePairTokenizer, openai
 from converters import ModelFile

@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 
 import clip
 import converters
+from backends.numpy import CLIP as Reference
 from clip_core.architecture import Architecture
 from clip_core.errors import AssumptionWarning
 from clip_core.initialize import initialize
-from clip_core.reference import CLIP as Reference
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from tests.clip.running import assert_refused, ended, process

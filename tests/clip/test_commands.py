@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 import backends
 import clip
 import converters
+from backends.numpy import CLIP as Reference
 from clip import api, samples
 from clip.command import app
 from clip.command.output import Console
@@ -35,7 +36,6 @@ from clip_core.image import open_image
 from clip_core.models import MODELS, SHAPES
 from clip_core.naming import count, parameters
 from clip_core.preprocess import preprocess
-from clip_core.reference import CLIP as Reference
 from clip_core.similarity import logits as reference_logits
 from clip_core.similarity import probabilities
 from clip_core.text.bpe import BytePairTokenizer, openai

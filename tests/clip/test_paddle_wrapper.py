@@ -7,13 +7,13 @@ import paddle
 import pytest
 
 import converters
+from backends.numpy import CLIP as Reference
 from backends.paddle import CLIPWrapper
 from clip_core import tolerances
 from clip_core.architecture import Architecture
 from clip_core.buffers import Tensor
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts import LAYOUTS
-from clip_core.reference import CLIP as Reference
 from clip_core.similarity import contrastive_loss
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.text_transformer import TextTransformer

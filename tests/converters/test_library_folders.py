@@ -18,10 +18,11 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import clip
+from backends import numpy as reference
 from clip import samples
 from clip.api import RESOURCES, open_model
 from clip.zero_shot import Classifier
-from clip_core import reference, safetensors
+from clip_core import safetensors
 from clip_core.architecture import Architecture
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import CheckpointError, ClipError, TextError

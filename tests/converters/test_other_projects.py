@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from clip_core import reference
+from backends import numpy as reference
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights

@@ -7,8 +7,13 @@ import pytest
 
 from clip_core.errors import ImageError, TextError
 from clip_core.inputs import check_pixels, check_tokens
+from clip_core.towers.text_transformer import TextTransformer
 
 TEXTS = np.array([[7, 1, 9, 0], [7, 2, 3, 9]])  # of a vocabulary of 10 whose end-of-text token is 9
+
+
+def tower(context_length: int, vocabulary_size: int, end: int | None = None) -> TextTransformer:
+    return TextTransformer(context_length, vocabulary_size, 64, 2, 1, end_of_text=end)  # type: ignore[arg-type]
 
 
 def random_pixels(dtype: type = np.float32) -> np.ndarray:
@@ -33,28 +38,28 @@ def test_no_pixels_are_pixels():
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_tokens_keep_their_values(dtype):
-    found = check_tokens(TEXTS.astype(dtype), 4, 10)
+    found = check_tokens(TEXTS.astype(dtype), tower(4, 10))
     assert found.dtype == np.int64
     assert np.array_equal(found, TEXTS)
-    assert np.array_equal(check_tokens(TEXTS.astype(dtype), 77, 10), TEXTS)
+    assert np.array_equal(check_tokens(TEXTS.astype(dtype), tower(77, 10)), TEXTS)
 
 
 def test_tokens_in_any_memory_layout():
     strided = np.repeat(np.repeat(TEXTS, 2, axis=0), 3, axis=1)[::2, ::3]
     strided.flags.writeable = False
-    found = check_tokens(strided, 4, 10)
+    found = check_tokens(strided, tower(4, 10))
     assert np.array_equal(found, TEXTS)
     assert found.flags.c_contiguous
 
 
 def test_no_tokens_are_tokens():
-    assert check_tokens(np.empty((0, 4), np.int64), 4, 10).shape == (0, 4)
+    assert check_tokens(np.empty((0, 4), np.int64), tower(4, 10)).shape == (0, 4)
 
 
 def test_end_of_text_may_be_another_token():
-    assert np.array_equal(check_tokens(TEXTS, 4, 20, end=9), TEXTS)
+    assert np.array_equal(check_tokens(TEXTS, tower(4, 20, end=9)), TEXTS)
     with pytest.raises(TextError, match=r"^Text 0 \(counted from 0\) does not have the end-of-text token 19;"):
-        check_tokens(TEXTS, 4, 20)
+        check_tokens(TEXTS, tower(4, 20))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,7 @@ def test_end_of_text_may_be_another_token():
 )
 def test_each_fault_of_tokens_has_its_sentence(tokens, message):
     with pytest.raises(TextError) as caught:
-        check_tokens(tokens, 4, 10)
+        check_tokens(tokens, tower(4, 10))
     assert str(caught.value) == message
 
 

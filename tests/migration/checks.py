@@ -204,14 +204,14 @@ def loss_scales(row: Row, train: Trainings) -> None:
 
 def recomputed(row: Row, train: Trainings) -> None:
     """Blocks run once more in the backward pass, with the same result."""
-    from backends.torch import model
+    from backends.torch import layers
 
     def blocks_run(settings: dict[str, Any]) -> tuple[int, list[float]]:
         counted: list[int] = []
         with pytest.MonkeyPatch.context() as patch:
-            own = model.ResidualAttentionBlock.forward
+            own = layers.ResidualAttentionBlock.forward
             patch.setattr(
-                model.ResidualAttentionBlock, "forward", lambda self, *rest: counted.append(1) or own(self, *rest)
+                layers.ResidualAttentionBlock, "forward", lambda self, *rest: counted.append(1) or own(self, *rest)
             )
             run = train(settings, cached=False)
         return len(counted), run.column("loss")

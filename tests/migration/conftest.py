@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw
 import backends
 import clip
 import converters
+from backends.numpy import CLIP as Reference
 from clip_core.initialize import initialize
 from clip_core.models import MODELS
 from clip_core.naming import Weights
-from clip_core.reference import CLIP as Reference
 from clip_core.training import loop
 from converters import ModelFile
 from tests.migration.datasets import write_data

@@ -15,10 +15,10 @@ import numpy as np
 import yaml
 from typer.testing import CliRunner
 
+from backends.numpy import CLIP as Reference
 from clip.command import app
 from clip_core import similarity
 from clip_core.architecture import Architecture
-from clip_core.reference import CLIP as Reference
 from clip_core.similarity import normalize
 from clip_core.training.recipe import Recipe
 from tests.migration.datasets import TINY, caption_in, filled, number_in

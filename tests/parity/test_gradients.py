@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from backends.numpy import CLIP as Reference
+from backends.numpy.layers import convolve
 from clip_core.architecture import Architecture
 from clip_core.naming import Weights, parameters
-from clip_core.reference import CLIP as Reference
-from clip_core.reference import convolve
 from clip_core.similarity import contrastive_loss
 from tests import tolerances
 from tests.gradients import PAIRS, beyond, framework_gradients, gradients_of, weights_of

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clip_core.reference import CLIP as Reference
+from backends.numpy import CLIP as Reference
 from clip_core.similarity import normalize
 from tests import tolerances
 from tests.models import (

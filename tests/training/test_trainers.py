@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import backends
+from backends.numpy import CLIP as Reference
 from clip_core import similarity
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 from clip_core.naming import parameters
-from clip_core.reference import CLIP as Reference
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.training.recipe import Loss

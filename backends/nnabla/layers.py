@@ -1,0 +1,239 @@
+"""Layers that towers share in NNabla. Its twins are the files of this name in the other backends.
+
+The last block of a transformer can be computed for the pooled token alone, where the other tokens of that block are
+never looked at. That is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from backends.nnabla.functions import (
+    Recomputed,
+    attend,
+    check_when_computed,
+    end_of_text,
+    gelu,
+    layer_norm,
+    linear,
+    pick,
+    quick_gelu,
+    reshape,
+    usable_tokens,
+)
+from backends.nnabla.module import Module, buffer, empty
+from backends.nnabla.tensors import to_tensor
+from clip_core.backend import Observe
+from clip_core.towers.parts import Activation, TextTower
+from clip_core.towers.parts import Transformer as TransformerFields
+
+
+class LayerNorm(Module):
+    """Layer normalisation of the last axis."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        self.epsilon = epsilon
+        self.weight = empty(width)
+        self.bias = empty(width)
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return layer_norm(x, self.weight, self.bias, self.epsilon)
+
+
+class BatchNorm2d(Module):
+    """Batch normalisation under the names that PyTorch gives its parameters."""
+
+    def __init__(self, channels: int) -> None:
+        self.weight = empty(channels)
+        self.bias = empty(channels)
+        self.running_mean = buffer(np.zeros(channels, np.float32))
+        self.running_var = buffer(np.ones(channels, np.float32))
+        self.num_batches_tracked = buffer(np.zeros((), np.int64))
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        if self.training:  # a static graph counts once, when it is built
+            self.num_batches_tracked.data.get_data("rw")[...] += 1
+        bias, weight = (F.reshape(value, (1, -1, 1, 1)) for value in (self.bias, self.weight))
+        # The running statistics are moved in place, so they must be variables rather than results of a function.
+        shape = (1, *self.bias.shape, 1, 1)
+        mean, variance = (value.reshape(shape, unlink=True) for value in (self.running_mean, self.running_var))
+        return F.batch_normalization(x, bias, weight, mean, variance, eps=1e-5, batch_stat=self.training)
+
+
+class Linear(Module):
+    """A linear layer with bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self.weight = empty(outputs, inputs)
+        self.bias = empty(outputs)
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return linear(x, self.weight, self.bias)
+
+
+class Conv2d(Module):
+    """A convolution without bias."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0) -> None:
+        self.stride, self.padding = stride, padding
+        self.weight = empty(outputs, inputs, size, size)
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return F.convolution(x, self.weight, pad=(self.padding,) * 2, stride=(self.stride,) * 2)
+
+
+class Embedding(Module):
+    """Rows that are looked up by number."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self.weight = empty(rows, width)
+
+    def __call__(self, indices: nn.Variable) -> nn.Variable:
+        return F.embed(indices, self.weight)
+
+
+def normalize(x: nn.Variable) -> nn.Variable:
+    """[n, d] scaled to length 1 along the last axis; a feature of length 0 becomes NaN, as with OpenAI's package."""
+    return x / F.sum(x**2, axis=1, keepdims=True) ** 0.5
+
+
+def activate(x: nn.Variable, activation: Activation) -> nn.Variable:
+    """OpenAI's QuickGELU, x * sigmoid(1.702 x), the exact GELU, or its approximation by tanh."""
+    if activation == "quick_gelu":
+        return quick_gelu(x)
+    return F.gelu(x) if activation == "gelu_tanh" else gelu(x)  # NNabla's own is the approximation
+
+
+def chunk(x: nn.Variable, parts: int) -> list[nn.Variable]:
+    """The last axis of [n, l, parts * d] in equal parts [n, l, d]."""
+    width = x.shape[2] // parts
+    return [x[:, :, part * width : (part + 1) * width] for part in range(parts)]
+
+
+def ends_of(text: nn.Variable, tower: TextTower) -> tuple[nn.Variable, nn.Variable, int]:
+    """Tokens [n, l] that can be used, where each row first has its end-of-text token [n], and the last of these places.
+
+    A static graph is built before its tokens are known: there they are checked when it is computed, and the last place
+    is the last there is.
+
+    Raises:
+        TextError: they are no whole numbers, an id is outside the vocabulary, or a text is without its end-of-text
+            token.
+    """
+    assert tower.required_token is not None
+    last = text.shape[1] - 1
+    if nn.get_auto_forward():
+        tokens = usable_tokens(text.data.get_data("r"), tower)
+        last = int((tokens == tower.required_token).argmax(axis=-1).max())
+        text = to_tensor(tokens)
+    else:
+        text = check_when_computed(text, tower)
+    return text, end_of_text(text, tower.required_token), last
+
+
+class Block(Module):
+    """What is recomputed in one piece."""
+
+    recomputed = False  # whether backward passes compute it again, in place of keeping what it computed
+
+    __call__: Callable[..., nn.Variable]
+
+
+def run(block: Block, *inputs: nn.Variable | None) -> nn.Variable:
+    """``block(*inputs)``, which keeps its inputs only if it is recomputed."""
+    if not block.recomputed or not nn.get_auto_forward():
+        return block(*inputs)
+    statistics = [variable for _, variable in block.named_parameters() if not variable.need_grad]
+
+    def compute(*inputs: nn.Variable | None) -> nn.Variable:
+        # The first pass alone moves running statistics.
+        before = [np.array(variable.data.get_data("r")) for variable in statistics]
+        result = block(*inputs)
+        for variable, value in zip(statistics, before):
+            variable.data.get_data("w", value.dtype)[...] = value
+        return result
+
+    with nn.no_grad():
+        result = block(*inputs)
+    return Recomputed(compute, inputs[1:], result)(inputs[0])
+
+
+class Attention(Module):
+    """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        self.width, self.heads = width, heads
+        self.in_proj_weight = empty(3 * width, width)
+        self.in_proj_bias = empty(3 * width)
+        self.out_proj = Linear(width, width)
+
+    def __call__(self, x: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
+        q, k, v = chunk(linear(x, self.in_proj_weight, self.in_proj_bias), 3)
+        return self.out_proj(attend(q, k, v, self.heads, mask))
+
+    def forward_pooled(self, x: nn.Variable, pooled: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
+        """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
+        weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.width
+        q = linear(pick(x, pooled), weight[:width], bias[:width])
+        k, v = chunk(linear(x, weight[width:], bias[width:]), 2)
+        x = attend(reshape(q, (x.shape[0], 1, width)), k, v, self.heads, mask)
+        return self.out_proj(reshape(x, (x.shape[0], width)))
+
+
+class MLP(Module):
+    """Two linear layers with the activation between them."""
+
+    def __init__(self, tower: TransformerFields) -> None:
+        self.activation = tower.activation
+        self.c_fc = Linear(tower.width, tower.mlp_width)
+        self.c_proj = Linear(tower.mlp_width, tower.width)
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return self.c_proj(activate(self.c_fc(x), self.activation))
+
+
+class ResidualAttentionBlock(Block):
+    """A pre-norm transformer block."""
+
+    def __init__(self, tower: TransformerFields) -> None:
+        self.attn = Attention(tower.width, tower.heads)
+        self.ln_1 = LayerNorm(tower.width, tower.epsilon)
+        self.mlp = MLP(tower)
+        self.ln_2 = LayerNorm(tower.width, tower.epsilon)
+
+    def __call__(self, x: nn.Variable, mask: nn.Variable | None, pooled: nn.Variable | None = None) -> nn.Variable:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+        if pooled is None:
+            x = x + self.attn(self.ln_1(x), mask)
+        else:
+            x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(Module):
+    """A stack of blocks that ends in the state of one token of each row."""
+
+    def __init__(self, tower: TransformerFields) -> None:
+        self.resblocks = [ResidualAttentionBlock(tower) for _ in range(tower.layers)]
+
+    def __call__(self, x: nn.Variable, pooled: nn.Variable, causal: bool, observe: Observe) -> nn.Variable:
+        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+        mask = last_mask = None
+        if causal:
+            n, length, _ = x.shape
+            positions = np.arange(length)
+            mask = to_tensor((positions <= positions[:, None]).astype(np.float32)[None, None])  # [1, 1, l, l]
+            row = to_tensor(np.broadcast_to(positions, (n, 1, 1, length)).astype(np.float32))
+            end = F.broadcast(reshape(pooled, (n, 1, 1, 1)), (n, 1, 1, length))
+            last_mask = F.less_equal(row, end)  # [n, 1, 1, l]
+        *blocks, last = self.resblocks
+        for index, block in enumerate(blocks):
+            x = run(block, x, mask)
+            observe(f"resblocks.{index}", x)
+        x = run(last, x, last_mask, pooled)
+        observe(f"resblocks.{len(blocks)}", x)
+        return x

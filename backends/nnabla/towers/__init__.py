@@ -1,0 +1,10 @@
+"""The towers in NNabla, by the kinds of `clip_core.towers`."""
+
+from typing import Any
+
+from backends.nnabla.towers.modified_resnet import ModifiedResNet
+from backends.nnabla.towers.text_transformer import TextTransformer
+from backends.nnabla.towers.vision_transformer import VisionTransformer
+
+IMAGE_TOWERS: dict[str, Any] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
+TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer}

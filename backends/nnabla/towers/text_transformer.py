@@ -1,0 +1,39 @@
+"""The text tower of OpenAI's CLIP in NNabla."""
+
+from __future__ import annotations
+
+import nnabla as nn
+import nnabla.functions as F
+
+from backends.nnabla.functions import project
+from backends.nnabla.layers import Embedding, LayerNorm, Transformer, ends_of
+from backends.nnabla.module import Module, empty
+from clip_core.backend import Observe, below, ignore
+from clip_core.towers import text_transformer as core
+
+
+class TextTransformer(Module):
+    """Tokens, a causal transformer, the state at the end of text, a projection.
+
+    Text is computed up to the longest end of text of the batch, since causal attention lets nothing behind it reach the
+    feature. That is exact. A static graph computes it in its full length.
+    """
+
+    def __init__(self, tower: core.TextTransformer, embed_dim: int) -> None:
+        self.tower = tower
+        self.positional_embedding = empty(tower.context_length, tower.width)
+        self.text_projection = empty(tower.width, embed_dim)
+        self.transformer = Transformer(tower)
+        self.token_embedding = Embedding(tower.vocabulary_size, tower.width)
+        self.ln_final = LayerNorm(tower.width, tower.epsilon)
+
+    def __call__(self, text: nn.Variable, observe: Observe = ignore) -> nn.Variable:
+        text, end, last = ends_of(text, self.tower)
+        length = last + 1
+        x = self.token_embedding(text[:, :length])
+        x = x + F.reshape(self.positional_embedding[:length], (1, length, -1))  # [n, l, d]
+        observe("token_embedding", x)
+        x = self.transformer(x, end, causal=True, observe=below("transformer.", observe))
+        x = self.ln_final(x)
+        observe("ln_final", x)
+        return project(x, self.text_projection)

@@ -1,0 +1,196 @@
+"""Layers that towers share in NumPy. Its twins are the files of this name in the other backends.
+
+A layer is given its own weights by their names in it. The last block of a transformer can be computed for the pooled
+token alone, where the other tokens of that block are never looked at. That is exact.
+"""
+
+from __future__ import annotations
+
+from math import erf, pi, sqrt
+
+import numpy as np
+
+from clip_core.backend import Observe
+from clip_core.naming import Weights
+from clip_core.towers.parts import Activation, TextTower
+from clip_core.towers.parts import Transformer as TransformerFields
+
+BATCH_NORM_EPSILON = 1e-5
+
+
+def part(weights: Weights, name: str) -> Weights:
+    """The weights of the part ``name``, by their names in it."""
+    return {full[len(name) + 1 :]: array for full, array in weights.items() if full.startswith(f"{name}.")}
+
+
+class LayerNorm:
+    """Layer normalisation of the last axis."""
+
+    def __init__(self, weights: Weights, epsilon: float) -> None:
+        self.weight, self.bias, self.epsilon = weights["weight"], weights["bias"], epsilon
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        x = x - x.mean(axis=-1, keepdims=True)
+        variance = np.einsum("...d,...d->...", x, x)[..., None] / x.shape[-1]
+        x /= np.sqrt(variance + self.epsilon)
+        return x * self.weight + self.bias
+
+
+class BatchNorm2d:
+    """Batch normalisation by the running statistics, as the gain and the offset of a convolution before it."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.gain = weights["weight"] / np.sqrt(weights["running_var"] + BATCH_NORM_EPSILON)
+        self.offset = weights["bias"] - weights["running_mean"] * self.gain
+
+
+class Linear:
+    """A linear layer, with a bias where it has one."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weight, self.bias = weights["weight"], weights.get("bias")
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        x = matmul(x, self.weight.T)
+        return x if self.bias is None else x + self.bias
+
+
+def matmul(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """[..., i] @ [i, o] as one matrix product, which BLAS runs faster than a stack of small ones."""
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def conv_norm(x: np.ndarray, kernel: np.ndarray, norm: BatchNorm2d, stride: int = 1) -> np.ndarray:
+    """A convolution without bias [n, i, h, w] * [o, i, size, size], then batch normalisation."""
+    x = convolve(x, kernel * norm.gain[:, None, None, None], stride)
+    x += norm.offset[:, None, None]
+    return x
+
+
+def convolve(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
+    """[n, i, h, w] * [o, i, size, size], padded to keep h and w at stride 1, as one matrix product per kernel cell."""
+    n, inputs, height, width = x.shape
+    outputs, _, size, _ = kernel.shape
+    pad = size // 2
+    if pad:
+        x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    height, width = (height - 1) // stride + 1, (width - 1) // stride + 1
+    cells_first = np.ascontiguousarray(kernel.transpose(2, 3, 0, 1))  # BLAS refuses matrices with gaps
+    result = np.zeros((n, outputs, height * width), x.dtype)
+    for row in range(size):
+        for column in range(size):
+            cells = x[:, :, row : row + stride * height : stride, column : column + stride * width : stride]
+            result += cells_first[row, column] @ cells.reshape(n, inputs, -1)
+    return result.reshape(n, outputs, height, width)
+
+
+def activate(x: np.ndarray, activation: Activation) -> np.ndarray:
+    """OpenAI's QuickGELU, x * sigmoid(1.702 x), the exact GELU, or its approximation by tanh."""
+    if activation == "quick_gelu":
+        # exp of a large number is infinity, and dividing by it gives the right 0.
+        with np.errstate(over="ignore"):
+            return x / (1 + np.exp(-1.702 * x))
+    if activation == "gelu_tanh":
+        return x * (0.5 + 0.5 * np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
+    return x * (0.5 + 0.5 * _erf(x / sqrt(2)).astype(x.dtype))
+
+
+_erf = np.frompyfunc(erf, 1, 1)
+
+
+def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, mask: np.ndarray | None = None) -> np.ndarray:
+    """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is true where seen."""
+    n, length, width = q.shape
+    q, k, v = (x.reshape(n, -1, heads, width // heads).transpose(0, 2, 1, 3) for x in (q, k, v))
+    scores = (q * (width // heads) ** -0.5) @ k.transpose(0, 1, 3, 2)  # [n, heads, q, l]
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf)
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return (scores @ v).transpose(0, 2, 1, 3).reshape(n, length, width)
+
+
+def pick(x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """[n, l, d] at ``positions`` [n] -> [n, d]."""
+    return x[np.arange(len(x)), positions]
+
+
+def ends_of(text: np.ndarray, tower: TextTower) -> tuple[np.ndarray, int]:
+    """Where each row of tokens [n, l] first has its end-of-text token [n], and the last of these places."""
+    end = (text == tower.required_token).argmax(axis=-1)
+    return end, int(end.max())
+
+
+class Attention:
+    """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
+
+    def __init__(self, weights: Weights, heads: int) -> None:
+        self.heads = heads
+        self.in_proj_weight, self.in_proj_bias = weights["in_proj_weight"], weights["in_proj_bias"]
+        self.out_proj = Linear(part(weights, "out_proj"))
+
+    def __call__(self, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        q, k, v = np.split(matmul(x, self.in_proj_weight.T) + self.in_proj_bias, 3, axis=-1)
+        return self.out_proj(attend(q, k, v, self.heads, mask))
+
+    def forward_pooled(self, x: np.ndarray, pooled: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
+        weight, bias, width = self.in_proj_weight, self.in_proj_bias, x.shape[-1]
+        q = matmul(pick(x, pooled)[:, None], weight[:width].T) + bias[:width]  # [n, 1, d]
+        k, v = np.split(matmul(x, weight[width:].T) + bias[width:], 2, axis=-1)
+        return self.out_proj(attend(q, k, v, self.heads, mask)[:, 0])
+
+
+class MLP:
+    """Two linear layers with the activation between them."""
+
+    def __init__(self, weights: Weights, tower: TransformerFields) -> None:
+        self.activation = tower.activation
+        self.c_fc = Linear(part(weights, "c_fc"))
+        self.c_proj = Linear(part(weights, "c_proj"))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return self.c_proj(activate(self.c_fc(x), self.activation))
+
+
+class ResidualAttentionBlock:
+    """A pre-norm transformer block."""
+
+    def __init__(self, weights: Weights, tower: TransformerFields) -> None:
+        self.attn = Attention(part(weights, "attn"), tower.heads)
+        self.ln_1 = LayerNorm(part(weights, "ln_1"), tower.epsilon)
+        self.mlp = MLP(part(weights, "mlp"), tower)
+        self.ln_2 = LayerNorm(part(weights, "ln_2"), tower.epsilon)
+
+    def __call__(self, x: np.ndarray, mask: np.ndarray | None, pooled: np.ndarray | None = None) -> np.ndarray:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+        if pooled is None:
+            x = x + self.attn(self.ln_1(x), mask)
+        else:
+            x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer:
+    """A stack of blocks that ends in the state of one token of each row."""
+
+    def __init__(self, weights: Weights, tower: TransformerFields) -> None:
+        self.resblocks = [
+            ResidualAttentionBlock(part(weights, f"resblocks.{index}"), tower) for index in range(tower.layers)
+        ]
+
+    def __call__(self, x: np.ndarray, pooled: np.ndarray, causal: bool, observe: Observe) -> np.ndarray:
+        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+        mask = last_mask = None
+        if causal:
+            positions = np.arange(x.shape[1])
+            mask = positions <= positions[:, None]  # [l, l]
+            last_mask = (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
+        *blocks, last = self.resblocks
+        for index, block in enumerate(blocks):
+            x = block(x, mask)
+            observe(f"resblocks.{index}", x)
+        x = last(x, last_mask, pooled)
+        observe(f"resblocks.{len(blocks)}", x)
+        return x

@@ -1,0 +1,10 @@
+"""The towers in Paddle, by the kinds of `clip_core.towers`."""
+
+from paddle import nn
+
+from backends.paddle.towers.modified_resnet import ModifiedResNet
+from backends.paddle.towers.text_transformer import TextTransformer
+from backends.paddle.towers.vision_transformer import VisionTransformer
+
+IMAGE_TOWERS: dict[str, type[nn.Layer]] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
+TEXT_TOWERS: dict[str, type[nn.Layer]] = {"transformer": TextTransformer}

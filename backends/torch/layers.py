@@ -1,0 +1,178 @@
+"""Layers that towers share in PyTorch. Its twins are the files of this name in the other backends.
+
+The last block of a transformer can be computed for the pooled token alone, where the other tokens of that block are
+never looked at. That is exact.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from backends.torch.tensors import to_array
+from clip_core.backend import Observe
+from clip_core.inputs import check_tokens
+from clip_core.towers.parts import Activation, TextTower
+from clip_core.towers.parts import Transformer as TransformerFields
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation in float32, whatever the precision of the input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation in float32, whatever the precision of the input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+def normalize(x: torch.Tensor) -> torch.Tensor:
+    """[n, d] scaled to length 1 along the last axis; a feature of length 0 becomes NaN, as with OpenAI's package."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """OpenAI's QuickGELU, x * sigmoid(1.702 x), the exact GELU, or its approximation by tanh."""
+    if activation == "quick_gelu":
+        return x * torch.sigmoid(1.702 * x)
+    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is true where seen."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [n, l, d] -> [n, heads, l, d/heads]
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return x.transpose(1, 2).flatten(2)  # [n, heads, q, d/heads] -> [n, q, d]
+
+
+def pick(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """[n, l, d] at ``positions`` [n] -> [n, d]."""
+    return x[torch.arange(len(x), device=x.device), positions]
+
+
+def ends_of(text: torch.Tensor, tower: TextTower) -> tuple[torch.Tensor, int]:
+    """Where each row of tokens [n, l] first has its end-of-text token [n], and the last of these places.
+
+    Raises:
+        TextError: an id is outside the vocabulary, or a text is without its end-of-text token.
+    """
+    is_end = text == tower.required_token
+    end = is_end.int().argmax(dim=-1)
+    # The only wait for the device.
+    low, high, ended, last = torch.stack([text.min(), text.max(), is_end.any(dim=-1).all(), end.max()]).tolist()
+    if not (ended and low >= 0 and high < tower.vocabulary_size):
+        check_tokens(to_array(text), tower)  # says why
+    return end, last
+
+
+class Block(nn.Module):
+    """What is recomputed, compiled and sharded in one piece."""
+
+    recomputed = False  # whether backward passes compute it again, in place of keeping what it computed
+
+
+def run(block: Block, *inputs: torch.Tensor | None) -> torch.Tensor:
+    """``block(*inputs)``, which keeps its inputs only if it is recomputed."""
+    if not block.recomputed:
+        return block(*inputs)
+    passes = count()
+
+    def compute(*inputs: torch.Tensor | None) -> torch.Tensor:
+        # The first pass alone moves running statistics.
+        statistics = {name: buffer.clone() for name, buffer in block.named_buffers()} if next(passes) else {}
+        return functional_call(block, statistics, inputs)
+
+    return checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+class Attention(nn.Module):
+    """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.heads = width, heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        return self.out_proj(attend(q, k, v, self.heads, mask))
+
+    def forward_pooled(self, x: torch.Tensor, pooled: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
+        weights, biases = self.in_proj_weight.split([self.width, 2 * self.width]), self.in_proj_bias
+        q = F.linear(pick(x, pooled).unsqueeze(1), weights[0], biases[: self.width])
+        k, v = F.linear(x, weights[1], biases[self.width :]).chunk(2, dim=-1)
+        return self.out_proj(attend(q, k, v, self.heads, mask)).squeeze(1)
+
+
+class MLP(nn.Module):
+    """Two linear layers with the activation between them."""
+
+    def __init__(self, tower: TransformerFields) -> None:
+        super().__init__()
+        self.activation = tower.activation
+        self.c_fc = nn.Linear(tower.width, tower.mlp_width)
+        self.c_proj = nn.Linear(tower.mlp_width, tower.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c_proj(activate(self.c_fc(x), self.activation))
+
+
+class ResidualAttentionBlock(Block):
+    """A pre-norm transformer block."""
+
+    def __init__(self, tower: TransformerFields) -> None:
+        super().__init__()
+        self.attn = Attention(tower.width, tower.heads)
+        self.ln_1 = LayerNorm(tower.width, tower.epsilon)
+        self.mlp = MLP(tower)
+        self.ln_2 = LayerNorm(tower.width, tower.epsilon)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None, pooled: torch.Tensor | None = None) -> torch.Tensor:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+        if pooled is None:
+            x = x + self.attn(self.ln_1(x), mask)
+        else:
+            x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks that ends in the state of one token of each row."""
+
+    def __init__(self, tower: TransformerFields) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(ResidualAttentionBlock(tower) for _ in range(tower.layers))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its matrices."""
+        return self.resblocks[0].attn.in_proj_weight.dtype
+
+    def forward(self, x: torch.Tensor, pooled: torch.Tensor, causal: bool, observe: Observe) -> torch.Tensor:
+        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+        mask = last_mask = None
+        if causal:
+            positions = torch.arange(x.shape[1], device=x.device)
+            mask = positions <= positions[:, None]  # [l, l]
+            last_mask = (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
+        *blocks, last = self.resblocks
+        for index, block in enumerate(blocks):
+            x = run(block, x, mask)
+            observe(f"resblocks.{index}", x)
+        x = run(last, x, last_mask, pooled)
+        observe(f"resblocks.{len(blocks)}", x)
+        return x

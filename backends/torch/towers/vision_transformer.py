@@ -1,0 +1,35 @@
+"""The Vision Transformer of OpenAI's CLIP in PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from backends.torch.layers import LayerNorm, Transformer
+from clip_core.backend import Observe, below, ignore
+from clip_core.towers import vision_transformer as core
+
+
+class VisionTransformer(nn.Module):
+    """Patches, a class token, a transformer, a projection (section 2.4 of the paper)."""
+
+    def __init__(self, tower: core.VisionTransformer, embed_dim: int) -> None:
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.empty(tower.width))
+        self.positional_embedding = nn.Parameter(torch.empty(tower.grid**2 + 1, tower.width))
+        self.proj = nn.Parameter(torch.empty(tower.width, embed_dim))
+        self.conv1 = nn.Conv2d(3, tower.width, tower.patch, stride=tower.patch, bias=False)
+        self.ln_pre = LayerNorm(tower.width, tower.epsilon)
+        self.transformer = Transformer(tower)
+        self.ln_post = LayerNorm(tower.width, tower.epsilon)
+
+    def forward(self, x: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
+        x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
+        x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
+        observe("ln_pre", x)
+        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        x = self.transformer(x, first, causal=False, observe=below("transformer.", observe))
+        x = self.ln_post(x)
+        observe("ln_post", x)
+        return x @ self.proj.to(x.dtype)
