@@ -86,6 +86,7 @@ def load(
     like: str | os.PathLike[str] | None = None,
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
+    resolution: int | None = None,
 ) -> tuple[Model, Preprocess]:
     """Load a model and make it the one behind the functions of this module.
 
@@ -104,6 +105,7 @@ def load(
         activation: ``quick_gelu``, ``gelu`` or ``gelu_tanh``, where neither the file nor a configuration beside it says
             which one the model needs.
         heads: of the image tower and of the text tower, likewise.
+        resolution: pixels along one side of a picture, in place of the model's own; its positions are interpolated.
 
     Returns:
         The model, and the preprocessing of its pictures.
@@ -128,6 +130,7 @@ def load(
         like=like,
         activation=activation,
         heads=heads,
+        resolution=resolution,
     )
     backends.get(_current.model.backend).publish(_current.model)
     return _current.model, _current.preprocess
@@ -142,6 +145,7 @@ def open_model(
     like: str | os.PathLike[str] | None = None,
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
+    resolution: int | None = None,
 ) -> Loaded:
     """Like `load`, without touching the module-level model."""
     framework = backends.get(backend or _backend_for(name))  # before a long download, not after it
@@ -152,6 +156,8 @@ def open_model(
         found = name_of(checkpoint.architecture) or "another model"
         remedy = "remove it, and it is fetched again" if named.url else "install triclip again"
         raise CheckpointError(f"{path} holds {found}, expected {named.name}; {remedy}.")
+    if resolution is not None:
+        checkpoint = checkpoint.at_resolution(resolution)
     model = framework.CLIP(
         checkpoint.architecture,
         checkpoint.weights,

@@ -10,12 +10,12 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from clip_core import files, naming
+from clip_core import files, naming, resize
 from clip_core.architecture import Architecture
 from clip_core.buffers import BFLOAT16, START_BYTES, Buffer, Content, from_bfloat16
 from clip_core.errors import CheckpointError, ClipError
@@ -55,6 +55,15 @@ class ModelFile:
     def assumptions(self) -> tuple[str, ...]:
         """What is assumed of the architecture, each as a short phrase with its value."""
         return phrases(self.architecture, self.assumed)
+
+    def at_resolution(self, resolution: int) -> ModelFile:
+        """This model for pictures of another resolution (`clip_core.resize`).
+
+        Raises:
+            ClipError: it cannot have this one.
+        """
+        architecture, weights = resize.at_resolution(self.architecture, self.weights, resolution)
+        return replace(self, architecture=architecture, weights=weights)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ def convert(
     like: str | os.PathLike[str] | None = None,
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
+    resolution: int | None = None,
     force: bool = False,
 ) -> Report:
     """`read` and `write` in one; memory stays near the source's size.
@@ -96,14 +97,18 @@ def convert(
     Args:
         layout, dtype, force: as for `write`.
         prefix, like, activation, heads: as for `read`.
+        resolution: of the pictures that the model in the target is for, as by `ModelFile.at_resolution`.
 
     Raises:
-        ClipError: also when the target is a file of the source or of ``like``.
+        ClipError: also when the target is a file of the source or of ``like``, or there is no model at this resolution.
     """
     given = Given(prefix, like, word_of_the_user(activation, heads))
     with enough_memory(source):
         sources = [source] if like is None else [source, like]
-        return _Publication(target, layout, dtype, force, sources).run(lambda: open_model(source, given))
+        publication = _Publication(target, layout, dtype, force, sources)
+        if resolution is None:
+            return publication.run(lambda: open_model(source, given))
+        return publication.run(lambda: open_model(source, given, strict=True).at_resolution(resolution))
 
 
 class _Publication:

@@ -44,6 +44,13 @@ def run(
     ] = None,
     activation: Activation = None,
     heads: Heads = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="Along one side of a picture, in place of the model's own; its positions are interpolated.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
     json: Json = False,
 ) -> None:
@@ -57,6 +64,7 @@ def run(
         like=None if like is None else weights_file(like)[0],
         activation=activation,
         heads=heads_of(heads),
+        resolution=resolution,
         force=force,
     ).to_dict()
     if json:

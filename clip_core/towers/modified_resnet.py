@@ -83,6 +83,9 @@ class ModifiedResNet(ImageTower):
         for name, outputs in (("k_proj", width), ("q_proj", width), ("v_proj", width), ("c_proj", embed_dim)):
             yield from linear(f"attnpool.{name}", outputs, width, spread, bias)
 
+    def position_grids(self) -> dict[str, tuple[int, int]]:
+        return {"attnpool.positional_embedding": (self.grid, 1)}
+
     @classmethod
     def recognises(cls, shapes: Shapes) -> bool:
         return any(name.startswith("layer1.") for name in shapes)

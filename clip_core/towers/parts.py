@@ -214,6 +214,14 @@ class ImageTower(Tower):
     resolution: int  # pixels along one side
     pixels: Pixels
 
+    def position_grids(self) -> dict[str, tuple[int, int]]:
+        """The positions that depend on the resolution: name -> patches along one side, tokens in front of them.
+
+        Raises:
+            ClipError: the tower computes at one resolution only, and why.
+        """
+        return {}
+
 
 class TextTower(Tower):
     """A tower that turns tokens [n, context_length] into features [n, embed_dim]."""

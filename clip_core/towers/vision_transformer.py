@@ -76,6 +76,9 @@ class VisionTransformer(ImageTower):
         yield from transformer("transformer.resblocks", width, self.layers, self.mlp_width)
         yield from norm("ln_post", width)
 
+    def position_grids(self) -> dict[str, tuple[int, int]]:
+        return {"positional_embedding": (self.grid, 1)}
+
     @classmethod
     def recognises(cls, shapes: Shapes) -> bool:
         return "conv1.weight" in shapes and "class_embedding" in shapes

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from open_clip.model import CLIP as OpenClip
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg, resize_pos_embed
 
 from clip_core.architecture import Architecture
 from clip_core.backend import Backend
 from clip_core.models import MODELS
 from clip_core.naming import Weights
+from clip_core.resize import at_resolution
 from clip_core.towers.vision_transformer import VisionTransformer
 from tests import tolerances
 from tests.models import (
@@ -20,6 +21,7 @@ from tests.models import (
     OPENAI_NAMES,
     REDUCED,
     UNUSUAL,
+    VIT,
     VOCABULARY_SIZE,
     sample_pixels,
     sample_tokens,
@@ -71,8 +73,11 @@ def open_clip(architecture: Architecture, weights: Weights) -> OpenClip:
 
 def assert_equal_to_open_clip(backend: Backend, architecture: Architecture) -> None:
     weights = sample_weights(architecture)
+    assert_equal(backend, architecture, weights, open_clip(architecture, weights))
+
+
+def assert_equal(backend: Backend, architecture: Architecture, weights: Weights, theirs: OpenClip) -> None:
     pixels, tokens = sample_pixels(architecture), sample_tokens(architecture)
-    theirs = open_clip(architecture, weights)
     with torch.no_grad():
         image, text = torch.from_numpy(pixels), torch.from_numpy(tokens)
         expected = {
@@ -96,6 +101,19 @@ def test_exact_gelu(backend):
 def test_other_numbers_in_each_tower(backend):
     """But for the end of text, which is the last of the vocabulary in open_clip."""
     assert_equal_to_open_clip(backend, replace(UNUSUAL, text=replace(UNUSUAL.text, end_of_text=VOCABULARY_SIZE - 1)))
+
+
+@pytest.mark.parametrize("patches", [1, 5])
+def test_another_resolution(backend, patches):
+    """Both interpolate the positions of the same weights, down and up."""
+    assert 1 < VIT.image.grid < 5
+    weights = sample_weights(VIT)
+    architecture, resized = at_resolution(VIT, weights, patches * VIT.image.patch)
+    theirs = open_clip(architecture, sample_weights(architecture))
+    state = {name: torch.tensor(array) for name, array in weights.items()}
+    resize_pos_embed(state, theirs)
+    theirs.load_state_dict(state)
+    assert_equal(backend, architecture, resized, theirs)
 
 
 @pytest.mark.slow
