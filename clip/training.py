@@ -22,7 +22,8 @@ from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 from clip_core.memory import enough_memory
 from clip_core.naming import Weights
-from clip_core.text.tokenizer import Tokenizer, tokenizer_of
+from clip_core.text.loading import tokenizer_of
+from clip_core.text.tokenizer import Tokenizer
 from clip_core.training import loop
 from clip_core.training.checkpoint import newest, run_of, vocabulary_in
 from clip_core.training.log import say
@@ -174,7 +175,7 @@ class Job:
             if processes.rank == 0:
                 for path, found in ((model, weights), (average, averaged)):
                     if found is not None:
-                        file = converters.ModelFile(found, trainer.model.architecture, vocabulary=vocabulary.merges)
+                        file = converters.ModelFile(found, trainer.model.architecture, vocabulary=vocabulary.definition)
                         converters.write(file, path, force=True)
                 if vocabulary.learnt:
                     say(f"the model's vocabulary has {vocabulary.learnt} merges learnt from the captions of its data")
@@ -184,11 +185,11 @@ class Job:
         """The trainer of a new model, or of the one to start from, and what its texts are read by."""
         architecture, weights, vocabulary = self._start()
         named = self.title if self.load is None else str(self.load)
-        tokenizer = tokenizer_of(named, architecture, vocabulary.merges)
+        tokenizer = tokenizer_of(named, architecture, vocabulary.definition)
         if vocabulary.unused and processes.rank == 0:
             say(f"Warning: the captions have {vocabulary.learnt} merges only; {vocabulary.unused} tokens stay unused.")
         model = self.framework.CLIP(
-            architecture, weights, device=processes.device, source=named, vocabulary=vocabulary.merges
+            architecture, weights, device=processes.device, source=named, vocabulary=vocabulary.definition
         )
         return self.framework.Trainer(model, self.recipe, processes), tokenizer, vocabulary
 

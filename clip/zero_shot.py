@@ -69,18 +69,8 @@ class Classifier:
 
 def _check(loaded: Loaded, label: str, text: str, truncate: bool) -> None:
     """Refuse a label whose text the model would not read to its end."""
-    encoder, longest = loaded.model.tokenizer, loaded.model.architecture.text.context_length
+    length = loaded.model.architecture.text.context_length
     try:
-        tokens = encoder.encode(text)
+        loaded.model.tokenizer.check(text, None if truncate else length, "shorten it, or cut it with --truncate")
     except TextError as error:
         raise TextError(f"The label {label!r:.100} cannot be used: {error}") from error
-    special = encoder.special_in(tokens)
-    if special is not None:
-        raise TextError(
-            f"The label {label!r:.100} has {special} in it, where a model takes a text to begin or end; remove that."
-        )
-    if len(tokens) + 2 > longest and not truncate:
-        raise TextError(
-            f"The label {label!r:.100} is too long: with template, start and end it has {len(tokens) + 2} tokens, and "
-            f"the model reads {longest}; shorten it, or cut it with --truncate."
-        )

@@ -15,7 +15,7 @@ from backends.paddle import CLIPWrapper
 from clip_core.architecture import differences
 from clip_core.data.food101 import Food101
 from clip_core.data.loader import Loader
-from clip_core.text.tokenizer import tokenizer_of
+from clip_core.text.loading import tokenizer_of
 
 
 def main() -> None:

@@ -251,7 +251,7 @@ def hook(event, arguments):
     if event == "socket.connect":
         events.append(event)
 sys.addaudithook(hook)
-import backends, clip, clip_core, clip_core.architecture, clip_core.text.tokenizer, converters
+import backends, clip, clip_core, clip_core.architecture, clip_core.text.loading, converters
 found = set(sys.modules) & set({(*FRAMEWORKS, "grain", "matplotlib", "scipy")!r})
 print(events, found)
 """

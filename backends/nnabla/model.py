@@ -26,7 +26,8 @@ from clip_core.errors import ClipError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.layouts import LAYOUTS
 from clip_core.naming import Weights, check, parameters
-from clip_core.text.tokenizer import Tokenizer, tokenizer_of
+from clip_core.text.loading import tokenizer_of
+from clip_core.text.tokenizer import Tokenizer
 from clip_core.towers.parts import TextTower
 
 M = TypeVar("M", bound=Module)
@@ -142,7 +143,7 @@ class CLIP(Module):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the model was trained with (`clip_core.text.tokenizer.tokenizer_of`)."""
+        """The tokenizer that the model was trained with (`clip_core.text.loading.tokenizer_of`)."""
         return tokenizer_of(self.source, self.architecture, self.vocabulary)
 
     def tokenize(

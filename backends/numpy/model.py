@@ -18,7 +18,8 @@ from clip_core.errors import ClipError
 from clip_core.inputs import check_pixels, check_tokens
 from clip_core.naming import Weights, check, parameters
 from clip_core.similarity import logits
-from clip_core.text.tokenizer import Tokenizer, tokenizer_of
+from clip_core.text.loading import tokenizer_of
+from clip_core.text.tokenizer import Tokenizer
 
 PRECISIONS: dict[str, np.dtype] = {"fp32": np.dtype(np.float32), "fp64": np.dtype(np.float64)}
 
@@ -83,7 +84,7 @@ class CLIP:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the model was trained with (`clip_core.text.tokenizer.tokenizer_of`)."""
+        """The tokenizer that the model was trained with (`clip_core.text.loading.tokenizer_of`)."""
         return tokenizer_of(self.source, self.architecture, self.vocabulary)
 
     def tokenize(

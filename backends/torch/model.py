@@ -21,7 +21,8 @@ from clip_core.backend import Observe, below, ignore
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
-from clip_core.text.tokenizer import Tokenizer, tokenizer_of
+from clip_core.text.loading import tokenizer_of
+from clip_core.text.tokenizer import Tokenizer
 from clip_core.towers.parts import TextTower
 
 M = TypeVar("M", bound=nn.Module)
@@ -134,7 +135,7 @@ class CLIP(nn.Module):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the model was trained with (`clip_core.text.tokenizer.tokenizer_of`)."""
+        """The tokenizer that the model was trained with (`clip_core.text.loading.tokenizer_of`)."""
         return tokenizer_of(self.source, self.architecture, self.vocabulary)
 
     def tokenize(

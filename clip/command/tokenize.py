@@ -12,7 +12,8 @@ from clip.api import weights_file
 from clip.command.output import Json, print_json
 from clip_core.models import OPENAI_CONTEXT_LENGTH
 from clip_core.text.bpe import openai
-from clip_core.text.tokenizer import Tokenizer, tokenizer_of
+from clip_core.text.loading import tokenizer_of
+from clip_core.text.tokenizer import Tokenizer
 
 MAXIMUM_CONTEXT = 1 << 17  # no text that a tokenizer accepts has more tokens
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import heapq
 import html
-from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import ftfy
-import numpy as np
 import regex
 
 from clip_core.errors import TextError
-from clip_core.models import OPENAI_CONTEXT_LENGTH
+from clip_core.text.tokenizer import Tokenizer
 from clip_core.text.vocabulary import openai_merges
 
 START_OF_TEXT = "<|startoftext|>"
 END_OF_TEXT = "<|endoftext|>"
 END_OF_WORD = "</w>"
-
-MAXIMUM_CHARACTERS = 30_000
-"""A longer text is refused before any work is done on it: 30,000 combining marks take ftfy a second, 100,000 ten."""
+HEADER = "#version: triclip 1"
 
 CACHED_WORDS = 1 << 16
 """Words whose ids a tokenizer remembers; when there are more, it forgets them all and starts afresh."""
@@ -35,7 +31,6 @@ _WORD = regex.compile(
     + r"|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+",
     regex.IGNORECASE,
 )
-_LONE_SURROGATE = regex.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 
 # A merges file writes each byte as a visible character. Printable Latin-1 stands for itself and comes first; the other
 # bytes, in ascending order, are U+0100, U+0101 and so on. A byte's place in this order is its token id.
@@ -46,41 +41,16 @@ BYTE_SYMBOLS = [chr(byte) for byte in _PRINTABLE] + [chr(256 + i) for i in range
 """The visible character of each byte token, in the order of their ids."""
 
 
-def words(text: str, name: str = "the text") -> list[str]:
+def words(text: str) -> list[str]:
     """Clean ``text`` as OpenAI does and split it into the words that are byte-pair encoded one by one.
 
     Cleaning is `ftfy.fix_text`, HTML unescaping twice and lower-casing. A word is a run of letters, one digit, an
     English contraction (``'s``, ``'re``), a run of other visible characters, or a special token.
-
-    Args:
-        name: what an error calls the text.
-
-    Raises:
-        TextError: not a ``str``, longer than `MAXIMUM_CHARACTERS`, or with a lone surrogate.
     """
-    require_text(text, name)
     # Repairing takes most of the time and changes nothing in plain ASCII without entities or control characters.
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return _WORD.findall(text.lower())
-
-
-def require_text(text: object, name: str = "the text") -> None:
-    """Refuse what is not a text that can be tokenized.
-
-    Raises:
-        TextError: as `words`.
-    """
-    if not isinstance(text, str):
-        hint = "decode it first" if isinstance(text, bytes) else "give a text, or a flat list of texts"
-        raise TextError(f"{name} is of type {type(text).__name__}, not str; {hint}.")
-    if len(text) > MAXIMUM_CHARACTERS:
-        raise TextError(f"{name} has {len(text)} characters; at most {MAXIMUM_CHARACTERS} are accepted, so shorten it.")
-    if found := _LONE_SURROGATE.search(text):
-        raise TextError(
-            f"{name} has the lone surrogate U+{ord(found[0]):04X} at character {found.start()}, which is no text; "
-            "read the text with its right encoding."
-        )
 
 
 def byte_symbol(byte: int) -> str:
@@ -95,18 +65,24 @@ def byte_symbols(word: str) -> list[str]:
     return symbols
 
 
-class BytePairTokenizer:
+class BytePairTokenizer(Tokenizer):
     """A byte-pair tokenizer with OpenAI's cleaning, word pattern and order of ids.
 
     The vocabulary is 256 bytes, the same 256 as the last of a word, one token per merge, and the start and end tokens.
 
+    As in OpenAI's tokenizer, ``<|startoftext|>`` and ``<|endoftext|>`` inside a text, in any case and also when spelt
+    with HTML entities, become the special ids.
+
     Attributes:
-        vocabulary_size: number of token ids.
         symbols: each token as it is written in a merges file, in the order of their ids.
         merges: each line ``left right`` of the merges file, in its order.
-        start: id of ``<|startoftext|>``.
         end: id of ``<|endoftext|>``, the largest id: models take their text feature at the largest id of a row.
     """
+
+    kind = "byte-pair encoding, as OpenAI's"
+    padding = 0
+    start: int
+    end: int
 
     def __init__(self, merges: str):
         """Read ``merges``, the text of a merges file: a version header, then a merge ``left right`` per line.
@@ -133,78 +109,27 @@ class BytePairTokenizer:
             self._merged[left, right] = ids["".join(pair)] = len(texts)
             texts.append(texts[left] + texts[right])
         self.start, self.end = len(texts), len(texts) + 1
+        self.special = frozenset({self.start, self.end})
         self._texts = [*texts, START_OF_TEXT.encode(), END_OF_TEXT.encode()]
         self.vocabulary_size = len(self._texts)
         self.symbols = (*ids, START_OF_TEXT, END_OF_TEXT)
         self.merges = tuple(" ".join(line.split()) for line in lines)
         self._cache: dict[str, list[int]] = {}
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of ``text``, without start and end.
+    @property
+    def definition(self) -> str:
+        return "\n".join([HEADER, *self.merges]) + "\n"
 
-        As in OpenAI's tokenizer, ``<|startoftext|>`` and ``<|endoftext|>`` inside a text, in any case and also when
-        spelt with HTML entities, become the special ids. A model takes its feature at the first end token, so what
-        follows a written ``<|endoftext|>`` does not count: `special_in` tells of it in texts you do not trust.
+    def spelling(self, token: int) -> str:
+        return self.symbols[token]
 
-        Raises:
-            TextError: not a ``str``, longer than `MAXIMUM_CHARACTERS`, or with a lone surrogate.
-        """
-        return self._encode(text, "the text")
+    def _decode(self, tokens: list[int]) -> str:
+        """A blank follows each word."""
+        return b"".join([self._texts[token] for token in tokens]).decode("utf-8", errors="replace")
 
-    def special_in(self, tokens: Iterable[int]) -> str | None:
-        """The first special token that `encode` has found in a text, where a model takes it to begin or end."""
-        found = next((token for token in tokens if token in (self.start, self.end)), None)
-        return None if found is None else self._texts[found].decode()
-
-    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
-        """The text of a row of token ids: a blank after each word, specials spelt out, U+FFFD for bytes cut apart.
-
-        Raises:
-            TextError: not one row of whole numbers, or an id that is not of this vocabulary.
-        """
-        row = np.asarray(tokens)
-        if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
-            raise TextError(f"tokens are {row.dtype} {list(row.shape)}; give one row of whole numbers.")
-        unknown = [token for token in row.tolist() if not 0 <= token < self.vocabulary_size]
-        if unknown:
-            raise TextError(f"token id {unknown[0]} is not of this vocabulary, whose ids are 0 to {self.end}.")
-        return b"".join([self._texts[int(token)] for token in row]).decode("utf-8", errors="replace")
-
-    def tokenize(
-        self, texts: str | Iterable[str], context_length: int = OPENAI_CONTEXT_LENGTH, truncate: bool = False
-    ) -> np.ndarray:
-        """Token ids of one text or several, each as start, text, end, zeros.
-
-        Args:
-            truncate: cut a text that is too long; its last token becomes the end token.
-
-        Returns:
-            int64 [n, context_length]; n is 1 for a single ``str`` and 0 for an empty list.
-
-        Raises:
-            TextError: a text is too long, is not a ``str``, or cannot be used; the sentence gives its index.
-        """
-        if not isinstance(context_length, int) or context_length < 2:
-            raise TextError(f"context_length is {context_length!r}; give a whole number of at least 2.")
-        rows = []
-        for index, text in enumerate(_listed(texts)):
-            tokens = [self.start, *self._encode(text, f"text {index}"), self.end]
-            if len(tokens) > context_length:
-                if not truncate:
-                    raise TextError(
-                        f"text {index} is too long for context length {context_length}: it has {len(tokens)} tokens "
-                        "with start and end; shorten it, or cut it with truncate=True (in the command: --truncate)."
-                    )
-                tokens[context_length - 1 :] = [self.end]
-            rows.append(tokens)
-        result = np.zeros((len(rows), context_length), np.int64)
-        for row, tokens in zip(result, rows):
-            row[: len(tokens)] = tokens
-        return result
-
-    def _encode(self, text: str, name: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         tokens: list[int] = []
-        for word in words(text, name):
+        for word in words(text):
             known = self._cache.get(word)
             tokens.extend(self._encode_word(word) if known is None else known)
         return tokens
@@ -252,14 +177,6 @@ class BytePairTokenizer:
             propose(before[left])
             propose(left)
         return [token for token in tokens if token >= 0]
-
-
-def _listed(texts: object) -> Iterable:
-    if isinstance(texts, str):
-        return [texts]
-    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
-        raise TextError(f"texts is of type {type(texts).__name__}; give a str or a list of str.")
-    return texts
 
 
 @lru_cache(maxsize=1)

@@ -12,13 +12,14 @@ from clip_core.text.bpe import (
     BYTE_SYMBOLS,
     END_OF_TEXT,
     END_OF_WORD,
+    HEADER,
     START_OF_TEXT,
     byte_symbol,
     byte_symbols,
     words,
 )
+from clip_core.text.tokenizer import require_text
 
-HEADER = "#version: triclip 1"
 NOT_IN_UTF8 = (0xC0, 0xC1, *range(0xF5, 0x100))
 
 Pair = tuple[str, str]
@@ -40,7 +41,8 @@ def learn(texts: Iterable[str], merges: int) -> str:
         raise TextError(f"merges is {merges}; give 0 or more.")
     counted: Counter[str] = Counter()
     for index, text in enumerate(texts):
-        counted.update(words(text, f"text {index}"))
+        require_text(text, f"text {index}")
+        counted.update(words(text))
     for special in (START_OF_TEXT, END_OF_TEXT):
         counted.pop(special, None)
 

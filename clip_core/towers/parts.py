@@ -243,6 +243,11 @@ class TextTower(Tower):
         """The token without which a text has no feature; None if there is no such token."""
         return None
 
+    @property
+    def padding_token(self) -> int | None:
+        """The token that stands behind a text and is passed over; None if the tower looks for none."""
+        return None
+
 
 class Transformer(Protocol):
     """The numbers of a stack of pre-norm blocks, which several towers have."""

@@ -1,7 +1,7 @@
 """Training checkpoints that every framework can resume from, each a folder that is complete or not there.
 
 ``state.safetensors`` holds what `clip_core.backend.Trainer.state` gives, ``run.json`` the step, the loader's state, the
-recipe and the versions, ``vocabulary.txt`` the merges of the model's tokenizer, and ``manifest.json`` the SHA-256 of
+recipe and the versions, ``vocabulary.txt`` what defines the model's tokenizer, and ``manifest.json`` the SHA-256 of
 each. The folder is written under a temporary name, read
 back, and renamed when all of it is on the disk; only then are older ones removed.
 """
@@ -29,7 +29,7 @@ from clip_core.buffers import Tensor
 from clip_core.data.settings import LARGEST, Section, setting_error, shown
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import read_regular, sha256, sync_folder, write_bytes
-from clip_core.training.vocabulary import MAXIMUM_BYTES
+from clip_core.text.loading import MAXIMUM_BYTES
 
 FOLDER = "checkpoints"
 FORMAT_VERSION = 1
@@ -50,7 +50,7 @@ class Checkpoint:
     loader: dict[str, Any]
     recipe: dict[str, Any]
     versions: dict[str, str]  # of the packages it was made with
-    vocabulary: str | None = None  # the text of a merges file, OpenAI's too; None in older checkpoints
+    vocabulary: str | None = None  # what defines the tokenizer, OpenAI's too; None in older ones
 
 
 class Writer:
@@ -220,7 +220,7 @@ def described_in(folder: Path) -> dict[str, Any]:
 
 
 def vocabulary_in(folder: Path) -> str | None:
-    """The merges that a checkpoint keeps; older ones keep none.
+    """What defines the tokenizer of a checkpoint; older ones keep none.
 
     Raises:
         ClipError: the file cannot be read or is no text.

@@ -219,18 +219,6 @@ def _batches(
 def _check_prompt(prompt: str, tokenizer: Tokenizer, longest: int) -> None:
     """Refuse a prompt that the model would not read to its end."""
     try:
-        tokens = tokenizer.encode(prompt)
+        tokenizer.check(prompt, longest, "shorten the class's name, or the template")
     except ClipError as error:
         raise ClipError(f"evaluation.zero_shot has a class with the prompt {prompt!r:.200}: {error}") from error
-    special = tokenizer.special_in(tokens)
-    if special is not None:
-        raise ClipError(
-            f"evaluation.zero_shot has a class with the prompt {prompt!r:.200}, which has {special} in it, where "
-            "a model takes a text to begin or end; remove that."
-        )
-    if len(tokens) + 2 > longest:
-        raise ClipError(
-            f"evaluation.zero_shot has a class with the prompt {prompt!r:.200}, which is too long: with start and "
-            f"end it has {len(tokens) + 2} tokens, and the model reads {longest}; shorten the class's name, "
-            "or the template."
-        )

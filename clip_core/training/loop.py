@@ -24,7 +24,7 @@ from clip_core.files import LOCK, exclusive
 from clip_core.memory import enough_memory
 from clip_core.naming import parameters
 from clip_core.text.bpe import BytePairTokenizer
-from clip_core.text.bpe_training import HEADER
+from clip_core.text.loading import tokenizer_from
 from clip_core.text.tokenizer import Tokenizer
 from clip_core.training import checkpoint as checkpoints
 from clip_core.training.cautions import cautions
@@ -278,7 +278,7 @@ def _check_same_run(run: Run, folder: Path, saved: Checkpoint) -> None:
     _check_same_recipe(run.recipe, folder, saved.recipe)
     _check_same_data(run.examples, run.fingerprint, folder, saved.loader)
     if saved.vocabulary is not None:
-        _check_same_merges(folder, BytePairTokenizer(saved.vocabulary).merges, run.tokenizer.merges)
+        _check_same_tokenizer(folder, tokenizer_from(saved.vocabulary), run.tokenizer)
 
 
 def _check_same_recipe(recipe: Recipe, folder: Path, saved: dict[str, Any]) -> None:
@@ -312,15 +312,20 @@ def _check_same_data(examples: int, fingerprint: str, folder: Path, saved: dict[
         )
 
 
-def _check_same_merges(folder: Path, then: tuple[str, ...], now: tuple[str, ...]) -> None:
+def _check_same_tokenizer(folder: Path, then: Tokenizer, now: Tokenizer) -> None:
     """Refuse to go on with another vocabulary, in which the same weights would read other texts."""
-    if then != now:
-        same = next((at for at, (was, is_now) in enumerate(zip(then, now)) if was != is_now), min(len(then), len(now)))
-        was, wanted = (f"'{merges[same]}'" if same < len(merges) else "none" for merges in (then, now))
-        raise ClipError(
-            f"{folder} was made with another vocabulary than the one that is given: merge {same + 1} is {was} there, "
-            f"and {wanted} here; resume without --load, and with the merges file of model.vocabulary as it was."
-        )
+    if then.definition == now.definition:
+        return
+    difference = f"{then.kind} of {then.vocabulary_size} tokens there, and {now.kind} of {now.vocabulary_size} here"
+    if isinstance(then, BytePairTokenizer) and isinstance(now, BytePairTokenizer):
+        shorter = min(len(then.merges), len(now.merges))
+        same = next((at for at in range(shorter) if then.merges[at] != now.merges[at]), shorter)
+        was, wanted = (f"'{each.merges[same]}'" if same < len(each.merges) else "none" for each in (then, now))
+        difference = f"merge {same + 1} is {was} there, and {wanted} here"
+    raise ClipError(
+        f"{folder} was made with another vocabulary than the one that is given: {difference}; resume without --load, "
+        "and with the file of model.vocabulary as it was."
+    )
 
 
 def _first_difference(was: Any, wanted: Any, key: str) -> tuple[str, Any, Any] | None:
@@ -412,8 +417,8 @@ def _save(run: Run, step: int, batch: Batch | None, writer: Writer) -> None:
             "fingerprint": run.fingerprint,
         }
         described = run.recipe.model_dump(mode="json")
-        merges = "\n".join([HEADER, *run.tokenizer.merges]) + "\n"
-        writer.write(Checkpoint(step, state, where, described, _versions(run.trainer), merges))
+        definition = run.tokenizer.definition
+        writer.write(Checkpoint(step, state, where, described, _versions(run.trainer), definition))
 
 
 def _metrics(run: Run, step: int, rate: float, result: StepResult, seconds: float) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,48 +9,53 @@ from itertools import islice
 
 from clip_core.data.source import Source
 from clip_core.errors import ClipError, TextError
-from clip_core.files import read_regular
 from clip_core.models import OPENAI_VOCABULARY_SIZE
-from clip_core.text.bpe import BytePairTokenizer, require_text
-from clip_core.text.bpe_training import HEADER, learn, padded
+from clip_core.text.bpe import HEADER, BytePairTokenizer
+from clip_core.text.bpe_training import learn, padded
+from clip_core.text.loading import misfit, read_tokenizer, tokenizer_from
+from clip_core.text.tokenizer import require_text
 from clip_core.text.vocabulary import are_openais
-from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.parts import TextTower
 
 CAPTIONS = 500_000
 """That a vocabulary is learnt from at most, the first ones of the data: about 20 seconds of work."""
 
-MAXIMUM_BYTES = 16 << 20  # of a merges file, compressed or not
-
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The merges of a model; None stands for OpenAI's."""
+    """The tokenizer of a model, as the text that its file carries; None stands for OpenAI's."""
 
-    merges: str | None
-    learnt: int = 0  # of them, from the captions of the data
+    definition: str | None
+    learnt: int = 0  # merges, from the captions of the data
     unused: int = 0  # tokens for which the captions have no merges
 
 
-def vocabulary_of(text: TextTransformer, file: str | None, source: Source) -> Vocabulary:
-    """The vocabulary for a text tower: as many merges as it has tokens for.
+def vocabulary_of(text: TextTower, file: str | None, source: Source) -> Vocabulary:
+    """The vocabulary for a text tower: of a file, or with as many merges as the tower has tokens for.
 
     Args:
         text: the tower; a vocabulary of OpenAI's size is OpenAI's unless there is a ``file``.
-        file: a merges file, which may be compressed by gzip; of more merges the first ones are taken.
+        file: of a tokenizer (`clip_core.text.loading.read_tokenizer`); of more merges the first ones are taken.
         source: whose captions a vocabulary is learnt from otherwise.
 
     Raises:
-        ClipError: the file cannot be read or has too few merges, no vocabulary is as small as the tower's, or the
+        ClipError: the file cannot be read or does not fit the tower, no vocabulary is as small as the tower's, or the
             captions are not known before the data is fetched, or have too few merges.
     """
-    size, smallest = text.end_of_text + 1, BytePairTokenizer(HEADER).vocabulary_size
+    if file is not None:
+        return Vocabulary(_of_file(file, text))
+    size, smallest = text.vocabulary_size, BytePairTokenizer(HEADER).vocabulary_size
+    if text.required_token is None or text.required_token < min(smallest, size) - 1:
+        raise ClipError(
+            "The architecture's text tower has no vocabulary as OpenAI's, whose last token ends a text; set "
+            "model.vocabulary to a tokenizer.json that fits it."
+        )
+    size = text.required_token + 1  # tokens behind it were added to the model, and no text becomes them
     if size < smallest:
         raise ClipError(
             f"The architecture's vocabulary has {size} tokens; every vocabulary has {smallest} before its first merge, "
             "so give at least as many."
         )
-    if file is not None:
-        return Vocabulary(_first_merges(file, size - smallest))
     if size == OPENAI_VOCABULARY_SIZE:
         return Vocabulary(None)
     if size == smallest:
@@ -68,34 +72,33 @@ def vocabulary_of(text: TextTransformer, file: str | None, source: Source) -> Vo
         ) from error
 
 
-def kept_vocabulary(merges: str) -> Vocabulary:
-    """The vocabulary that a checkpoint keeps as the text of a merges file.
+def kept_vocabulary(definition: str) -> Vocabulary:
+    """The vocabulary that a checkpoint keeps as the text that defines a tokenizer.
 
     Raises:
         TextError: it is none.
     """
-    return Vocabulary(None if are_openais(BytePairTokenizer(merges).merges) else merges)
+    tokenizer = tokenizer_from(definition)
+    openai = isinstance(tokenizer, BytePairTokenizer) and are_openais(tokenizer.merges)
+    return Vocabulary(None if openai else definition)
 
 
-def _first_merges(file: str, count: int) -> str:
-    data = read_regular(file, MAXIMUM_BYTES)
+def _of_file(file: str, text: TextTower) -> str:
     try:
-        if data[:2] == b"\x1f\x8b":
-            stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-            data = stream.decompress(data, MAXIMUM_BYTES)
-            if not stream.eof:
-                raise zlib.error(f"it is cut short, or decompresses to more than {MAXIMUM_BYTES} bytes")
-        lines = data.decode().splitlines()[: count + 1]
-        merges = "\n".join(lines) + "\n"
-        BytePairTokenizer(merges)
-    except (zlib.error, UnicodeDecodeError, TextError) as error:
-        raise ClipError(f"model.vocabulary is {file}, which is no merges file: {error}") from error
-    if len(lines) <= count:
-        raise ClipError(
-            f"model.vocabulary is {file}, which has {len(lines) - 1} merges, and the architecture's vocabulary needs "
-            f"{count}; lower its vocabulary_size, or give another file."
-        )
-    return merges
+        tokenizer = read_tokenizer(file)
+    except TextError as error:
+        raise ClipError(f"model.vocabulary cannot be used: {error}") from error
+    if isinstance(tokenizer, BytePairTokenizer) and text.required_token is not None:
+        count = text.required_token + 1 - BytePairTokenizer(HEADER).vocabulary_size
+        if len(tokenizer.merges) < count:
+            raise ClipError(
+                f"model.vocabulary is {file}, which has {len(tokenizer.merges)} merges, and the architecture's "
+                f"vocabulary needs {count}; lower its vocabulary_size, or give another file."
+            )
+        tokenizer = BytePairTokenizer("\n".join([HEADER, *tokenizer.merges[:count]]))
+    if fault := misfit(tokenizer, text):
+        raise ClipError(f"model.vocabulary is {file}, a tokenizer {fault}; give the one that the tower is for.")
+    return tokenizer.definition
 
 
 def _usable(captions: Iterable[str]) -> Iterator[str]:

@@ -286,8 +286,8 @@ def test_vocabulary_that_is_missing(other, pixels, tokens):
 @pytest.mark.parametrize(
     ("vocabulary", "message"),
     [
-        ("#version: 1\n", r"carries a vocabulary of 514 tokens, but its weights are for 534"),
-        ("no header", r"The vocabulary that .*wrong\.safetensors carries cannot be read: line 1 of the merges"),
+        ("#version: 1\n", r"carries a tokenizer of 514 tokens that ends texts with 513, and its text tower is for 534"),
+        ("no header", r"The tokenizer that .*wrong\.safetensors carries cannot be read: line 1 of the merges"),
     ],
 )
 def test_vocabulary_of_another_model(vocabulary, message, checkpoint, tmp_path):

@@ -591,11 +591,14 @@ def test_classify_refuses(run, tmp_path):
         ([CIRCLE, "--labels", "red,blue,red"], "The label 'red' occurs more than once"),
         ([CIRCLE, *red, "--template", "a photo"], "has 0 places for the label"),
         ([CIRCLE, *red, "--template", "{} {}"], "has 2 places for the label"),
-        ([CIRCLE, *red, "--template", "{}" + " word" * 100], "The label 'red circle' is too long: with template"),
+        (
+            [CIRCLE, *red, "--template", "{}" + " word" * 100],
+            "The label 'red circle' cannot be used: the text is too long: with start",
+        ),
         ([CIRCLE, "--labels", "red,blue" + " circle" * 90], "The label 'blue circle circle"),
         (
             [CIRCLE, "--labels", "red,red <|EndOfText|>b"],
-            "The label 'red <|EndOfText|>b' has <|endoftext|> in it, where a",
+            "The label 'red <|EndOfText|>b' cannot be used: the text has <|endoftext|> in it",
         ),
         ([CIRCLE, "--labels", "red,red \udcff"], "The label 'red \\udcff' cannot be used: the text has the lone"),
         ([CIRCLE, "--labels-file", tmp_path / "binary.txt"], "binary.txt is not UTF-8 text (byte 4)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import re
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -16,7 +17,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from clip_core.errors import TextError
 from clip_core.text import bpe as module
 from clip_core.text import vocabulary
-from clip_core.text.bpe import END_OF_WORD, MAXIMUM_CHARACTERS, BytePairTokenizer, byte_symbols, openai, words
+from clip_core.text.bpe import END_OF_WORD, BytePairTokenizer, byte_symbols, openai, words
+from clip_core.text.tokenizer import MAXIMUM_CHARACTERS
 
 SMALL = "#version: test\nt h\nth e</w>\na n\nan d</w>\n"
 
@@ -314,13 +316,14 @@ def test_a_tokenizer_can_be_sent_to_another_process():
 def test_written_special_tokens_become_special(text, expected):
     assert openai().encode(text) == expected
     written = "<|startoftext|>" if 49406 in expected else "<|endoftext|>"
-    assert openai().special_in(openai().encode(text)) == written
+    with pytest.raises(TextError, match=rf"^the text has {re.escape(written)} in it, where a model takes a text to be"):
+        openai().check(text, 77, "shorten it")
 
 
 def test_nearly_special_tokens_are_text():
     for text in ["<|endoftext|", "<|end of text|>", "<endoftext>", "<start_of_text"]:
         assert not {49406, 49407} & set(openai().encode(text))
-        assert openai().special_in(openai().encode(text)) is None
+        openai().check(text, 77, "shorten it")
 
 
 # Decoding -------------------------------------------------------------------------------------------------------------
@@ -374,6 +377,16 @@ def test_too_long():
     assert str(caught.value) == (
         "text 1 is too long for context length 77: it has 78 tokens with start and end; "
         "shorten it, or cut it with truncate=True (in the command: --truncate)."
+    )
+
+
+def test_a_text_that_a_model_would_not_read_to_its_end():
+    openai().check("a " * 75, 77, "shorten it")
+    openai().check("a " * 76, None, "shorten it")
+    with pytest.raises(TextError) as caught:
+        openai().check("a " * 76, 77, "shorten it")
+    assert str(caught.value) == (
+        "the text is too long: with start and end it has 78 tokens, and the model reads 77; shorten it."
     )
 
 

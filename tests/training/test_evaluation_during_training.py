@@ -235,7 +235,8 @@ def test_classes_without_a_usable_picture_are_refused_before_training(tmp_path):
 def test_a_prompt_with_a_special_token_names_its_class(tmp_path):
     write_picture(tmp_path / "red &lt;|endoftext|&gt; or blue" / "x.png", 0)
     with pytest.raises(
-        ClipError, match=r"has a class with the prompt 'a photo of a red &lt;.*, which has <\|endoftext\|> in it, where"
+        ClipError,
+        match=r"has a class with the prompt 'a photo of a red &lt;.*: the text has <\|endoftext\|> in it, where",
     ):
         Evaluator(recipe(zero_shot={"folder": str(tmp_path)}), TOKENIZER)
 

@@ -9,8 +9,9 @@ import pytest
 from clip_core.data.sources import open_source
 from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
-from clip_core.text.bpe import MAXIMUM_CHARACTERS, BytePairTokenizer
+from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import HEADER, learn
+from clip_core.text.tokenizer import MAXIMUM_CHARACTERS
 from clip_core.text.vocabulary import openai_merges
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.training import vocabulary
@@ -42,8 +43,8 @@ def test_it_is_learnt_from_the_captions():
 
 def test_tokens_that_the_captions_do_not_need_stay_unused():
     found = vocabulary_of(tower(600), None, Captioned(*WORDS))
-    assert found.merges.startswith(MERGES)
-    assert BytePairTokenizer(found.merges).vocabulary_size == 600
+    assert found.definition.startswith(MERGES)
+    assert BytePairTokenizer(found.definition).vocabulary_size == 600
     assert (found.learnt, found.unused) == (COUNT, 600 - 514 - COUNT)
 
 
@@ -66,7 +67,7 @@ def test_captions_that_teach_too_little():
 
 def test_openais_and_the_smallest_learn_nothing():
     assert vocabulary_of(tower(49408), None, Captioned(*WORDS)) == Vocabulary(None)
-    assert BytePairTokenizer(vocabulary_of(tower(514), None, Captioned(*WORDS)).merges).vocabulary_size == 514
+    assert BytePairTokenizer(vocabulary_of(tower(514), None, Captioned(*WORDS)).definition).vocabulary_size == 514
 
 
 def test_a_checkpoint_keeps_openais_by_its_merges():
@@ -96,15 +97,22 @@ def test_the_first_merges_of_a_file(tmp_path, compress):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"a b\n", "which is no merges file: line 1 of the merges is 'a b'"),
-        (b"\xff\xfe", "which is no merges file: 'utf-8' codec can't decode byte 0xff"),
-        (gzip.compress(MERGES.encode(), mtime=0)[:-9], "which is no merges file: it is cut short, or"),
-        (b"\x1f\x8bxyz", "which is no merges file: Error"),
-        (f"{HEADER}\na b\n".encode(), "which has 1 merges, and the architecture's vocabulary needs 5; lower its voc"),
+        (b"a b\n", "cannot be used: {} is no tokenizer: it starts with 'a b\\n'; give a merges"),
+        (b"\xff\xfe", "cannot be used: {} is no tokenizer: 'utf-8' codec can't decode byte 0xff"),
+        (
+            gzip.compress(MERGES.encode(), mtime=0)[:-9],
+            "cannot be used: {} is no tokenizer: it is cut",
+        ),
+        (b"\x1f\x8bxyz", "cannot be used: {} is no tokenizer: Error"),
+        (
+            f"{HEADER}\na b c\n".encode(),
+            "cannot be used: {} is no tokenizer: line 2 of the merges is 'a b c'",
+        ),
+        (f"{HEADER}\na b\n".encode(), "is {}, which has 1 merges, and the architecture's vocabulary needs 5; lower"),
     ],
 )
 def test_a_file_that_does_not_fit(tmp_path, content, says):
     (tmp_path / "merges").write_bytes(content)
     with pytest.raises(ClipError) as caught:
         vocabulary_of(tower(519), str(tmp_path / "merges"), Captioned())
-    assert str(caught.value).startswith(f"model.vocabulary is {tmp_path / 'merges'}, {says}")
+    assert str(caught.value).startswith(f"model.vocabulary {says.format(tmp_path / 'merges')}")
