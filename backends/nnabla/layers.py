@@ -187,10 +187,10 @@ class Attention(Module):
 class MLP(Module):
     """Two linear layers with the activation between them."""
 
-    def __init__(self, tower: TransformerFields) -> None:
-        self.activation = tower.activation
-        self.c_fc = Linear(tower.width, tower.mlp_width)
-        self.c_proj = Linear(tower.mlp_width, tower.width)
+    def __init__(self, width: int, inner_width: int, activation: Activation) -> None:
+        self.activation = activation
+        self.c_fc = Linear(width, inner_width)
+        self.c_proj = Linear(inner_width, width)
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
         return self.c_proj(activate(self.c_fc(x), self.activation))
@@ -202,7 +202,7 @@ class ResidualAttentionBlock(Block):
     def __init__(self, tower: TransformerFields) -> None:
         self.attn = Attention(tower.width, tower.heads)
         self.ln_1 = LayerNorm(tower.width, tower.epsilon)
-        self.mlp = MLP(tower)
+        self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
 
     def __call__(self, x: nn.Variable, mask: nn.Variable | None, pooled: nn.Variable | None = None) -> nn.Variable:

@@ -145,8 +145,8 @@ class Attention:
 class MLP:
     """Two linear layers with the activation between them."""
 
-    def __init__(self, weights: Weights, tower: TransformerFields) -> None:
-        self.activation = tower.activation
+    def __init__(self, weights: Weights, activation: Activation) -> None:
+        self.activation = activation
         self.c_fc = Linear(part(weights, "c_fc"))
         self.c_proj = Linear(part(weights, "c_proj"))
 
@@ -160,7 +160,7 @@ class ResidualAttentionBlock:
     def __init__(self, weights: Weights, tower: TransformerFields) -> None:
         self.attn = Attention(part(weights, "attn"), tower.heads)
         self.ln_1 = LayerNorm(part(weights, "ln_1"), tower.epsilon)
-        self.mlp = MLP(part(weights, "mlp"), tower)
+        self.mlp = MLP(part(weights, "mlp"), tower.activation)
         self.ln_2 = LayerNorm(part(weights, "ln_2"), tower.epsilon)
 
     def __call__(self, x: np.ndarray, mask: np.ndarray | None, pooled: np.ndarray | None = None) -> np.ndarray:

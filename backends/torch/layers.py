@@ -121,11 +121,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear layers with the activation between them."""
 
-    def __init__(self, tower: TransformerFields) -> None:
+    def __init__(self, width: int, inner_width: int, activation: Activation) -> None:
         super().__init__()
-        self.activation = tower.activation
-        self.c_fc = nn.Linear(tower.width, tower.mlp_width)
-        self.c_proj = nn.Linear(tower.mlp_width, tower.width)
+        self.activation = activation
+        self.c_fc = nn.Linear(width, inner_width)
+        self.c_proj = nn.Linear(inner_width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.c_proj(activate(self.c_fc(x), self.activation))
@@ -138,7 +138,7 @@ class ResidualAttentionBlock(Block):
         super().__init__()
         self.attn = Attention(tower.width, tower.heads)
         self.ln_1 = LayerNorm(tower.width, tower.epsilon)
-        self.mlp = MLP(tower)
+        self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None, pooled: torch.Tensor | None = None) -> torch.Tensor:
