@@ -54,7 +54,7 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model with all that belongs to it."""
 
     name: str
@@ -68,7 +68,7 @@ class Loaded:
         return Preprocess(tower.resolution, tower.pixels, self.model.backend)
 
 
-_current: Loaded | None = None
+_current: LoadedModel | None = None
 
 
 def available_models() -> list[str]:
@@ -146,7 +146,7 @@ def open_model(
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
     resolution: int | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """Like `load`, without touching the module-level model."""
     framework = backends.get(backend or _backend_for(name))  # before a long download, not after it
     path, named = weights_file(name, download_root)
@@ -175,7 +175,7 @@ def open_model(
             f"{checkpoint.left_out[0]}; clip inspect says more.",
             stacklevel=1,
         )
-    return Loaded(str(name), model, logit_scale, checkpoint.assumptions())
+    return LoadedModel(str(name), model, logit_scale, checkpoint.assumptions())
 
 
 def warn_of_assumptions(source: str | os.PathLike[str], checkpoint: converters.ModelFile) -> None:
@@ -254,7 +254,7 @@ def logits(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     return _loaded().model(image, text)
 
 
-def _loaded() -> Loaded:
+def _loaded() -> LoadedModel:
     if _current is None:
         raise ClipError("No model is loaded yet; call clip.load first, for example clip.load('shapes').")
     return _current

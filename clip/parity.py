@@ -14,7 +14,7 @@ import numpy as np
 import backends
 from backends.numpy import CLIP as Reference
 from clip import samples
-from clip.api import Loaded, open_model, weights_file
+from clip.api import LoadedModel, open_model, weights_file
 from clip_core import similarity, tolerances
 from clip_core.backend import Model, Tensor
 from clip_core.errors import ClipError
@@ -152,7 +152,7 @@ def compare_models(
     return Report(checkpoint, bounds, comparisons)
 
 
-def sample_inputs(loaded: Loaded) -> Inputs:
+def sample_inputs(loaded: LoadedModel) -> Inputs:
     """Drawn pictures with their captions, and token rows of every length up to the model's context.
 
     Where the model's vocabulary cannot be had, offline say, the token rows stand alone.

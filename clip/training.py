@@ -16,8 +16,8 @@ from clip.api import weights_file
 from clip_core import files
 from clip_core.architecture import Architecture, differences
 from clip_core.backend import Backend, ProcessGroup, Trainer
+from clip_core.data.example import Source
 from clip_core.data.settings import shown
-from clip_core.data.source import Source
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
 from clip_core.memory import enough_memory
@@ -30,8 +30,8 @@ from clip_core.training.log import say
 from clip_core.training.loop import AVERAGE, MODEL, Outcome, enough_memory_for_the_model
 from clip_core.training.plan import Plan, plan
 from clip_core.training.recipe import Recipe, recipe_file
-from clip_core.training.rules import prepare
 from clip_core.training.stopping import stop_signals
+from clip_core.training.trainable import with_initial_scale
 from clip_core.training.vocabulary import Vocabulary, kept_vocabulary, vocabulary_of
 
 File = str | os.PathLike[str]
@@ -198,7 +198,7 @@ class Job:
         recipe, load = self.recipe, self.load
         architecture, file = recipe.model.build(), recipe.model.vocabulary
         if load is None:
-            weights = prepare(initialize(architecture, recipe.training.seed), recipe.loss)
+            weights = with_initial_scale(initialize(architecture, recipe.training.seed), recipe.loss)
             kept = vocabulary_in(newest(self.resume)) if self.resume is not None and file is None else None
             if kept is not None:
                 return architecture, weights, kept_vocabulary(kept)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clip.api import Loaded
+from clip.api import LoadedModel
 from clip_core import similarity
 from clip_core.errors import CheckpointError, TextError
 from clip_core.evaluation.zero_shot import image_features, unit_features
@@ -33,7 +33,7 @@ class Classifier:
         TextError: there are no labels, one occurs twice or cannot be used, or the template has no place for one.
     """
 
-    def __init__(self, loaded: Loaded, labels: Sequence[str], template: str, truncate: bool = False) -> None:
+    def __init__(self, loaded: LoadedModel, labels: Sequence[str], template: str, truncate: bool = False) -> None:
         if not labels:
             raise TextError("There are no labels; give some with --labels or --labels-file.")
         label, occurrences = Counter(labels).most_common(1)[0]
@@ -67,7 +67,7 @@ class Classifier:
         return Scores(logits, similarity.probabilities(logits))
 
 
-def _check(loaded: Loaded, label: str, text: str, truncate: bool) -> None:
+def _check(loaded: LoadedModel, label: str, text: str, truncate: bool) -> None:
     """Refuse a label whose text the model would not read to its end."""
     length = loaded.model.architecture.text.context_length
     try:

@@ -200,7 +200,7 @@ class ProcessGroup(Protocol):
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes."""
 
-    def numbers(self, value: float) -> list[float]:
+    def gather_float(self, value: float) -> list[float]:
         """The value of every process, in the order of their ranks."""
 
     def peak_memory(self) -> int | None:
@@ -247,8 +247,8 @@ class Trainer(Protocol):
         """What is trained."""
 
     @property
-    def ranks(self) -> ProcessGroup:
-        """The processes of the run."""
+    def processes(self) -> ProcessGroup:
+        """Those of the run."""
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
         """Forward, loss, backward, clip, update.
@@ -286,7 +286,7 @@ class TrainerClass(Protocol):
 
     optional_keys: Collection[str]  # those of the recipe's section training that not every framework can follow
 
-    def __call__(self, model: Any, recipe: Recipe, ranks: Any = ...) -> Trainer:
+    def __call__(self, model: Any, recipe: Recipe, processes: Any = ...) -> Trainer:
         """A trainer of ``model``, which is trained in place, over the processes of the run; by default this one alone.
 
         Raises:

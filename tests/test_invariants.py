@@ -316,11 +316,11 @@ def test_twin_files_define_the_same_classes_in_the_same_order(framework, file):
 OF_ONE_TRAINER = {"gradient_of", "_reordered", "_whole", "tower_context", "squared_norm"} | {
     *("_on_device", "_update_on_cpu", "_update_on_gpu", "_solver_state")
 }
-OF_ONE_RANKS = {"CPUCommunicator", "all_gather", "all_reduce", "has_gpu", "gpu_communicator", "mpirun"}
+OF_ONE_PROCESS_GROUP = {"CPUCommunicator", "all_gather", "all_reduce", "has_gpu", "gpu_communicator", "mpirun"}
 
 
 @pytest.mark.parametrize("framework", ["paddle", "nnabla"])
-@pytest.mark.parametrize(("file", "own"), [("training.py", OF_ONE_TRAINER), ("ranks.py", OF_ONE_RANKS)])
+@pytest.mark.parametrize(("file", "own"), [("training.py", OF_ONE_TRAINER), ("process_group.py", OF_ONE_PROCESS_GROUP)])
 def test_twin_files_of_training_define_the_same_functions_in_the_same_order(framework, file, own):
     def names(folder: str) -> list[str]:
         parts = [node for node in tree_of(f"backends/{folder}/{file}").body if getattr(node, "name", "") not in own]

@@ -12,8 +12,8 @@ import typer
 
 import clip
 from clip.command import app
+from clip_core.data.families import SOURCES
 from clip_core.data.settings import Section
-from clip_core.data.sources import SOURCES
 from clip_core.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]

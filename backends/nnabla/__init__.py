@@ -51,12 +51,12 @@ class NNabla(Backend):
 
     @property
     def ProcessGroup(self) -> ProcessGroupClass:
-        from backends.nnabla.ranks import Ranks
+        from backends.nnabla.process_group import ProcessGroup
 
-        return Ranks
+        return ProcessGroup
 
     def launcher(self, processes: int) -> list[str]:
-        from backends.nnabla.ranks import mpirun
+        from backends.nnabla.process_group import mpirun
 
         return [mpirun(), "-n", str(processes), sys.executable]
 

@@ -27,15 +27,17 @@ from backends.nnabla.functions import linear, on_cpu
 from backends.nnabla.layers import normalize
 from backends.nnabla.model import CLIP
 from backends.nnabla.module import SWITCHES, plain_errors
-from backends.nnabla.ranks import Ranks
+from backends.nnabla.process_group import ProcessGroup
 from backends.nnabla.tensors import to_array, to_tensor
 from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.naming import Weights
+from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
-from clip_core.training.rules import SCALARS, check_trainable, chunks, clip_factor, log_scale_bounds, rules
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
+from clip_core.training.step import SCALARS, chunks, clip_factor, log_scale_bounds
+from clip_core.training.trainable import check_trainable
 
 BLOCK = 1 << 15  # elements; a block of weights, gradient and moments stays in a core's cache
 
@@ -46,7 +48,7 @@ class Trainer:
     Args:
         model: float32 weights; they are trained in place.
         recipe: its sections ``optimizer``, ``loss`` and ``training`` are followed.
-        ranks: the processes of the run; by default this one alone.
+        processes: those of the run; by default this one alone.
 
     Raises:
         ClipError: the recipe asks for what this model, framework or machine cannot do.
@@ -55,17 +57,17 @@ class Trainer:
     distribution: ClassVar[str] = "nnabla"
     optional_keys: ClassVar[Collection[str]] = ()
 
-    def __init__(self, model: CLIP, recipe: Recipe, ranks: Ranks | None = None) -> None:
+    def __init__(self, model: CLIP, recipe: Recipe, processes: ProcessGroup | None = None) -> None:
         self.scaling = LossScaling() if recipe.training.precision == "fp16" else None
         self.context = model.context or nn.get_current_context()  # of all but the towers in fp16
         self.tower_context = tower_context(self.context, recipe.training.precision)
         check_trainable(model.architecture, recipe, self.optional_keys)
-        self.model, self.ranks = model, ranks or Ranks()
+        self.model, self.processes = model, processes or ProcessGroup()
         self.recipe = recipe
         model.recompute_blocks(recipe.training.gradient_checkpointing)
-        self.rules = rules(model.architecture, recipe)
+        self.groups = parameter_groups(model.architecture, recipe)
         variables = dict(model.named_parameters())
-        self.trained = {name: variables[name] for name in self.rules}
+        self.trained = {name: variables[name] for name in self.groups}
         self._begin({})
 
     @np.errstate(over="ignore", invalid="ignore")  # the norm of the gradients tells
@@ -86,7 +88,7 @@ class Trainer:
                 for tower, features, gradient in zip(towers, pair, gradients):
                     if tower not in self.recipe.optimizer.frozen:
                         features.backward(self.loss_scale * gradient[part], clear_buffer=True)
-            result = self._update(sums, len(pixels) * self.ranks.size, learning_rate)
+            result = self._update(sums, len(pixels) * self.processes.size, learning_rate)
             self.model.eval()
             return result
 
@@ -122,10 +124,10 @@ class Trainer:
         the bias get their share of the gradient.
         """
         own = [nn.Variable.from_numpy_array(x, need_grad=True) for x in (image, text)]
-        first = self.ranks.rank * len(image)
+        first = self.processes.rank * len(image)
         everyone = own
-        if self.ranks.size > 1:
-            gathered = [self.ranks.gather(x.data) for x in own]
+        if self.processes.size > 1:
+            gathered = [self.processes.gather(x.data) for x in own]
             everyone = [nn.Variable.from_numpy_array(x.data, need_grad=True) for x in gathered]
         for x in {*own, *everyone}:
             x.grad.zero()
@@ -138,14 +140,14 @@ class Trainer:
         gradients = [x.g for x in own]
         if everyone is not own:
             # As keys, these features also stand in the losses of the other processes.
-            self.ranks.sum([x.grad for x in everyone])
+            self.processes.sum([x.grad for x in everyone])
             gradients = [gradient + x.g[first : first + len(image)] for gradient, x in zip(gradients, everyone)]
         return sums, gradients
 
     def _update(self, sums: nn.NdArray, pairs: int, learning_rate: float) -> StepResult:
         """Sum over all processes, then clip and update; a loss or gradients that are not finite update nothing."""
         gradients = {name: variable.grad for name, variable in self.trained.items()}
-        self.ranks.sum([sums, *gradients.values()])
+        self.processes.sum([sums, *gradients.values()])
         loss_scale = self.loss_scale
         if self.scaling is not None:
             for name in gradients.keys() - set(SCALARS):
@@ -169,8 +171,8 @@ class Trainer:
         beta1, beta2 = optimizer.betas
         correction1, correction2 = 1 - beta1**self.updates, 1 - beta2**self.updates
         newest = 1 - (optimizer.ema_decay or 0.0)  # the share of these weights in their average
-        for name, rule in self.rules.items():
-            rate = learning_rate * rule.rate
+        for name, group in self.groups.items():
+            rate = learning_rate * group.rate
             variable = self.trained[name]
             tensors = [variable.data, variable.grad, self.first[name].data, self.second[name].data]
             if self.averages:
@@ -180,9 +182,9 @@ class Trainer:
                 weights, gradient, first, second, *averages = (array[start : start + BLOCK] for array in flat)
                 gradient *= factor
                 if optimizer.name == "adam":
-                    gradient += rule.decay * weights
+                    gradient += group.decay * weights
                 else:
-                    weights *= 1 - rate * rule.decay
+                    weights *= 1 - rate * group.decay
                 first *= beta1
                 first += (1 - beta1) * gradient
                 second *= beta2
@@ -200,18 +202,18 @@ class Trainer:
         """
         optimizer = self.recipe.optimizer
         epsilon = optimizer.epsilon * sqrt(1 - optimizer.betas[1] ** self.updates)
-        for rule in set(self.rules.values()):
-            names = [name for name, own in self.rules.items() if own == rule]
-            rate = learning_rate * rule.rate
+        for group in set(self.groups.values()):
+            names = [name for name, own in self.groups.items() if own == group]
+            rate = learning_rate * group.rate
             if optimizer.name == "adam":
                 solver = S.Adam(rate, *optimizer.betas, epsilon)
             else:
-                solver = S.AdamW(rate, *optimizer.betas, epsilon, wd=rate * rule.decay)
+                solver = S.AdamW(rate, *optimizer.betas, epsilon, wd=rate * group.decay)
             solver.set_parameters({name: self.trained[name] for name in names})
             solver.set_states({name: self._solver_state(name) for name in names})
             solver.scale_grad(factor)
             if optimizer.name == "adam":
-                solver.weight_decay(rule.decay)
+                solver.weight_decay(group.decay)
             solver.update()
         log_scale = self.model.logit_scale.data.get_data("rw")
         np.clip(log_scale, *log_scale_bounds(optimizer), out=log_scale)
@@ -247,7 +249,7 @@ class Trainer:
         Raises:
             CheckpointError: listing every fault.
         """
-        check_state(self.model.architecture, self.rules, state, bool(self.averages), self.scaling is not None)
+        check_state(self.model.architecture, self.groups, state, bool(self.averages), self.scaling is not None)
         self.model.load({name: state[f"weights/{name}"] for name in self.model.export()})
         self._begin(state)
 

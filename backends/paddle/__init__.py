@@ -28,9 +28,9 @@ class Paddle(Backend):
 
     @property
     def ProcessGroup(self) -> ProcessGroupClass:
-        from backends.paddle.ranks import Ranks
+        from backends.paddle.process_group import ProcessGroup
 
-        return Ranks
+        return ProcessGroup
 
     def launcher(self, processes: int) -> list[str]:
         return [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]

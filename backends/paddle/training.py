@@ -21,15 +21,17 @@ import paddle.nn.functional as F
 
 from backends.paddle.layers import normalize
 from backends.paddle.model import CLIP
-from backends.paddle.ranks import Ranks
+from backends.paddle.process_group import ProcessGroup
 from backends.paddle.tensors import to_array
 from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.naming import Weights, parameters
+from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
-from clip_core.training.rules import SCALARS, check_trainable, chunks, clip_factor, log_scale_bounds, rules
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
+from clip_core.training.step import SCALARS, chunks, clip_factor, log_scale_bounds
+from clip_core.training.trainable import check_trainable
 
 AUTOCAST = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 
@@ -40,7 +42,7 @@ class Trainer:
     Args:
         model: float32 weights; they are trained in place.
         recipe: its sections ``optimizer``, ``loss`` and ``training`` are followed.
-        ranks: the processes of the run; by default this one alone.
+        processes: those of the run; by default this one alone.
 
     Raises:
         ClipError: the recipe asks for what this model, framework or machine cannot do.
@@ -49,11 +51,11 @@ class Trainer:
     distribution: ClassVar[str] = "paddlepaddle"
     optional_keys: ClassVar[Collection[str]] = ()
 
-    def __init__(self, model: CLIP, recipe: Recipe, ranks: Ranks | None = None) -> None:
+    def __init__(self, model: CLIP, recipe: Recipe, processes: ProcessGroup | None = None) -> None:
         if model.dtype != "float32":
             raise ClipError("The model to train holds half-precision weights; load it with precision='fp32'.")
         check_trainable(model.architecture, recipe, self.optional_keys)
-        self.model, self.ranks = model, ranks or Ranks()
+        self.model, self.processes = model, processes or ProcessGroup()
         self.recipe = recipe
         model.recompute_blocks(recipe.training.gradient_checkpointing)
         self.autocast = AUTOCAST[recipe.training.precision]
@@ -62,9 +64,9 @@ class Trainer:
                 f"Paddle has no {self.autocast} kernels for the CPU; train with precision fp32, or on a GPU."
             )
         self.scaling = LossScaling() if recipe.training.precision == "fp16" else None
-        self.rules = rules(model.architecture, recipe)
+        self.groups = parameter_groups(model.architecture, recipe)
         tensors = dict(model.named_parameters())
-        self.trained = {name: tensors[name] for name in self.rules}
+        self.trained = {name: tensors[name] for name in self.groups}
         # Paddle stores linear weights [in, out].
         self.transposed = {parameter.name for parameter in parameters(model.architecture) if parameter.kind == "linear"}
         self._begin({})
@@ -83,7 +85,7 @@ class Trainer:
                 if not features.stop_gradient:  # not of a frozen tower
                     features.backward(self.loss_scale * gradient[part])
         with paddle.no_grad():
-            result = self._update(sums, len(pixels) * self.ranks.size, learning_rate)
+            result = self._update(sums, len(pixels) * self.processes.size, learning_rate)
         self.model.eval()
         return result
 
@@ -109,8 +111,8 @@ class Trainer:
         the bias get their share of the gradient.
         """
         own = [image, text]
-        first = self.ranks.rank * len(image)
-        everyone = own if self.ranks.size == 1 else [self.ranks.gather(x) for x in own]
+        first = self.processes.rank * len(image)
+        everyone = own if self.processes.size == 1 else [self.processes.gather(x) for x in own]
         for x in (*own, *everyone):
             x.stop_gradient = False
         scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
@@ -120,14 +122,14 @@ class Trainer:
         if everyone is not own:
             # As keys, these features also stand in the losses of the other processes.
             keys = [gradient_of(x) for x in everyone]
-            self.ranks.sum(keys)
+            self.processes.sum(keys)
             gradients = [gradient + key[first : first + len(image)] for gradient, key in zip(gradients, keys)]
         return paddle.stack([loss.detach(), *own_text_among_nearest(logits.detach(), first)]), gradients
 
     def _update(self, sums: paddle.Tensor, pairs: int, learning_rate: float) -> StepResult:
         """Sum over all processes, then clip and update; a loss or gradients that are not finite update nothing."""
         gradients = {name: tensor.grad for name, tensor in self.trained.items()}
-        self.ranks.sum([sums, *gradients.values()])
+        self.processes.sum([sums, *gradients.values()])
         loss_scale = self.loss_scale
         if self.scaling is not None:
             gradients |= {name: gradients[name] / loss_scale for name in gradients if name not in SCALARS}
@@ -145,13 +147,13 @@ class Trainer:
         beta1, beta2 = optimizer.betas
         correction1, correction2 = 1 - beta1**self.updates, 1 - beta2**self.updates
         epsilon = paddle.full([], optimizer.epsilon)
-        for name, rule in self.rules.items():
+        for name, group in self.groups.items():
             # In place, since every fresh tensor of this size costs as much as the arithmetic.
-            weights, gradient, rate = self.trained[name], gradients[name].scale_(factor), learning_rate * rule.rate
+            weights, gradient, rate = self.trained[name], gradients[name].scale_(factor), learning_rate * group.rate
             if optimizer.name == "adam":
-                gradient.add_(rule.decay * weights)
+                gradient.add_(group.decay * weights)
             else:
-                weights.scale_(1 - rate * rule.decay)
+                weights.scale_(1 - rate * group.decay)
             first = self.first[name].scale_(beta1).add_((1 - beta1) * gradient)
             second = self.second[name].scale_(beta2).add_(gradient.square_().scale_(1 - beta2))
             change = first / (second / correction2).sqrt_().add_(epsilon)
@@ -183,7 +185,7 @@ class Trainer:
         Raises:
             CheckpointError: listing every fault.
         """
-        check_state(self.model.architecture, self.rules, state, bool(self.averages), self.scaling is not None)
+        check_state(self.model.architecture, self.groups, state, bool(self.averages), self.scaling is not None)
         self.model.load({name: state[f"weights/{name}"] for name in self.model.export()})
         self._begin(state)
 

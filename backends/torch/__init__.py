@@ -29,9 +29,9 @@ class PyTorch(Backend):
 
     @property
     def ProcessGroup(self) -> ProcessGroupClass:
-        from backends.torch.ranks import Ranks
+        from backends.torch.process_group import ProcessGroup
 
-        return Ranks
+        return ProcessGroup
 
     def launcher(self, processes: int) -> list[str]:
         options = ["--standalone", "--nproc_per_node", str(processes)]

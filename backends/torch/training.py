@@ -21,16 +21,18 @@ from torch.nn.utils import get_total_norm
 from backends.torch.compilation import compile_blocks
 from backends.torch.layers import Block, normalize
 from backends.torch.model import CLIP
-from backends.torch.ranks import Ranks
+from backends.torch.process_group import ProcessGroup
 from backends.torch.sharding import is_sharded, part_of, shard, whole_of
 from backends.torch.tensors import to_array
 from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.naming import Weights
+from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
-from clip_core.training.rules import SCALARS, check_trainable, chunks, clip_factor, log_scale_bounds, rules
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
+from clip_core.training.step import SCALARS, chunks, clip_factor, log_scale_bounds
+from clip_core.training.trainable import check_trainable
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAM = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -42,7 +44,7 @@ class Trainer:
     Args:
         model: float32 weights; they are trained in place.
         recipe: its sections ``optimizer``, ``loss`` and ``training`` are followed.
-        ranks: the processes of the run; by default this one alone.
+        processes: those of the run; by default this one alone.
 
     Raises:
         ClipError: the recipe asks for what this model, framework or machine cannot do.
@@ -51,31 +53,31 @@ class Trainer:
     distribution: ClassVar[str] = "torch"
     optional_keys: ClassVar[Collection[str]] = ("compile", "fully_sharded")
 
-    def __init__(self, model: CLIP, recipe: Recipe, ranks: Ranks | None = None) -> None:
+    def __init__(self, model: CLIP, recipe: Recipe, processes: ProcessGroup | None = None) -> None:
         if model.dtype != torch.float32:
             raise ClipError("The model to train holds half-precision weights; load it with precision='fp32'.")
         check_trainable(model.architecture, recipe, self.optional_keys)
-        self.model, self.ranks = model, ranks or Ranks()
+        self.model, self.processes = model, processes or ProcessGroup()
         self.recipe = recipe
         model.recompute_blocks(recipe.training.gradient_checkpointing)
         if recipe.training.compile:
             compile_blocks(model)
-        if recipe.training.fully_sharded and self.ranks.size > 1:
+        if recipe.training.fully_sharded and self.processes.size > 1:
             blocks = [module for module in model.modules() if isinstance(module, Block)]
-            shard([*blocks, *model.children()], model.device, self.ranks.size)
+            shard([*blocks, *model.children()], model.device, self.processes.size)
         self.autocast = AUTOCAST[recipe.training.precision]
         self.scaling = LossScaling() if recipe.training.precision == "fp16" else None
-        self.rules = rules(model.architecture, recipe)
-        self.parameters = {name: model.get_parameter(name) for name in self.rules}
+        self.groups = parameter_groups(model.architecture, recipe)
+        self.parameters = {name: model.get_parameter(name) for name in self.groups}
         self.trained = {name: part_of(parameter) for name, parameter in self.parameters.items()}
         self.adam = ADAM[recipe.optimizer.name](
             [
                 {
-                    "params": [self.trained[name] for name, other in self.rules.items() if other == rule],
-                    "weight_decay": rule.decay,
-                    "rate": rule.rate,
+                    "params": [self.trained[name] for name, other in self.groups.items() if other == group],
+                    "weight_decay": group.decay,
+                    "rate": group.rate,
                 }
-                for rule in dict.fromkeys(self.rules.values())
+                for group in dict.fromkeys(self.groups.values())
             ],
             betas=recipe.optimizer.betas,
             eps=recipe.optimizer.epsilon,
@@ -96,7 +98,7 @@ class Trainer:
             for features, gradient in zip(pair if whole else self._encode(pixels[part], tokens[part]), gradients):
                 if features.requires_grad:  # not of a frozen tower
                     features.backward(self.loss_scale * gradient[part])
-        result = self._update(sums, len(pixels) * self.ranks.size, learning_rate)
+        result = self._update(sums, len(pixels) * self.processes.size, learning_rate)
         self.model.eval()
         return result
 
@@ -122,8 +124,10 @@ class Trainer:
         the bias get their share of the gradient.
         """
         own = [image.requires_grad_(), text.requires_grad_()]
-        first = self.ranks.rank * len(image)
-        everyone = own if self.ranks.size == 1 else [self.ranks.gather(x.detach()).requires_grad_() for x in own]
+        first = self.processes.rank * len(image)
+        everyone = (
+            own if self.processes.size == 1 else [self.processes.gather(x.detach()).requires_grad_() for x in own]
+        )
         scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
         loss, logits = contrastive_loss(self.recipe.loss, own, everyone, first, scale, bias)
         loss.backward()
@@ -131,7 +135,7 @@ class Trainer:
         if everyone is not own:
             # As keys, these features also stand in the losses of the other processes.
             keys = [gradient_of(x) for x in everyone]
-            self.ranks.sum(keys)
+            self.processes.sum(keys)
             gradients = [gradient + key[first : first + len(image)] for gradient, key in zip(gradients, keys)]
         return torch.stack([loss.detach(), *own_text_among_nearest(logits.detach(), first)]), gradients
 
@@ -147,7 +151,7 @@ class Trainer:
         own = [gradient for name, gradient in gradients.items() if is_sharded(self.parameters[name])]
         common = [gradient for name, gradient in gradients.items() if not is_sharded(self.parameters[name])]
         square = get_total_norm(own).to(sums) ** 2  # these are sums already, of rows that no other process has
-        self.ranks.sum([sums, square, *common])
+        self.processes.sum([sums, square, *common])
         norm = hypot(square.sqrt(), get_total_norm(common))
         loss, top1, top5 = sums.tolist()
         # A loss that is not finite overflowed in the forward pass, which no loss scale changes.
@@ -190,7 +194,7 @@ class Trainer:
         Raises:
             CheckpointError: listing every fault.
         """
-        check_state(self.model.architecture, self.rules, state, bool(self.averages), self.scaling is not None)
+        check_state(self.model.architecture, self.groups, state, bool(self.averages), self.scaling is not None)
         self.model.load({name: state[f"weights/{name}"] for name in self.model.export()})
         self._begin(state)
 

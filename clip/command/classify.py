@@ -20,7 +20,7 @@ import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from clip.api import Loaded, Preprocess, open_model, weights_file
+from clip.api import LoadedModel, Preprocess, open_model, weights_file
 from clip.command.output import FILE_WIDTH, Backend, Console, Device, Json, Precision, console, errors, print_table
 from clip.zero_shot import Classifier
 from clip_core import files
@@ -169,7 +169,7 @@ def _results(
 
 
 def _result(
-    loaded: Loaded, path: str, labels: list[str], probabilities: np.ndarray, logits: np.ndarray, top_k: int | None
+    loaded: LoadedModel, path: str, labels: list[str], probabilities: np.ndarray, logits: np.ndarray, top_k: int | None
 ) -> Result:
     places = range(len(labels)) if top_k is None else np.argsort(-logits, kind="stable")[:top_k]
     return Result(

@@ -79,7 +79,7 @@ def run(
             trained = job.train(processes)
             if processes.rank == 0:
                 say(f"{_ending(trained, job.output)}; the model is {trained.model}")
-            processes.numbers(0)  # a launcher may end all processes as soon as one has ended by a signal
+            processes.gather_float(0)  # a launcher may end all processes as soon as one has ended by a signal
         if trained.signal is not None and WORD not in os.environ:
             code = 128 + trained.signal
     processes.close()

@@ -10,8 +10,8 @@ Every picture is one example with its captions, about five. A picture that no an
 
 from __future__ import annotations
 
+from clip_core.data.example import PictureFiles, SourceSettings
 from clip_core.data.listing import read_json, records
-from clip_core.data.source import PictureFiles, SourceSettings
 from clip_core.errors import ClipError
 
 

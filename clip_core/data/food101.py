@@ -16,9 +16,9 @@ from __future__ import annotations
 import os
 from typing import Literal
 
+from clip_core.data.example import PictureFiles, SourceSettings
 from clip_core.data.listing import lines_of, read_json
 from clip_core.data.settings import Templates
-from clip_core.data.source import PictureFiles, SourceSettings
 from clip_core.errors import ClipError
 
 

@@ -5,7 +5,7 @@ random, follow from seed, epoch and example. Nothing depends on the number of wo
 
 Rules:
 
-- A source that is quick in one order only (`clip_core.data.source.OrderedSource`) is taken in its own order, which is
+- A source that is quick in one order only (`clip_core.data.example.OrderedSource`) is taken in its own order, which is
   shuffled as well.
 - An epoch has whole batches only; the examples of a last part batch come up in other epochs.
 - An example that cannot be used (a damaged picture, no caption) is skipped, reported and counted; the next one of the
@@ -34,10 +34,10 @@ import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.data.augmentation import Augmentation
+from clip_core.data.example import OrderedSource, Source
 from clip_core.data.faults import Fault, FaultReport
 from clip_core.data.mixture import Mixture
 from clip_core.data.order import shuffled
-from clip_core.data.source import OrderedSource, Source
 from clip_core.errors import ClipError
 from clip_core.text.tokenizer import Tokenizer
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from clip_core.data.example import Example, OrderedSource, Source, Texts, fingerprint_of
 from clip_core.data.order import shuffled
-from clip_core.data.source import Example, OrderedSource, Source, Texts, fingerprint_of
 from clip_core.errors import ClipError
 
 

@@ -17,8 +17,8 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 
+from clip_core.data.example import Photograph, SourceSettings, Texts, captions, fingerprint_of
 from clip_core.data.listing import tree, warn_of_rest
-from clip_core.data.source import Photograph, SourceSettings, Texts, captions, fingerprint_of
 from clip_core.errors import ClipError, TextError
 from clip_core.files import read_regular
 from clip_core.image import SUFFIXES, open_image

@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from clip_core.data.example import Photograph, SourceSettings, Texts, captions, fingerprint_of
 from clip_core.data.listing import read_json, records
-from clip_core.data.source import Photograph, SourceSettings, Texts, captions, fingerprint_of
 from clip_core.errors import ClipError, ImageError
 from clip_core.image import open_image
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 
+from clip_core.data.example import PictureFiles, SourceSettings, grouped
 from clip_core.data.listing import lines_of
-from clip_core.data.source import PictureFiles, SourceSettings, grouped
 from clip_core.errors import ClipError
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clip_core.data.source import fingerprint_of
+from clip_core.data.example import fingerprint_of
 from clip_core.preprocess import resize
 
 SIDE = 64  # pixels along one side of a picture

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from clip_core.data.source import Photograph, Texts, captions, fingerprint_of
+from clip_core.data.example import Photograph, Texts, captions, fingerprint_of
 from clip_core.errors import ClipError, ImageError
 from clip_core.files import open_regular
 from clip_core.image import MAX_FILE_BYTES, SUFFIXES, open_image

@@ -35,9 +35,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from clip_core.data.example import Photograph, Texts, fingerprint_of
 from clip_core.data.order import shuffled
 from clip_core.data.shards import Shards, samples_in
-from clip_core.data.source import Photograph, Texts, fingerprint_of
 from clip_core.errors import ClipError, DownloadError
 from clip_core.files import cache_folder, download, read_regular, write_text
 

@@ -34,8 +34,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from clip_core.data.example import PictureFiles, SourceSettings, grouped
 from clip_core.data.settings import shown
-from clip_core.data.source import PictureFiles, SourceSettings, grouped
 from clip_core.errors import ClipError
 from clip_core.files import open_regular
 

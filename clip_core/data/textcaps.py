@@ -10,8 +10,8 @@ There is one entry per caption; the entries of a picture, about five, are one ex
 
 from __future__ import annotations
 
+from clip_core.data.example import PictureFiles, SourceSettings, grouped
 from clip_core.data.listing import read_json, records
-from clip_core.data.source import PictureFiles, SourceSettings, grouped
 
 
 class TextCaps(SourceSettings):

@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from clip_core.data.example import Source, SourceSettings
 from clip_core.data.shards import Shards
-from clip_core.data.source import Source, SourceSettings
 from clip_core.data.streaming import StreamedShards, is_remote
 from clip_core.errors import ClipError
 

@@ -32,11 +32,11 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from clip_core.data.example import Texts
 from clip_core.data.food101 import Food101
 from clip_core.data.listing import lines_of, tree, warn_of_rest
 from clip_core.data.settings import Count, Section, Templates, shown
 from clip_core.data.shapes import HELD_OUT
-from clip_core.data.source import Texts
 from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import SingleThings
 from clip_core.image import SUFFIXES, open_image

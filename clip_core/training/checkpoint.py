@@ -42,7 +42,7 @@ Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """A training run after ``step`` steps."""
 
     step: int
@@ -75,7 +75,7 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._thread.shutdown()
 
-    def write(self, checkpoint: Checkpoint) -> None:
+    def write(self, checkpoint: TrainingCheckpoint) -> None:
         """Write ``checkpoint`` when the one before is complete.
 
         Raises:
@@ -111,7 +111,7 @@ class Writer:
         return self._saved
 
 
-def write(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
+def write(run: Path, checkpoint: TrainingCheckpoint, keep: int) -> Path:
     """Write ``checkpoint`` into the folder of ``run``, then remove all but it and the ``keep - 1`` before it.
 
     Those of later steps are removed, too: they are of a run that was taken up again at an earlier step.
@@ -148,7 +148,7 @@ def write(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return folder
 
 
-def _fill(folder: Path, checkpoint: Checkpoint) -> None:
+def _fill(folder: Path, checkpoint: TrainingCheckpoint) -> None:
     described = {name: value for name, value in vars(checkpoint).items() if name not in ("trainer", "vocabulary")}
     contents = {
         _STATE: b"".join(safetensors.pieces({name: Tensor(x, x.dtype) for name, x in checkpoint.trainer.items()})),
@@ -188,7 +188,7 @@ def verify(folder: Path) -> None:
         raise CheckpointError(f"{folder} is not a complete training checkpoint: {error}") from error
 
 
-def read(folder: Path) -> Checkpoint:
+def read(folder: Path) -> TrainingCheckpoint:
     """Read a checkpoint and check it against its manifest.
 
     Raises:
@@ -197,7 +197,7 @@ def read(folder: Path) -> Checkpoint:
     verify(folder)
     try:
         state = safetensors.read(read_regular(folder / _STATE)).tensors
-        return Checkpoint(trainer=state, vocabulary=vocabulary_in(folder), **described_in(folder))
+        return TrainingCheckpoint(trainer=state, vocabulary=vocabulary_in(folder), **described_in(folder))
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:

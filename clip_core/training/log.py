@@ -31,23 +31,23 @@ Metrics = dict[str, Any]  # of a step: its numbers by name
 Scores = Mapping[str, float]
 
 
-class Place(Protocol):
-    """Where a run tells of itself."""
+class Sink(Protocol):
+    """Where the metrics of a run go."""
 
     def step(self, metrics: Metrics) -> None: ...
 
     def evaluation(self, step: int, scores: Scores) -> None: ...
 
 
-class Journal:
-    """All places that a run tells of itself, written by one process.
+class RunLog:
+    """All that the metrics of a run go to, written by one process.
 
-    A place that cannot be written to does not end the training: the others go on, and it is tried again. What is
+    A sink that cannot be written to does not end the training: the others go on, and it is tried again. What is
     missing at the end is said on standard error when the ``with`` block ends.
 
     Args:
         run: folder of the run.
-        settings: which places there are beside the JSON lines and the progress.
+        settings: which sinks there are beside the JSON lines and the progress.
         after: the step that the run goes on from; what was written of later ones is dropped.
         last: the step that it ends at.
 
@@ -57,39 +57,39 @@ class Journal:
 
     def __init__(self, run: Path, settings: Log, after: int, last: int) -> None:
         self._files = ExitStack()
-        self._missing: dict[str, tuple[int, Exception]] = {}  # place -> how often it failed, and how at last
-        self._places: dict[str, Place] = {}
+        self._missing: dict[str, tuple[int, Exception]] = {}  # sink -> how often it failed, and how at last
+        self._sinks: dict[str, Sink] = {}
         with self._files:
-            self._places["the JSON lines"] = JsonLines(run, after, self._files)
+            self._sinks["the JSON lines"] = JsonLines(run, after, self._files)
             if settings.tensorboard:
-                self._places["TensorBoard's event file"] = TensorBoard(run, after, self._files)
+                self._sinks["TensorBoard's event file"] = TensorBoard(run, after, self._files)
             if settings.nnabla_monitor:
-                self._places["NNabla's monitor files"] = NNablaMonitor(run, after)
+                self._sinks["NNabla's monitor files"] = NNablaMonitor(run, after)
             terminal = sys.stderr is not None and sys.stderr.isatty()
             progress = ProgressBar(after, last) if terminal else ProgressLines(after, last)
             self._files.callback(self._try, "the progress", progress.close)
-            self._places["the progress"] = progress
+            self._sinks["the progress"] = progress
             self._files = self._files.pop_all()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._files.close()
         self._missing.pop("the progress", None)  # nobody can be told there
         if self._missing:
-            faults = [f"{place} ({count} times: {error})" for place, (count, error) in self._missing.items()]
+            faults = [f"{sink} ({count} times: {error})" for sink, (count, error) in self._missing.items()]
             say(f"Warning: training went on, but not all of it could be written: {', '.join(faults)}.")
 
     def step(self, metrics: Metrics) -> None:
         """Tell of a training step."""
-        for name, place in self._places.items():
-            self._try(name, place.step, metrics)
+        for name, sink in self._sinks.items():
+            self._try(name, sink.step, metrics)
 
     def evaluation(self, step: int, scores: Scores) -> None:
         """Tell of the scores after a step."""
-        for name, place in self._places.items():
-            self._try(name, place.evaluation, step, scores)
+        for name, sink in self._sinks.items():
+            self._try(name, sink.evaluation, step, scores)
 
     def _try(self, name: str, write: Callable[..., None], *arguments: Any) -> None:
         try:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from clip_core.backend import StepResult, Trainer
+from clip_core.data.example import Source
 from clip_core.data.loader import Batch, Loader, check_batch
 from clip_core.data.settings import shown
-from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.files import LOCK, exclusive
 from clip_core.memory import enough_memory
@@ -28,13 +28,13 @@ from clip_core.text.loading import tokenizer_from
 from clip_core.text.tokenizer import Tokenizer
 from clip_core.training import checkpoint as checkpoints
 from clip_core.training.cautions import cautions
-from clip_core.training.checkpoint import Checkpoint, Writer
+from clip_core.training.checkpoint import TrainingCheckpoint, Writer
 from clip_core.training.evaluation import Evaluator
-from clip_core.training.log import CURVE, EVALUATION, METRICS, Journal, plot, say
+from clip_core.training.log import CURVE, EVALUATION, METRICS, RunLog, plot, say
 from clip_core.training.recipe import Recipe
-from clip_core.training.rules import check_trainable
 from clip_core.training.schedule import learning_rate
 from clip_core.training.stopping import stop_signals
+from clip_core.training.trainable import check_trainable
 
 RECIPE = "recipe.yaml"
 FAULTS = "faults.jsonl"  # examples that could not be used
@@ -42,7 +42,7 @@ MODEL = "model.safetensors"  # what the caller of `train` writes into the folder
 AVERAGE = "model-average.safetensors"
 
 # What changes no number but for rounding, so that a run may go on with another value.
-FREE = {
+MAY_CHANGE_ON_RESUME = {
     "data": {"workers", "fault_share"},
     "training": {"micro_batch_size", "gradient_checkpointing", "compile", "fully_sharded"},
 }
@@ -103,7 +103,7 @@ def train(
         with (
             stop_signals() as asked_to_stop,
             Writer(output, settings.keep, settings.background, saved) as writer,
-            Journal(output, recipe.log, step, last) if run.first else nullcontext() as journal,
+            RunLog(output, recipe.log, step, last) if run.first else nullcontext() as log,
         ):
             while step < last and not stopped:
                 writer.check()
@@ -117,16 +117,16 @@ def train(
                 if fault is not None:
                     raise _not_finite(step + 1, batch, fault, writer)
                 step, loss, kept = step + 1, result.loss, False
-                if journal is not None:
-                    journal.step(_metrics(run, step, rate, result, monotonic() - began))
-                stopped = int(max(trainer.ranks.numbers(asked_to_stop())))
+                if log is not None:
+                    log.step(_metrics(run, step, rate, result, monotonic() - began))
+                stopped = int(max(trainer.processes.gather_float(asked_to_stop())))
                 if evaluator is not None and not stopped and (step % evaluator.every_steps == 0 or step == last):
                     with enough_memory(
                         "while the model was scored", "lower evaluation.batch_size or evaluation.examples"
                     ):
                         scores = evaluator(trainer)
-                    if journal is not None:
-                        journal.evaluation(step, scores)
+                    if log is not None:
+                        log.evaluation(step, scores)
                 if step % settings.every_steps == 0:
                     _save(run, step, batch, writer)
                     kept = True
@@ -134,10 +134,10 @@ def train(
             if not kept:
                 _save(run, step, batch, writer)
             writer.wait()
-        skipped = int(sum(trainer.ranks.numbers(run.loader.state().get("skipped", 0))))
+        skipped = int(sum(trainer.processes.gather_float(run.loader.state().get("skipped", 0))))
         if run.first:
             if skipped:
-                beside = "" if trainer.ranks.size == 1 else f" and in rank-*-{FAULTS} beside it"
+                beside = "" if trainer.processes.size == 1 else f" and in rank-*-{FAULTS} beside it"
                 say(
                     f"Passed over: {skipped} {'example' if skipped == 1 else 'examples'} that could not be used, as "
                     f"listed in {output / FAULTS}{beside}."
@@ -183,7 +183,7 @@ class Run:
     @property
     def first(self) -> bool:
         """Whether this is the process that writes and tells."""
-        return self.trainer.ranks.rank == 0
+        return self.trainer.processes.rank == 0
 
 
 def open_run(recipe: Recipe, trainer: Trainer, source: Source, tokenizer: Tokenizer, output: Path | None = None) -> Run:
@@ -198,8 +198,8 @@ def open_run(recipe: Recipe, trainer: Trainer, source: Source, tokenizer: Tokeni
     for package in ("grain", "matplotlib"):  # found out now rather than at the end of a long run
         if find_spec(package) is None:
             raise ClipError(f"Training needs {package}, which is not installed; run: pip install 'triclip[train]'.")
-    ranks, data = trainer.ranks, recipe.data
-    report = FAULTS if ranks.rank == 0 else f"rank-{ranks.rank}-{FAULTS}"
+    processes, data = trainer.processes, recipe.data
+    report = FAULTS if processes.rank == 0 else f"rank-{processes.rank}-{FAULTS}"
     loader = Loader(
         source,
         tokenizer,
@@ -210,8 +210,8 @@ def open_run(recipe: Recipe, trainer: Trainer, source: Source, tokenizer: Tokeni
         augmentation=data.augmentation,
         fault_share=data.fault_share,
         fault_report=None if output is None else output / report,
-        rank=ranks.rank,
-        ranks=ranks.size,
+        rank=processes.rank,
+        ranks=processes.size,
     )
     return Run(recipe, trainer, loader, tokenizer, len(source), source.fingerprint())
 
@@ -273,7 +273,7 @@ def _check_no_other_run(output: Path, resume: Path | None) -> None:
         raise ClipError(f"{output} holds a training run already; resume it, or give another folder.")
 
 
-def _check_same_run(run: Run, folder: Path, saved: Checkpoint) -> None:
+def _check_same_run(run: Run, folder: Path, saved: TrainingCheckpoint) -> None:
     """Refuse to go on with what gives other numbers."""
     _check_same_recipe(run.recipe, folder, saved.recipe)
     _check_same_data(run.examples, run.fingerprint, folder, saved.loader)
@@ -287,7 +287,7 @@ def _check_same_recipe(recipe: Recipe, folder: Path, saved: dict[str, Any]) -> N
         was, wanted = (getattr(which, section).model_dump(mode="json") for which in (then, recipe))
         if section == "model" and then.model.build() == recipe.model.build():
             was["architecture"] = wanted["architecture"]  # which may be spelt in two ways
-        free = FREE.get(section, set())
+        free = MAY_CHANGE_ON_RESUME.get(section, set())
         was, wanted = ({key: value for key, value in each.items() if key not in free} for each in (was, wanted))
         changed = _first_difference(was, wanted, section)
         if changed is not None:
@@ -336,7 +336,7 @@ def _first_difference(was: Any, wanted: Any, key: str) -> tuple[str, Any, Any] |
     return None if was == wanted else (key, was, wanted)
 
 
-def _changed_surroundings(trainer: Trainer, saved: Checkpoint) -> list[str]:
+def _changed_surroundings(trainer: Trainer, saved: TrainingCheckpoint) -> list[str]:
     """What is not as it was, among the things that change no more than rounding, in words."""
     found = []
     now, then = _versions(trainer), saved.versions
@@ -345,21 +345,21 @@ def _changed_surroundings(trainer: Trainer, saved: Checkpoint) -> list[str]:
     if added:
         found.append(f"{added[0]} instead of {gone[0] if gone else 'another framework'}")
     found += [f"{name} {now[name]} instead of {then[name]}" for name in now if then.get(name, now[name]) != now[name]]
-    before, size = len(saved.loader["skipped"]), trainer.ranks.size
+    before, size = len(saved.loader["skipped"]), trainer.processes.size
     if before != size:
         found.append(f"{size} {'process' if size == 1 else 'processes'} instead of {before}")
     return found
 
 
-def _own_skipped(run: Run, folder: Path, saved: Checkpoint) -> int:
+def _own_skipped(run: Run, folder: Path, saved: TrainingCheckpoint) -> int:
     """How many faulty examples this process has skipped before."""
-    skipped, ranks = saved.loader["skipped"], run.trainer.ranks
-    if len(skipped) == ranks.size:
-        return skipped[ranks.rank]
+    skipped, processes = saved.loader["skipped"], run.trainer.processes
+    if len(skipped) == processes.size:
+        return skipped[processes.rank]
     if any(skipped):
         raise ClipError(
             f"{folder} was made by {len(skipped)} processes, which have each skipped faulty examples, and this run has "
-            f"{ranks.size}; resume with as many processes."
+            f"{processes.size}; resume with as many processes."
         )
     return 0
 
@@ -405,7 +405,7 @@ def fault_of(result: StepResult) -> str | None:
 def _save(run: Run, step: int, batch: Batch | None, writer: Writer) -> None:
     """Write a checkpoint. Every process gives its part of the state and tells where its loader stands."""
     state = run.trainer.state()
-    skipped = run.trainer.ranks.numbers(run.loader.state().get("skipped", 0))
+    skipped = run.trainer.processes.gather_float(run.loader.state().get("skipped", 0))
     for name, array in state.items():
         if not np.isfinite(array).all():
             raise _not_finite(step, batch, f"{name} holds NaN or infinity", writer)
@@ -418,7 +418,7 @@ def _save(run: Run, step: int, batch: Batch | None, writer: Writer) -> None:
         }
         described = run.recipe.model_dump(mode="json")
         definition = run.tokenizer.definition
-        writer.write(Checkpoint(step, state, where, described, _versions(run.trainer), definition))
+        writer.write(TrainingCheckpoint(step, state, where, described, _versions(run.trainer), definition))
 
 
 def _metrics(run: Run, step: int, rate: float, result: StepResult, seconds: float) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 from clip_core.backend import Trainer
-from clip_core.data.source import Source
+from clip_core.data.example import Source
 from clip_core.errors import ClipError
 from clip_core.models import name_of
 from clip_core.naming import parameters
@@ -19,8 +19,8 @@ from clip_core.training.cautions import cautions
 from clip_core.training.checkpoint import FOLDER
 from clip_core.training.evaluation import Evaluator
 from clip_core.training.loop import enough_memory_for_a_batch, enough_memory_for_a_step, fault_of, open_run, start
+from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Recipe
-from clip_core.training.rules import rules
 from clip_core.training.schedule import learning_rate
 
 
@@ -94,10 +94,11 @@ def plan(
     run.loader.close()
     size = sum(array.nbytes for array in trainer.state().values())
     free = shutil.disk_usage(_existing(output)).free
-    architecture, ranks = trainer.model.architecture, trainer.ranks
-    trained, all_sizes = rules(architecture, recipe), {p.name: prod(p.shape) for p in parameters(architecture)}
+    architecture, processes = trainer.model.architecture, trainer.processes
+    trained = parameter_groups(architecture, recipe)
+    all_sizes = {parameter.name: prod(parameter.shape) for parameter in parameters(architecture)}
     trainable = sum(prod(parameter.shape) for parameter in parameters(architecture) if parameter.trainable)
-    own_share = recipe.data.batch_size // ranks.size
+    own_share = recipe.data.batch_size // processes.size
     return Plan(
         model=name_of(architecture) or "of the recipe's own shape",
         trained_parameters=sum(all_sizes[name] for name in trained),
@@ -110,7 +111,7 @@ def plan(
         last_step=last,
         epochs=last / run.loader.steps_per_epoch,
         batch_size=recipe.data.batch_size,
-        processes=ranks.size,
+        processes=processes.size,
         pairs_at_once=min(recipe.training.micro_batch_size or own_share, own_share),
         precision=recipe.training.precision,
         loss=recipe.loss.kind,
@@ -120,7 +121,7 @@ def plan(
         step_seconds=seconds,
         seconds=seconds * max(last - done, 0),
         memory=_peak_memory(),
-        device_memory=ranks.peak_memory(),
+        device_memory=processes.peak_memory(),
         checkpoint_size=size,
         checkpoint_folder=str(output / FOLDER),
         free_disk=free,

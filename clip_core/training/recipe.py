@@ -12,8 +12,9 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 import clip_core
 from clip_core.architecture import Architecture
-from clip_core.data import sources
+from clip_core.data import families
 from clip_core.data.augmentation import Augmentation
+from clip_core.data.example import Source
 from clip_core.data.settings import (
     LARGEST,
     Count,
@@ -28,7 +29,6 @@ from clip_core.data.settings import (
     setting_error,
     shown,
 )
-from clip_core.data.source import Source
 from clip_core.errors import ClipError
 from clip_core.evaluation import classes
 from clip_core.evaluation.classes import LabelledSettings
@@ -78,12 +78,12 @@ def _with_keys_of(families: Mapping[str, type[Section]], section: type[Section],
 class Data(Section):
     """Where pictures and captions come from, and what batches are made of them.
 
-    The other keys are those of the source, `clip_core.data.sources`, checked as these are and with defaults filled in.
+    The other keys are those of the source, `clip_core.data.families`, checked as these are and with defaults filled in.
     """
 
     model_config = ConfigDict(extra="allow")
 
-    source: sources.Name = "shapes"
+    source: families.Name = "shapes"
     batch_size: Count = 128
     # Processes that make batches ahead of time; 0: they are made between the steps.
     workers: Annotated[int, Number, Field(ge=0, le=1024)] = 0
@@ -100,7 +100,7 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_the_source(cls, data: Any) -> Any:
-        return _with_keys_of(sources.SOURCES, cls, data)
+        return _with_keys_of(families.SOURCES, cls, data)
 
     def open(self, seed: int) -> Source:
         """The examples.
@@ -111,7 +111,7 @@ class Data(Section):
         Raises:
             ClipError: the data is missing, not in its family's layout, or empty.
         """
-        return sources.open_source(self.source, self.model_extra or {}, seed)
+        return families.open_source(self.source, self.model_extra or {}, seed)
 
 
 class Loss(Section):
@@ -195,7 +195,7 @@ class Training(Section):
         return total
 
 
-class Checkpoint(Section):
+class CheckpointSettings(Section):
     """When the training state is kept."""
 
     every_steps: Count = 1000
@@ -218,12 +218,12 @@ class Retrieval(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    source: sources.Name
+    source: families.Name
 
     @model_validator(mode="before")
     @classmethod
     def _of_the_source(cls, data: Any) -> Any:
-        return _with_keys_of(sources.SOURCES, cls, data)
+        return _with_keys_of(families.SOURCES, cls, data)
 
     def open(self, seed: int) -> Source:
         """The examples; sources that make their pictures up make others than a run trains on.
@@ -235,7 +235,7 @@ class Retrieval(Section):
             ClipError: as `Data.open`.
         """
         beyond_all_runs = seed + 2**32  # the seed of a run is below 2**32
-        return sources.open_source(self.source, self.model_extra or {}, beyond_all_runs)
+        return families.open_source(self.source, self.model_extra or {}, beyond_all_runs)
 
 
 class ZeroShot(Section):
@@ -285,7 +285,7 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     loss: Loss = Loss()
     schedule: Schedule = Schedule()
-    checkpoint: Checkpoint = Checkpoint()
+    checkpoint: CheckpointSettings = CheckpointSettings()
     log: Log = Log()
     evaluation: Evaluation | None = None
 

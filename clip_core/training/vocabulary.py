@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
-from clip_core.data.source import Source
+from clip_core.data.example import Source
 from clip_core.errors import ClipError, TextError
 from clip_core.models import OPENAI_VOCABULARY_SIZE
 from clip_core.text.bpe import HEADER, BytePairTokenizer

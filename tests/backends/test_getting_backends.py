@@ -15,7 +15,7 @@ import pytest
 import backends
 from clip_core.backend import Backend
 from clip_core.errors import BackendMissing, ClipError
-from clip_core.training.rules import OPTIONAL_KEYS
+from clip_core.training.trainable import OPTIONAL_KEYS
 from tests.requested import FRAMEWORKS
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_inference_imports_nothing_of_training(backend):
     code = f"import sys, backends; assert backends.get({backend.name!r}).CLIP; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(found.stdout.split())
-    training = {f"backends.{backend.name}.{part}" for part in ("training", "ranks")}
+    training = {f"backends.{backend.name}.{part}" for part in ("training", "process_group")}
     assert "clip_core.architecture" in loaded
     assert not loaded & (training | {"clip_core.training", "grain", "pydantic"})
 

@@ -18,13 +18,13 @@ import pytest
 from nnabla.ext_utils import get_extension_context
 
 from backends.nnabla import CLIP, functions
-from backends.nnabla.ranks import CPUCommunicator, Ranks
+from backends.nnabla.process_group import CPUCommunicator, ProcessGroup
 from backends.nnabla.training import Trainer
 from clip_core.errors import ClipError
 from clip_core.initialize import initialize
 from clip_core.training.recipe import Recipe
-from clip_core.training.rules import prepare
 from clip_core.training.scaling import LossScaling
+from clip_core.training.trainable import with_initial_scale
 from tests.training.distributed_worker import ARCHITECTURE, batches
 
 RATE = 1e-3
@@ -54,13 +54,13 @@ def extension(tmp_path, monkeypatch) -> Path:
     sys.modules.pop("nnabla_ext.cudnn", None)
 
 
-def trainer_on(device: str | None, changes: dict | None = None, ranks: Ranks | None = None) -> Trainer:
+def trainer_on(device: str | None, changes: dict | None = None, processes: ProcessGroup | None = None) -> Trainer:
     data: dict = {"model": {"architecture": "shapes"}, "training": {"steps": 6}, "optimizer": {"learning_rate": RATE}}
     for section, values in (changes or {}).items():
         data[section] = data.get(section, {}) | values
     recipe = Recipe.parse(data)
-    weights = prepare(initialize(ARCHITECTURE, 0), recipe.loss)
-    return Trainer(CLIP(ARCHITECTURE, weights, device=device), recipe, ranks)
+    weights = with_initial_scale(initialize(ARCHITECTURE, 0), recipe.loss)
+    return Trainer(CLIP(ARCHITECTURE, weights, device=device), recipe, processes)
 
 
 def without_key_biases(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -159,7 +159,7 @@ def test_half_precision_picks_from_rows_that_it_cannot_count(extension):
 
 
 def test_a_process_alone_takes_the_first_gpu(extension):
-    assert (Ranks().device, Ranks().size) == ("cuda:0", 1)
+    assert (ProcessGroup().device, ProcessGroup().size) == ("cuda:0", 1)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ def test_a_process_alone_takes_the_first_gpu(extension):
 def test_without_a_usable_gpu_it_is_the_cpu(extension, fault):
     path = extension / "nnabla_ext" / "cudnn" / "__init__.py"
     path.write_text(f"{path.read_text()}\n{fault}\n")
-    assert Ranks().device is None
+    assert ProcessGroup().device is None
 
 
 def test_without_the_extension_it_is_the_cpu():
-    assert Ranks().device is None
+    assert ProcessGroup().device is None
 
 
 def test_gpus_that_cannot_be_connected(extension, monkeypatch):
@@ -180,7 +180,7 @@ def test_gpus_that_cannot_be_connected(extension, monkeypatch):
     with pytest.raises(
         ClipError, match=r"^NNabla cannot connect the processes over their GPUs \(.*at most one process"
     ):
-        Ranks()
+        ProcessGroup()
 
 
 def test_two_processes_take_the_steps_of_one(extension, tmp_path):
@@ -215,13 +215,13 @@ def process_of_two(output: str) -> None:
     import nnabla.communicators
 
     nnabla.communicators.MultiProcessDataParallelCommunicator = Communicator
-    ranks = Ranks()
-    trainer = trainer_on(ranks.device, ranks=ranks)
-    half = slice(4 * ranks.rank, 4 * ranks.rank + 4)
+    processes = ProcessGroup()
+    trainer = trainer_on(processes.device, processes=processes)
+    half = slice(4 * processes.rank, 4 * processes.rank + 4)
     losses = [trainer.step(pixels[half], tokens[half], RATE).loss for pixels, tokens in batches()]
-    devices = [f"cuda:{number:.0f}" for number in ranks.numbers(float(ranks.device.removeprefix("cuda:")))]
-    numbers = ranks.numbers(NUMBERS[ranks.rank])
-    if ranks.rank == 0:
+    devices = [f"cuda:{number:.0f}" for number in processes.gather_float(float(processes.device.removeprefix("cuda:")))]
+    numbers = processes.gather_float(NUMBERS[processes.rank])
+    if processes.rank == 0:
         np.savez(output, devices=devices, numbers=numbers, losses=losses, **trainer.state())
 
 

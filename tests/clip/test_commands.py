@@ -329,7 +329,7 @@ def perturb(monkeypatch) -> Callable[[str, str], None]:
     honest = api.open_model
 
     def change(backend: str, parameter: str) -> None:
-        def dishonest(*arguments, **options) -> api.Loaded:
+        def dishonest(*arguments, **options) -> api.LoadedModel:
             loaded = honest(*arguments, **options)
             if loaded.model.backend == backend and options.get("precision") != "fp64":
                 weights = loaded.model.export()

@@ -13,8 +13,8 @@ import pyarrow
 from PIL import Image
 
 from clip_core.architecture import Architecture
+from clip_core.data.example import Photograph, fingerprint_of
 from clip_core.data.loader import Batch, Loader
-from clip_core.data.source import Photograph, fingerprint_of
 from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
 from clip_core.text.bpe import BytePairTokenizer

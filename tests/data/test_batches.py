@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from clip_core.data.augmentation import Augmentation
+from clip_core.data.families import open_source
 from clip_core.data.loader import Batch
 from clip_core.data.order import shuffled
 from clip_core.data.shapes import TrainingSet
-from clip_core.data.sources import open_source
 from clip_core.errors import ClipError
 from clip_core.preprocess import pixels, preprocess
 from tests.data.numbered import SMALL, TOKENIZER, Numbered, loader, numbers, picture, texts, write_picture
@@ -348,7 +348,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused():
 
 PROGRAM = """
 import json, sys
-from clip_core.data.sources import open_source
+from clip_core.data.families import open_source
 from tests.data.numbered import loader, numbers
 
 source = open_source("paired", {"folder": sys.argv[1]}, 0)

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
+from clip_core.data.families import open_source
 from clip_core.data.mixture import Mixture
-from clip_core.data.sources import open_source
 from clip_core.errors import ClipError
 from clip_core.training.recipe import Recipe
 from tests.data.numbered import Numbered, loader, number_in, numbers, write_picture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from clip_core.data.families import SOURCES
 from clip_core.data.shapes import TrainingSet
-from clip_core.data.sources import SOURCES
 from clip_core.errors import ClipError
 from clip_core.training.recipe import Recipe
 from tests.data.numbered import contents, write_picture

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow
 import pytest
 
-from clip_core.data.sources import open_source
+from clip_core.data.families import open_source
 from clip_core.data.webdataset import expand
 from clip_core.errors import ClipError
 from tests.data.numbered import (

@@ -17,8 +17,8 @@ import pytest
 
 from clip_core import files
 from clip_core.data import streaming
+from clip_core.data.families import open_source
 from clip_core.data.loader import Loader
-from clip_core.data.sources import open_source
 from clip_core.errors import ClipError
 from tests.data.numbered import contents, fault, loader, number_in, numbers, sample, shard, texts
 

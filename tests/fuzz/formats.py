@@ -22,7 +22,7 @@ from PIL import Image
 import clip_core
 import converters
 from clip_core.architecture import Architecture
-from clip_core.data.sources import open_source
+from clip_core.data.families import open_source
 from clip_core.errors import ClipError
 from clip_core.evaluation.classes import Folders
 from clip_core.image import open_image
@@ -338,7 +338,7 @@ _CHECKPOINT = "checkpoints/step-00000001"
 
 def _training_checkpoint(folder: Path) -> None:
     state = {"weights/logit_scale": np.zeros((), np.float32), "updates": np.zeros((), np.int64)}
-    saved = checkpoint.Checkpoint(
+    saved = checkpoint.TrainingCheckpoint(
         1, state, {"position": 1, "skipped": [0], "examples": 8, "fingerprint": "0" * 64}, {"training": {}}, {}
     )
     assert checkpoint.write(folder, saved, keep=1) == folder / _CHECKPOINT

@@ -42,22 +42,22 @@ def main(backend: str, loss: str, output: str) -> None:
     sections: dict = {"model": {"architecture": "shapes"}, "training": {"steps": 4}}
     recipe = Recipe.parse(sections | {"loss": {"kind": loss}, "optimizer": {"ema_decay": 0.5}})
     framework = backends.get(backend)
-    ranks = framework.ProcessGroup()
+    processes = framework.ProcessGroup()
     model = framework.CLIP(architecture, initialize(architecture, 0), device="cpu")
-    trainer = framework.Trainer(model, recipe, ranks)
-    share = BATCH // ranks.size
-    own = slice(ranks.rank * share, (ranks.rank + 1) * share)
+    trainer = framework.Trainer(model, recipe, processes)
+    share = BATCH // processes.size
+    own = slice(processes.rank * share, (processes.rank + 1) * share)
     results = []
     for index, (pixels, tokens) in enumerate(batches() + batches()[:1]):
-        trainer.scaling = LossScaling(inf if index == 1 and ranks.rank == 0 else 2.0**12)
+        trainer.scaling = LossScaling(inf if index == 1 and processes.rank == 0 else 2.0**12)
         results.append(trainer.step(pixels[own], tokens[own], 1e-3))
     state = trainer.state()
     checksum = float(sum(np.abs(array, dtype=np.float64).sum() for array in state.values()))
-    assert set(ranks.numbers(checksum)) == {checksum}, "the processes have come apart"
-    if ranks.rank == 0:
+    assert set(processes.gather_float(checksum)) == {checksum}, "the processes have come apart"
+    if processes.rank == 0:
         steps = {f"steps/{name}": np.array([getattr(result, name) for result in results]) for name in vars(results[0])}
-        np.savez(output, size=ranks.size, **steps, **state)
-    ranks.close()
+        np.savez(output, size=processes.size, **steps, **state)
+    processes.close()
     framework.exit(0)
 
 

@@ -12,7 +12,7 @@ class Wrapped:
 
     def __init__(self, inner, step: int, happens) -> None:
         self.inner, self.at, self.happens = inner, step, happens
-        self.model, self.ranks, self.distribution = inner.model, inner.ranks, inner.distribution
+        self.model, self.processes, self.distribution = inner.model, inner.processes, inner.distribution
         self.state, self.average, self.restore = inner.state, inner.average, inner.restore
 
     def step(self, pixels, tokens, learning_rate):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from backends.torch.model import CLIP
-from backends.torch.ranks import Ranks
+from backends.torch.process_group import ProcessGroup
 from backends.torch.training import Trainer
 from clip_core.architecture import Architecture
 from clip_core.initialize import initialize
@@ -21,7 +21,7 @@ from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training.recipe import Recipe
-from clip_core.training.rules import prepare
+from clip_core.training.trainable import with_initial_scale
 from tests.training.distributed_worker import BATCH, batches
 
 # An odd number of image tokens, so that the processes have different shares of their positional embedding.
@@ -30,12 +30,14 @@ RESNET = Architecture(16, ModifiedResNet(32, 8, (1, 1, 1, 1), 2), TextTransforme
 RATE = 1e-3
 
 
-def trainer_for(sections: dict, ranks: Ranks | None = None, architecture: Architecture = ARCHITECTURE) -> Trainer:
+def trainer_for(
+    sections: dict, processes: ProcessGroup | None = None, architecture: Architecture = ARCHITECTURE
+) -> Trainer:
     """A trainer from seeded weights."""
     recipe = Recipe.parse({"model": {"architecture": "shapes"}} | sections)
     architecture = replace(architecture, logit_bias=recipe.loss.kind == "sigmoid")
-    weights = prepare(initialize(architecture, 0), recipe.loss)
-    return Trainer(CLIP(architecture, weights, device="cpu"), recipe, ranks)
+    weights = with_initial_scale(initialize(architecture, 0), recipe.loss)
+    return Trainer(CLIP(architecture, weights, device="cpu"), recipe, processes)
 
 
 def batches_for(trainer: Trainer) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -46,8 +48,8 @@ def batches_for(trainer: Trainer) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def steps(trainer: Trainer, first: int = 0) -> np.ndarray:
     """Loss and gradient norm [n, 2] of the steps of three from ``first`` on, each process with its share."""
-    share = BATCH // trainer.ranks.size
-    own = slice(trainer.ranks.rank * share, (trainer.ranks.rank + 1) * share)
+    share = BATCH // trainer.processes.size
+    own = slice(trainer.processes.rank * share, (trainer.processes.rank + 1) * share)
     results = [trainer.step(*(side[own] for side in batch), RATE) for batch in batches_for(trainer)[first:]]
     return np.array([(result.loss, result.gradient_norm) for result in results])
 
@@ -62,10 +64,10 @@ def held(trainer: Trainer) -> int:
 
 
 def main(folder: Path) -> None:
-    ranks = Ranks()
+    processes = ProcessGroup()
     found: dict[str, np.ndarray] = {}
     for name, sections in json.loads((folder / "recipes.json").read_text()).items():
-        trainer = trainer_for(sections, ranks, RESNET if name.endswith("ResNet") else ARCHITECTURE)
+        trainer = trainer_for(sections, processes, RESNET if name.endswith("ResNet") else ARCHITECTURE)
         if name.startswith("resumed"):
             trainer.restore(dict(np.load(folder / "start.npz")))
             found[f"{name}: steps"] = steps(trainer, first=1)
@@ -78,8 +80,8 @@ def main(folder: Path) -> None:
         pixels, tokens = batches_for(trainer)[0]
         found[f"{name}: image"] = trainer.model.embed_image(pixels)
         found[f"{name}: text"] = trainer.model.embed_text(tokens)
-    np.savez(folder / f"rank-{ranks.rank}.npz", **found)
-    ranks.close()
+    np.savez(folder / f"rank-{processes.rank}.npz", **found)
+    processes.close()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import backends
 from clip_core.initialize import initialize
 from clip_core.naming import Weights
 from clip_core.training.recipe import Recipe
-from clip_core.training.rules import prepare
+from clip_core.training.trainable import with_initial_scale
 from tests.training.distributed_worker import ARCHITECTURE, batches
 
 RATE = 1e-3
@@ -31,7 +31,7 @@ def recipe(changes: dict | None = None) -> Recipe:
 def trainer_for(backend: str, what: Recipe, weights: Weights | None = None):
     architecture = replace(ARCHITECTURE, logit_bias=what.loss.kind == "sigmoid")
     if weights is None:
-        weights = prepare(initialize(architecture, 0), what.loss)
+        weights = with_initial_scale(initialize(architecture, 0), what.loss)
     model = backends.get(backend).CLIP(architecture, weights, device="cpu")
     return backends.get(backend).Trainer(model, what)
 

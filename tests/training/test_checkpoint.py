@@ -18,13 +18,15 @@ import clip_core.safetensors
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import write_bytes
 from clip_core.training import checkpoint as checkpoints
-from clip_core.training.checkpoint import Checkpoint, Writer, newest, read, run_of, write
+from clip_core.training.checkpoint import TrainingCheckpoint, Writer, newest, read, run_of, write
 
 STATE = {"weights/a.b": np.arange(6, dtype=np.float32).reshape(2, 3).T, "updates": np.array(7, np.int64)}
 
 
-def at(step: int) -> Checkpoint:
-    return Checkpoint(step, STATE, {"position": step, "skipped": [0]}, {"training": {"steps": 9}}, {"numpy": "1"})
+def at(step: int) -> TrainingCheckpoint:
+    return TrainingCheckpoint(
+        step, STATE, {"position": step, "skipped": [0]}, {"training": {"steps": 9}}, {"numpy": "1"}
+    )
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -147,7 +149,7 @@ def test_the_folder_of_the_run_of_a_checkpoint(tmp_path):
 def test_a_writer_writes_one_after_the_other(tmp_path, monkeypatch, background):
     at_work, together = threading.Lock(), []
 
-    def slow(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    def slow(run: Path, checkpoint: TrainingCheckpoint, keep: int) -> Path:
         together.append(not at_work.acquire(blocking=False))
         time.sleep(0.05)
         at_work.release()

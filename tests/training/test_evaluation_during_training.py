@@ -23,7 +23,7 @@ from clip_core.training.evaluation import Evaluator
 from clip_core.training.log import EVALUATION, read_metrics
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
-from clip_core.training.rules import prepare
+from clip_core.training.trainable import with_initial_scale
 from tests.data.numbered import SMALL, STEP, TOKENIZER, write_picture
 from tests.requested import load_backend
 from tests.training.tiny import TINY, tiny_data, tiny_recipe, tiny_trainer
@@ -384,7 +384,7 @@ def test_training_goes_on_as_if_nobody_had_looked(framework, tokenizer):
     tokens = tokenizer.tokenize([f"{number} red stars" for number in range(4)], TINY.text.context_length)
 
     def trained(look: bool) -> dict[str, np.ndarray]:
-        model = framework.CLIP(TINY, prepare(initialize(TINY, 0), what.loss), device="cpu")
+        model = framework.CLIP(TINY, with_initial_scale(initialize(TINY, 0), what.loss), device="cpu")
         trainer = framework.Trainer(model, what)
         for step in range(4):
             trainer.step(pixels[step], tokens, 1e-3)

@@ -12,7 +12,7 @@ from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training.log import EVALUATION, read_metrics
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
-from clip_core.training.rules import prepare
+from clip_core.training.trainable import with_initial_scale
 
 # Share of 200 pictures that find their own description among 200; chance is 0.005. Measured 0.70 after 600 steps, and
 # 0.64 to 0.70 after 500 steps from several initial values.
@@ -40,7 +40,7 @@ RECIPE = {
 @pytest.mark.slow
 def test_a_tiny_model_learns_shapes(framework, tokenizer, tmp_path):
     recipe = Recipe.parse(RECIPE)
-    weights = prepare(initialize(SMALL, recipe.training.seed), recipe.loss)
+    weights = with_initial_scale(initialize(SMALL, recipe.training.seed), recipe.loss)
     model = framework.CLIP(SMALL, weights, device="cpu")
     trainer = framework.Trainer(model, recipe)
     outcome = train(recipe, trainer, recipe.data.open(recipe.training.seed), tokenizer, tmp_path / "run")

@@ -20,7 +20,7 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from clip_core.training.checkpoint import newest, read
-from clip_core.training.log import EVALUATION, Journal, ProgressBar, ProgressLines, plot, read_metrics
+from clip_core.training.log import EVALUATION, ProgressBar, ProgressLines, RunLog, plot, read_metrics
 from clip_core.training.loop import train
 from clip_core.training.monitors import EVENTS
 from clip_core.training.recipe import Log
@@ -116,7 +116,7 @@ def test_tensorboard_reads_every_number(told):
 
 def test_a_start_at_the_same_step_replaces_the_event_file(tmp_path):
     for start in (0, 8, 4):
-        with Journal(tmp_path, Log(tensorboard=True), after=start, last=9):
+        with RunLog(tmp_path, Log(tensorboard=True), after=start, last=9):
             pass
     assert sorted(path.name for path in tmp_path.glob(f"{EVENTS}*")) == [f"{EVENTS}0000000000", f"{EVENTS}0000000004"]
 

@@ -189,7 +189,7 @@ class Diverging:
 
     def __init__(self, inner, step: int, result: StepResult) -> None:
         self.inner, self.at, self.result = inner, step, result
-        self.model, self.ranks, self.distribution = inner.model, inner.ranks, inner.distribution
+        self.model, self.processes, self.distribution = inner.model, inner.processes, inner.distribution
 
     def step(self, pixels, tokens, learning_rate):
         self.at -= 1

@@ -63,7 +63,7 @@ def test_what_is_not_trained_is_taken_from_the_model(framework):
     average, weights = trainer.average(), model.export()
     averaged = {name.removeprefix("average/") for name in trainer.state() if name.startswith("average/")}
     assert list(average) == list(weights)
-    assert averaged == set(trainer.rules)
+    assert averaged == set(trainer.groups)
     for name, array in weights.items():
         assert average[name].dtype == array.dtype
         if name not in averaged:

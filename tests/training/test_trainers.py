@@ -22,8 +22,9 @@ from clip_core.initialize import initialize
 from clip_core.naming import parameters
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.text_transformer import TextTransformer
+from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss
-from clip_core.training.rules import prepare, rules
+from clip_core.training.trainable import with_initial_scale
 from tests.launching import LAUNCHERS
 from tests.requested import FRAMEWORKS
 from tests.tolerances import step_bound
@@ -158,14 +159,14 @@ def test_the_first_update_is_adamw_as_pytorch_defines_it(framework):
     before = trainer.model.export()
     trainer.step(*batches()[0], 0.01)
     state = trainer.state()
-    for name, rule in rules(ARCHITECTURE, what).items():
+    for name, group in parameter_groups(ARCHITECTURE, what).items():
         gradient = state[f"first_moment/{name}"].astype(np.float64) / 0.2
         np.testing.assert_allclose(state[f"second_moment/{name}"], 0.1 * gradient**2, rtol=1e-4, atol=1e-12)
-        kept = before[name] * (1 - 0.01 * rule.decay)
+        kept = before[name] * (1 - 0.01 * group.decay)
         expected = kept - 0.01 * gradient / (np.abs(gradient) + 1e-3)
         np.testing.assert_allclose(state[f"weights/{name}"], expected, rtol=1e-5, atol=1e-6, err_msg=name)
     kinds = {parameter.name: parameter.kind for parameter in parameters(ARCHITECTURE)}
-    decayed = {kinds[name] for name, rule in rules(ARCHITECTURE, what).items() if rule.decay}
+    decayed = {kinds[name] for name, group in parameter_groups(ARCHITECTURE, what).items() if group.decay}
     assert decayed == {"linear", "conv", "projection", "embedding"}
 
 
@@ -304,7 +305,7 @@ def test_what_a_model_cannot_follow_is_refused(framework):
 def test_prepare_sets_scale_and_bias_alone():
     architecture = replace(ARCHITECTURE, logit_bias=True)
     weights = initialize(architecture, 0)
-    prepared = prepare(weights, Loss(kind="sigmoid", initial_logit_scale=10.0, initial_logit_bias=-7.0))
+    prepared = with_initial_scale(weights, Loss(kind="sigmoid", initial_logit_scale=10.0, initial_logit_bias=-7.0))
     assert exp(prepared["logit_scale"]) == pytest.approx(10.0)
     assert prepared["logit_bias"] == -7.0
     assert all((prepared[name] == weights[name]).all() for name in weights if not name.startswith("logit_"))

@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from clip_core.data.sources import open_source
+from clip_core.data.families import open_source
 from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
 from clip_core.text.bpe import BytePairTokenizer

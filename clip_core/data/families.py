@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from clip_core.data.coco import Coco
+from clip_core.data.example import OrderedSource, Source, SourceSettings
 from clip_core.data.food101 import Food101
 from clip_core.data.mixture import Mixture, OrderedMixture
 from clip_core.data.paired import Paired
@@ -14,7 +15,6 @@ from clip_core.data.saved import M3it, Saved
 from clip_core.data.sbu import Sbu
 from clip_core.data.settings import Count, SettingError, checked, shown
 from clip_core.data.shapes import TrainingSet
-from clip_core.data.source import OrderedSource, Source, SourceSettings
 from clip_core.data.table import Table
 from clip_core.data.textcaps import TextCaps
 from clip_core.data.webdataset import WebDataset

@@ -9,7 +9,7 @@ import paddle
 import paddle.distributed as dist
 
 
-class Ranks:
+class ProcessGroup:
     """All processes of the run: NCCL between GPUs, gloo between CPUs; one process alone needs neither."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Ranks:
         for tensor, part in zip(tensors, flat.split([tensor.size for tensor in tensors])):
             tensor.set_value(part.reshape(tensor.shape))
 
-    def numbers(self, value: float) -> list[float]:
+    def gather_float(self, value: float) -> list[float]:
         """The value of every process, in the order of their ranks."""
         if self.size == 1:
             return [value]

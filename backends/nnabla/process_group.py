@@ -21,7 +21,7 @@ from clip_core.errors import BackendMissing, ClipError
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
 
 
-class Ranks:
+class ProcessGroup:
     """All processes of the run: NNabla's communicator between GPUs, mpi4py between CPUs; one alone needs neither."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Ranks:
         if self.size > 1:
             self.world.all_reduce(list(arrays), division=False, inplace=False)
 
-    def numbers(self, value: float) -> list[float]:
+    def gather_float(self, value: float) -> list[float]:
         """The value of every process, in the order of their ranks."""
         if self.size == 1:
             return [value]
@@ -89,7 +89,7 @@ class CPUCommunicator:
             target.data = values
 
     def all_reduce(self, arrays: list[nn.NdArray], division: bool, inplace: bool) -> None:
-        """Replace each array by its sum over all processes; the options are always those of `Ranks.sum`."""
+        """Replace each array by its sum over all processes; the options are always those of `ProcessGroup.sum`."""
         for array in arrays:
             self.processes.Allreduce(self.in_place, array.get_data("rw", np.float32))
 

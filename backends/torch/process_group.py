@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 
-class Ranks:
+class ProcessGroup:
     """All processes of the run: NCCL between CUDA devices, gloo between CPUs; one process alone needs neither."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Ranks:
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
             tensor.copy_(part.view_as(tensor))
 
-    def numbers(self, value: float) -> list[float]:
+    def gather_float(self, value: float) -> list[float]:
         """The value of every process, in the order of their ranks."""
         if self.size == 1:
             return [value]
