@@ -43,7 +43,7 @@ class Report:
     prefix: str  # of the names in the source, where the model is a part of a larger one
     left_out: tuple[str, ...]  # the tensors of the source that are not below the prefix
     assumed: tuple[str, ...]  # what nobody says of the architecture, so that it is OpenAI's
-    max_abs_difference: float  # between the source's values and the target's, read back: 0.0 unless dtype was narrowed
+    max_abs_difference: float  # that a narrower dtype makes between what was read and the target, read back; else 0.0
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from math import isqrt, prod
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
@@ -184,8 +184,8 @@ class Tower(ABC):
         Raises:
             ClipError: naming the first impossible value.
         """
-        for name, value in vars(self).items():
-            check_field(f"{place}.{name}", value)
+        for field in fields(self):  # type: ignore[arg-type]  # every tower is a dataclass
+            check_field(f"{place}.{field.name}", getattr(self, field.name), _has_several(field))
 
     def doubts(self, place: str, assumed: Collection[str]) -> Iterator[str]:
         """Why what `infer` takes for the fields ``assumed`` is likely not so, each as a phrase.
@@ -409,11 +409,14 @@ def tower_from_dict(kind: type[Tower], place: str, data: Mapping[str, Any], acti
         pixels = dict(given["pixels"])
         colours = {name: tuple(pixels[name]) for name in ("mean", "deviation") if name in pixels}
         given["pixels"] = Pixels(**pixels | colours)
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    return kind(**{name: tuple(value) if _has_several(known[name]) else value for name, value in given.items()})
 
 
-def check_field(name: str, value: Any) -> None:
+def check_field(name: str, value: Any, several: bool = False) -> None:
     """Refuse a value that no field of this name can have.
+
+    Args:
+        several: whether it is for a tuple of numbers.
 
     Raises:
         ClipError: naming it.
@@ -436,16 +439,20 @@ def check_field(name: str, value: Any) -> None:
             for number in colour:
                 check_range(f"{name}.{part}", number, lowest, 1)
     else:
-        check_number(name, value)
+        check_number(name, value, several)
 
 
-def check_number(name: str, value: Any) -> None:
-    """Refuse what is not a whole number above 0, or several.
+def _has_several(field: Field[Any]) -> bool:
+    return str(field.type).startswith("tuple")
+
+
+def check_number(name: str, value: Any, several: bool = False) -> None:
+    """Refuse what is not a whole number above 0, or where there may be ``several``, a tuple of them.
 
     Raises:
         ClipError: naming it.
     """
-    for number in value if isinstance(value, tuple) else (value,):
+    for number in value if several and isinstance(value, tuple) else (value,):
         if type(number) is not int or number < 1:
             raise ClipError(f"The architecture's {name} is {value!r}; it must be a whole number above 0.")
         if number > (MAX_LAYERS if name.endswith(("layers", "blocks")) else MAX_NUMBER):

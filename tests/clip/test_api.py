@@ -72,7 +72,8 @@ def assert_embeddings(found: np.ndarray, expected: np.ndarray) -> None:
 
 def test_signatures_are_those_of_the_packages_it_stands_in_for():
     assert list(inspect.signature(clip.load).parameters) == [
-        *("name", "device", "jit", "download_root", "backend", "precision", "like", "activation", "heads")
+        *("name", "device", "jit", "download_root", "backend", "precision", "like", "activation", "heads"),
+        "resolution",
     ]
     assert inspect.signature(clip.load).parameters["jit"].default is False
     assert str(inspect.signature(clip.tokenize)).startswith(
