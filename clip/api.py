@@ -19,7 +19,7 @@ from clip_core import files
 from clip_core import preprocess as preprocessing
 from clip_core.backend import Model, Tensor
 from clip_core.errors import AssumptionWarning, CheckpointError, ClipError
-from clip_core.models import MODELS, OPENAI_CONTEXT_LENGTH, NamedModel, name_of
+from clip_core.models import ARCHITECTURES, MODELS, OPENAI_CONTEXT_LENGTH, NamedModel, name_of
 from clip_core.naming import count
 from clip_core.text.bpe import openai
 from clip_core.towers.parts import Pixels
@@ -209,6 +209,11 @@ def weights_file(
     """
     named = MODELS.get(str(name))
     if named is None:
+        if not os.path.exists(name) and str(name) in ARCHITECTURES:
+            raise ClipError(
+                f"{name} is an architecture without official weights; give a file of such a model, or train one with a "
+                "recipe that names it."
+            )
         if not os.path.exists(name):
             raise ClipError(f"There is no file {name} and no model of that name; the models are {', '.join(MODELS)}.")
         return converters.find(name), None

@@ -19,7 +19,7 @@ from clip_core import similarity, tolerances
 from clip_core.backend import Model, Tensor
 from clip_core.errors import ClipError
 from clip_core.image import open_image
-from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.parts import TextTower
 
 
 @dataclass(frozen=True)
@@ -165,14 +165,16 @@ def sample_inputs(loaded: LoadedModel) -> Inputs:
     return Inputs(np.stack([loaded.preprocess.pixels(open_image(path)) for path in pictures.values()]), rows)
 
 
-def _token_rows(text: TextTransformer) -> np.ndarray:
-    """Seeded token rows int64 [4, context], start and end included, of lengths from the shortest to the longest."""
-    context, end = text.context_length, text.end_of_text
+def _token_rows(text: TextTower) -> np.ndarray:
+    """Seeded token rows int64 [4, context], from the shortest to the longest, ended and padded as texts are."""
+    context, end, padding = text.context_length, text.required_token, text.padding_token or 0
     generator = np.random.default_rng(0)
-    rows = np.zeros((4, context), np.int64)
+    others = [token for token in range(text.vocabulary_size) if token not in (end, padding)] or [0]
+    rows = np.full((4, context), padding, np.int64)
     for row, length in zip(rows, np.linspace(min(2, context), context, len(rows)).astype(int)):
-        row[: length - 1] = generator.integers(0, max(end - 1, 1), length - 1)
-        row[0], row[length - 1] = max(end - 1, 0), end
+        row[:length] = generator.choice(others, length)
+        if end is not None:
+            row[length - 1] = end
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The registry: models that are known by name, with their architectures and where their official weights come from.
+"""The registry: architectures that are known by name, and of some the official weights.
 
 The numbers, addresses and digests of the nine OpenAI models are those of OpenAI's package (github.com/openai/CLIP).
 """
@@ -18,6 +18,23 @@ OPENAI_VOCABULARY_SIZE = 49408
 
 
 @dataclass(frozen=True)
+class Family:
+    """Models of one project."""
+
+    name: str
+    tokenizer: str  # what makes their tokens, in some words
+    files: str  # that load into them beside those written here, in some words
+
+
+OURS = Family("TriCLIP", "byte pairs learnt from the captions", "every layout below that has names for the towers")
+OPENAI = Family(
+    "OpenAI",
+    "OpenAI's byte pairs",
+    "OpenAI .pt; Hugging Face and open_clip folders; NNabla .h5, .protobuf and .nnp; PASSL .pdparams (ViT)",
+)
+
+
+@dataclass(frozen=True)
 class NamedModel:
     """A model that `clip.load` knows by name: its architecture, and where its official weights come from."""
 
@@ -27,11 +44,27 @@ class NamedModel:
     sha256: str | None = None  # None: the file ships inside this package
 
     @property
+    def family(self) -> Family:
+        return OURS if self.sha256 is None else OPENAI
+
+    @property
     def url(self) -> str | None:
         """The official address, which carries the digest; None for the packaged model."""
         if self.sha256 is None:
             return None
         return f"https://openaipublic.azureedge.net/clip/models/{self.sha256}/{self.file}"
+
+
+@dataclass(frozen=True)
+class NamedArchitecture:
+    """An architecture that recipes know by name; its weights come from a file or a training.
+
+    Its numbers are those of the project that is its source.
+    """
+
+    name: str
+    architecture: Architecture
+    family: Family
 
 
 def _text(width: int) -> TextTransformer:
@@ -118,6 +151,21 @@ MODELS: dict[str, NamedModel] = {
 }
 
 
+ARCHITECTURES: dict[str, NamedArchitecture] = {}
+"""Without weights at a fixed address."""
+
+
+def everything() -> list[NamedModel | NamedArchitecture]:
+    """All that is known by name, a family at a time."""
+    return [*MODELS.values(), *ARCHITECTURES.values()]
+
+
+def architecture_of(name: str) -> Architecture | None:
+    """The architecture of that name, or None."""
+    named = MODELS.get(name) or ARCHITECTURES.get(name)
+    return None if named is None else named.architecture
+
+
 def name_of(architecture: Architecture) -> str | None:
     """The registry's name for exactly this architecture, or None."""
-    return next((name for name, model in MODELS.items() if model.architecture == architecture), None)
+    return next((named.name for named in everything() if named.architecture == architecture), None)

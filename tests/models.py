@@ -94,13 +94,15 @@ def sample_pixels(architecture: Architecture, n: int = 3, seed: int = 0) -> np.n
 
 
 def sample_tokens(architecture: Architecture, n: int = 4, seed: int = 0) -> np.ndarray:
-    """Int64 [n, context]: texts of different lengths, the last one as long as the context, padded with zeros."""
+    """Int64 [n, context]: texts of different lengths, the last one as long as the context, ended and padded."""
     generator = np.random.default_rng(seed)
     text = architecture.text
-    tokens = np.zeros((n, text.context_length), np.int64)
+    tokens = np.full((n, text.context_length), text.padding_token or 0, np.int64)
     for row, length in zip(tokens, np.linspace(3, text.context_length, n).astype(int)):
-        row[: length - 1] = generator.integers(1, text.vocabulary_size - 2, length - 1)
-        row[length - 1] = text.end_of_text
+        words = generator.integers(1, text.vocabulary_size - 2, length)
+        row[:length] = words + np.isin(words, [text.required_token, text.padding_token])
+        if text.required_token is not None:
+            row[length - 1] = text.required_token
     return tokens
 
 

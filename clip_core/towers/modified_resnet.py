@@ -86,6 +86,22 @@ class ModifiedResNet(ImageTower):
     def position_grids(self) -> dict[str, tuple[int, int]]:
         return {"attnpool.positional_embedding": (self.grid, 1)}
 
+    def multiplications(self, embed_dim: int) -> int:
+        half, side, inputs = self.width // 2, self.resolution // 2, self.width
+        total = side**2 * 9 * (3 * half + half**2 + half * self.width)
+        side //= 2
+        for stage, blocks in enumerate(self.blocks):
+            inner = self.width * 2**stage
+            for block in range(blocks):
+                total += side**2 * (inputs * inner + 9 * inner**2)
+                if block == 0:
+                    side //= 2 if stage else 1
+                    total += side**2 * inputs * 4 * inner
+                total += side**2 * 4 * inner**2
+                inputs = 4 * inner
+        width, tokens = self.feature_width, self.grid**2 + 1
+        return total + 2 * tokens * width**2 + width**2 + 2 * tokens * width + width * embed_dim
+
     @classmethod
     def recognises(cls, shapes: Shapes) -> bool:
         return any(name.startswith("layer1.") for name in shapes)

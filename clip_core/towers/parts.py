@@ -172,6 +172,10 @@ class Tower(ABC):
         """
 
     @abstractmethod
+    def multiplications(self, embed_dim: int) -> int:
+        """How many one picture or text of full length takes, in matrix products and convolutions."""
+
+    @abstractmethod
     def summary(self) -> str:
         """This tower in some words, for people."""
 
@@ -361,6 +365,12 @@ def transformer(prefix: str, width: int, layers: int, mlp_width: int) -> Iterato
         yield from linear(f"{block}.mlp.c_fc", mlp_width, width, Normal((2 * width) ** -0.5))
         yield from linear(f"{block}.mlp.c_proj", width, mlp_width, residual)
         yield from norm(f"{block}.ln_2", width)
+
+
+def transformer_multiplications(tower: Transformer, tokens: int) -> int:
+    """Those of pre-norm blocks over ``tokens`` tokens, all of which ask."""
+    per_token = 4 * tower.width**2 + 2 * tower.width * tower.mlp_width + 2 * tokens * tower.width
+    return tower.layers * tokens * per_token
 
 
 def linear(prefix: str, outputs: int, inputs: int, initial: Initial, bias: Initial = ZERO) -> Iterator[Parameter]:

@@ -19,6 +19,7 @@ from clip_core.towers.parts import (
     fill,
     norm,
     transformer,
+    transformer_multiplications,
 )
 
 
@@ -70,6 +71,9 @@ class TextTransformer(TextTower):
         yield from transformer("transformer.resblocks", width, self.layers, self.mlp_width)
         yield Parameter("token_embedding.weight", (self.vocabulary_size, width), "embedding", Normal(0.02))
         yield from norm("ln_final", width)
+
+    def multiplications(self, embed_dim: int) -> int:
+        return transformer_multiplications(self, self.context_length) + self.width * embed_dim
 
     @classmethod
     def recognises(cls, shapes: Shapes) -> bool:

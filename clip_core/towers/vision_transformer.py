@@ -23,6 +23,7 @@ from clip_core.towers.parts import (
     fill,
     norm,
     transformer,
+    transformer_multiplications,
 )
 
 
@@ -78,6 +79,11 @@ class VisionTransformer(ImageTower):
 
     def position_grids(self) -> dict[str, tuple[int, int]]:
         return {"positional_embedding": (self.grid, 1)}
+
+    def multiplications(self, embed_dim: int) -> int:
+        patches = self.grid**2
+        embedding = patches * 3 * self.patch**2 * self.width
+        return embedding + transformer_multiplications(self, patches + 1) + self.width * embed_dim
 
     @classmethod
     def recognises(cls, shapes: Shapes) -> bool:

@@ -33,7 +33,7 @@ from clip_core.errors import ClipError
 from clip_core.evaluation import classes
 from clip_core.evaluation.classes import LabelledSettings
 from clip_core.files import read_regular, write_text
-from clip_core.models import MODELS
+from clip_core.models import ARCHITECTURES, MODELS, architecture_of
 from clip_core.training import plain_yaml
 from clip_core.training.checkpoint import LAST_STEP
 
@@ -52,14 +52,16 @@ class Model(Section):
                 return Architecture.from_dict(value).to_dict()  # with all that older descriptions leave out
             except ClipError as error:
                 raise SettingError((), f"{{}}: {error}") from error
-        if not isinstance(value, str) or value not in MODELS:
-            raise ValueError(f"there is no such model; choose one of {', '.join(MODELS)}")
+        if not isinstance(value, str) or architecture_of(value) is None:
+            raise ValueError(f"there is no such model; choose one of {', '.join([*MODELS, *ARCHITECTURES])}")
         return value
 
     def build(self) -> Architecture:
         """The architecture itself."""
         value = self.architecture
-        return MODELS[value].architecture if isinstance(value, str) else Architecture.from_dict(value)
+        named = architecture_of(value) if isinstance(value, str) else Architecture.from_dict(value)
+        assert named is not None, "_known has looked"
+        return named
 
 
 def _with_keys_of(families: Mapping[str, type[Section]], section: type[Section], data: Any) -> Any:
@@ -379,9 +381,10 @@ def _changed(data: Any, keys: Sequence[str], value: Any, place: tuple[str, ...] 
 def _with_the_architecture_written_out(data: dict[str, Any]) -> dict[str, Any]:
     """``data`` with the description of a named model in place of its name, so that parts of it can be set."""
     model = data.get("model")
-    if not isinstance(model, dict) or model.get("architecture") not in list(MODELS):
+    if not isinstance(model, dict) or not isinstance(model.get("architecture"), str):
         return data
-    return data | {"model": model | {"architecture": MODELS[model["architecture"]].architecture.to_dict()}}
+    named = architecture_of(model["architecture"])
+    return data if named is None else data | {"model": model | {"architecture": named.to_dict()}}
 
 
 def _all_keys(section: type[Section], place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

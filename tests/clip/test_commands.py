@@ -33,7 +33,7 @@ from clip_core.errors import ClipError
 from clip_core.evaluation import shapes as shapes_test
 from clip_core.files import atomic_open
 from clip_core.image import open_image
-from clip_core.models import MODELS, SHAPES
+from clip_core.models import MODELS, OPENAI, SHAPES
 from clip_core.naming import count, parameters
 from clip_core.preprocess import preprocess
 from clip_core.similarity import logits as reference_logits
@@ -175,24 +175,37 @@ def test_interrupt_is_no_fault(run, monkeypatch):
 
 def test_models(run):
     rows = run("models", "--json").json
-    assert [row["name"] for row in rows] == clip.available_models()
+    assert [row["name"] for row in rows if "fetched" in row["weights"] or "embedded" in row["weights"]] == (
+        clip.available_models()
+    )
     by_name = {row["name"]: row for row in rows}
     assert by_name["ViT-B/32"] == {
         "name": "ViT-B/32",
+        "family": "OpenAI",
         "image_tower": "ViT",
+        "text_tower": "Transformer",
         "resolution": 224,
+        "context": 77,
         "embed_dim": 512,
         "parameters": 151277313,
-        "source": MODELS["ViT-B/32"].url,
+        "image_gflops": 8.82,
+        "text_gflops": 5.96,
+        "tokenizer": "OpenAI's byte pairs",
+        "files": OPENAI.files,
+        "weights": "fetched from OpenAI",
+        "url": MODELS["ViT-B/32"].url,
         "sha256": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     }
-    assert by_name["shapes"]["source"] == "embedded in this package"
+    assert by_name["shapes"]["weights"] == "embedded in this package"
     assert by_name["shapes"]["parameters"] == count(SHAPES)
     assert by_name["RN50"]["image_tower"] == "ResNet"
 
     table = ended(process("models")).out.splitlines()
-    assert len(table) == 1 + len(rows)
-    assert table[7].split() == ["ViT-B/32", "ViT", "224", "512", "151277313", "OpenAI"]
+    (line,) = [line for line in table if line.startswith("ViT-B/32 ")]
+    assert line.split() == ["ViT-B/32", "ViT", "Transformer", "224", "77", "151277313", "8.82", "5.96"]
+    assert [line for line in table if line in {row["family"] for row in rows}] == (
+        list(dict.fromkeys(row["family"] for row in rows))
+    )
 
 
 # clip inspect ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import torch
 from open_clip.model import CLIP as OpenClip
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg, resize_pos_embed
+from torch.utils.flop_counter import FlopCounterMode
 
 from clip_core.architecture import Architecture
 from clip_core.backend import Backend
@@ -120,3 +121,18 @@ def test_another_resolution(backend, patches):
 @pytest.mark.parametrize("name", ["ViT-B/32", "RN50"])
 def test_full_size(backend, name):
     assert_equal_to_open_clip(backend, MODELS[name].architecture)
+
+
+@pytest.mark.parametrize("name", ["ViT-B/32", "RN50"])
+def test_multiplications_are_those_that_pytorch_counts(name):
+    """With the attention written out, which the counter does not know in its fused forms on a CPU."""
+    architecture = REDUCED[name]
+    model = open_clip(architecture, sample_weights(architecture))
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as image:
+        model.encode_image(torch.from_numpy(sample_pixels(architecture, n=1)))
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as text:
+        model.encode_text(torch.from_numpy(sample_tokens(architecture, n=1)))
+    # open_clip computes the attention pool of a ResNet for every token, of which one is used.
+    pool = {"ViT-B/32": 0, "RN50": 4 * (256**2 + 2 * 5 * 256 + 256 * 128)}[name]
+    assert 2 * (architecture.image.multiplications(architecture.embed_dim) + pool) == image.get_total_flops()
+    assert 2 * architecture.text.multiplications(architecture.embed_dim) == text.get_total_flops()
