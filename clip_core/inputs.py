@@ -34,15 +34,17 @@ def check_pixel_shape(shape: Sequence[int], resolution: int) -> None:
     raise ImageError(f"The pixels have shape {found}, expected (n, 3, {resolution}, {resolution}){hint}.")
 
 
-def check_token_shape(shape: Sequence[int], context_length: int) -> None:
-    """Refuse tokens that are not [n, up to context_length].
+def check_token_shape(shape: Sequence[int], tower: TextTower) -> None:
+    """Refuse tokens that are not [n, up to context_length], or that are too few for the tower.
 
     Raises:
         TextError: naming both shapes.
     """
     found = tuple(shape)
-    if len(found) != 2 or not 1 <= found[1] <= context_length:
-        raise TextError(f"The tokens have shape {found}, expected (n, {context_length}); make them with tokenize.")
+    if len(found) != 2 or not tower.shortest_length <= found[1] <= tower.context_length:
+        raise TextError(
+            f"The tokens have shape {found}, expected (n, {tower.context_length}); make them with tokenize."
+        )
 
 
 def check_pixels(array: Any, resolution: int) -> np.ndarray:
@@ -91,7 +93,7 @@ def check_tokens(tokens: Any, tower: TextTower) -> np.ndarray:
         raise TextError(_not_an_array("tokens", tokens, "an int64 array", "the tokenize"))
     if tokens.dtype.name not in ("int32", "int64"):
         raise TextError(f"The tokens have dtype {tokens.dtype}, expected int32 or int64; make them with tokenize.")
-    check_token_shape(tokens.shape, tower.context_length)
+    check_token_shape(tokens.shape, tower)
     for token in (int(tokens.min()), int(tokens.max())) if len(tokens) else ():
         if not 0 <= token < tower.vocabulary_size:
             raise TextError(

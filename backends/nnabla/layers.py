@@ -163,7 +163,7 @@ def run(block: Block, *inputs: nn.Variable | None) -> nn.Variable:
 
 
 class Attention(Module):
-    """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
+    """Attention with packed query, key and value weights: of all tokens, of one of each row, or of other queries."""
 
     def __init__(self, width: int, heads: int) -> None:
         self.width, self.heads = width, heads
@@ -177,11 +177,16 @@ class Attention(Module):
 
     def forward_pooled(self, x: nn.Variable, pooled: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
         """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
+        n, _, width = x.shape
+        x = self.forward_queries(reshape(pick(x, pooled), (n, 1, width)), x, mask)
+        return reshape(x, (n, width))
+
+    def forward_queries(self, queries: nn.Variable, x: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
+        """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
         weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.width
-        q = linear(pick(x, pooled), weight[:width], bias[:width])
+        q = linear(queries, weight[:width], bias[:width])
         k, v = chunk(linear(x, weight[width:], bias[width:]), 2)
-        x = attend(reshape(q, (x.shape[0], 1, width)), k, v, self.heads, mask)
-        return self.out_proj(reshape(x, (x.shape[0], width)))
+        return self.out_proj(attend(q, k, v, self.heads, mask))
 
 
 class MLP(Module):
@@ -215,21 +220,24 @@ class ResidualAttentionBlock(Block):
 
 
 class Transformer(Module):
-    """A stack of blocks that ends in the state of one token of each row."""
+    """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
     def __init__(self, tower: TransformerFields) -> None:
         self.resblocks = [ResidualAttentionBlock(tower) for _ in range(tower.layers)]
 
-    def __call__(self, x: nn.Variable, pooled: nn.Variable, causal: bool, observe: Observe) -> nn.Variable:
-        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+    def __call__(self, x: nn.Variable, pooled: nn.Variable | None, causal: bool, observe: Observe) -> nn.Variable:
+        """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n]; [n, l, d] where that is None."""
         mask = last_mask = None
         if causal:
             n, length, _ = x.shape
             positions = np.arange(length)
-            mask = to_tensor((positions <= positions[:, None]).astype(np.float32)[None, None])  # [1, 1, l, l]
-            row = to_tensor(np.broadcast_to(positions, (n, 1, 1, length)).astype(np.float32))
-            end = F.broadcast(reshape(pooled, (n, 1, 1, 1)), (n, 1, 1, length))
-            last_mask = F.less_equal(row, end)  # [n, 1, 1, l]
+            mask = last_mask = to_tensor(
+                (positions <= positions[:, None]).astype(np.float32)[None, None]
+            )  # [1, 1, l, l]
+            if pooled is not None:
+                row = to_tensor(np.broadcast_to(positions, (n, 1, 1, length)).astype(np.float32))
+                end = F.broadcast(reshape(pooled, (n, 1, 1, 1)), (n, 1, 1, length))
+                last_mask = F.less_equal(row, end)  # [n, 1, 1, l]
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
             x = run(block, x, mask)

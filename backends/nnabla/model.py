@@ -240,7 +240,7 @@ class CLIP(Module):
         tower = self.architecture.text
         if not isinstance(text, nn.Variable):
             text = to_tensor(check_tokens(text, tower))
-        check_token_shape(text.shape, tower.context_length)
+        check_token_shape(text.shape, tower)
         return text
 
     @contextmanager

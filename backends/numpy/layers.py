@@ -123,7 +123,7 @@ def ends_of(text: np.ndarray, tower: TextTower) -> tuple[np.ndarray, int]:
 
 
 class Attention:
-    """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
+    """Attention with packed query, key and value weights: of all tokens, of one of each row, or of other queries."""
 
     def __init__(self, weights: Weights, heads: int) -> None:
         self.heads = heads
@@ -136,10 +136,14 @@ class Attention:
 
     def forward_pooled(self, x: np.ndarray, pooled: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
+        return self.forward_queries(pick(x, pooled)[:, None], x, mask)[:, 0]
+
+    def forward_queries(self, queries: np.ndarray, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
         weight, bias, width = self.in_proj_weight, self.in_proj_bias, x.shape[-1]
-        q = matmul(pick(x, pooled)[:, None], weight[:width].T) + bias[:width]  # [n, 1, d]
+        q = matmul(queries, weight[:width].T) + bias[:width]
         k, v = np.split(matmul(x, weight[width:].T) + bias[width:], 2, axis=-1)
-        return self.out_proj(attend(q, k, v, self.heads, mask)[:, 0])
+        return self.out_proj(attend(q, k, v, self.heads, mask))
 
 
 class MLP:
@@ -173,20 +177,20 @@ class ResidualAttentionBlock:
 
 
 class Transformer:
-    """A stack of blocks that ends in the state of one token of each row."""
+    """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
     def __init__(self, weights: Weights, tower: TransformerFields) -> None:
         self.resblocks = [
             ResidualAttentionBlock(part(weights, f"resblocks.{index}"), tower) for index in range(tower.layers)
         ]
 
-    def __call__(self, x: np.ndarray, pooled: np.ndarray, causal: bool, observe: Observe) -> np.ndarray:
-        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+    def __call__(self, x: np.ndarray, pooled: np.ndarray | None, causal: bool, observe: Observe) -> np.ndarray:
+        """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n]; [n, l, d] where that is None."""
         mask = last_mask = None
         if causal:
             positions = np.arange(x.shape[1])
             mask = positions <= positions[:, None]  # [l, l]
-            last_mask = (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
+            last_mask = mask if pooled is None else (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
             x = block(x, mask)

@@ -121,7 +121,7 @@ def run(block: Block, *inputs: paddle.Tensor | None) -> paddle.Tensor:
 
 
 class Attention(nn.Layer):
-    """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
+    """Attention with packed query, key and value weights: of all tokens, of one of each row, or of other queries."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -136,10 +136,14 @@ class Attention(nn.Layer):
 
     def forward_pooled(self, x: paddle.Tensor, pooled: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
         """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
+        return self.forward_queries(pick(x, pooled).unsqueeze(1), x, mask).squeeze(1)
+
+    def forward_queries(self, queries: paddle.Tensor, x: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
+        """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
         weights, biases = self.in_proj_weight.split([self.width, 2 * self.width], axis=1), self.in_proj_bias
-        q = F.linear(pick(x, pooled).unsqueeze(1), weights[0], biases[: self.width])
+        q = F.linear(queries, weights[0], biases[: self.width])
         k, v = F.linear(x, weights[1], biases[self.width :]).chunk(2, axis=-1)
-        return self.out_proj(attend(q, k, v, self.heads, mask)).squeeze(1)
+        return self.out_proj(attend(q, k, v, self.heads, mask))
 
 
 class MLP(nn.Layer):
@@ -177,7 +181,7 @@ class ResidualAttentionBlock(Block):
 
 
 class Transformer(nn.Layer):
-    """A stack of blocks that ends in the state of one token of each row."""
+    """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
     def __init__(self, tower: TransformerFields) -> None:
         super().__init__()
@@ -188,13 +192,13 @@ class Transformer(nn.Layer):
         """Of its matrices."""
         return self.resblocks[0].attn.in_proj_weight.dtype
 
-    def forward(self, x: paddle.Tensor, pooled: paddle.Tensor, causal: bool, observe: Observe) -> paddle.Tensor:
-        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+    def forward(self, x: paddle.Tensor, pooled: paddle.Tensor | None, causal: bool, observe: Observe) -> paddle.Tensor:
+        """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n]; [n, l, d] where that is None."""
         mask = last_mask = None
         if causal:
             positions = paddle.arange(x.shape[1])
             mask = positions <= positions[:, None]  # [l, l]
-            last_mask = (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
+            last_mask = mask if pooled is None else (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
             x = run(block, x, mask)

@@ -228,7 +228,7 @@ class CLIP(nn.Layer):
         tower = self.architecture.text
         if not isinstance(text, paddle.Tensor):
             text = paddle.to_tensor(check_tokens(text, tower))
-        check_token_shape(text.shape, tower.context_length)
+        check_token_shape(text.shape, tower)
         if text.dtype not in (paddle.int32, paddle.int64):
             raise TextError(f"The tokens have dtype {text.dtype}, expected int32 or int64; make them with tokenize.")
         return text

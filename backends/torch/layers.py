@@ -97,7 +97,7 @@ def run(block: Block, *inputs: torch.Tensor | None) -> torch.Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention with packed query, key and value weights, for all tokens or for one token of each row."""
+    """Attention with packed query, key and value weights: of all tokens, of one of each row, or of other queries."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -112,10 +112,14 @@ class Attention(nn.Module):
 
     def forward_pooled(self, x: torch.Tensor, pooled: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
+        return self.forward_queries(pick(x, pooled).unsqueeze(1), x, mask).squeeze(1)
+
+    def forward_queries(self, queries: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
         weights, biases = self.in_proj_weight.split([self.width, 2 * self.width]), self.in_proj_bias
-        q = F.linear(pick(x, pooled).unsqueeze(1), weights[0], biases[: self.width])
+        q = F.linear(queries, weights[0], biases[: self.width])
         k, v = F.linear(x, weights[1], biases[self.width :]).chunk(2, dim=-1)
-        return self.out_proj(attend(q, k, v, self.heads, mask)).squeeze(1)
+        return self.out_proj(attend(q, k, v, self.heads, mask))
 
 
 class MLP(nn.Module):
@@ -151,7 +155,7 @@ class ResidualAttentionBlock(Block):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks that ends in the state of one token of each row."""
+    """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
     def __init__(self, tower: TransformerFields) -> None:
         super().__init__()
@@ -162,13 +166,13 @@ class Transformer(nn.Module):
         """Of its matrices."""
         return self.resblocks[0].attn.in_proj_weight.dtype
 
-    def forward(self, x: torch.Tensor, pooled: torch.Tensor, causal: bool, observe: Observe) -> torch.Tensor:
-        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+    def forward(self, x: torch.Tensor, pooled: torch.Tensor | None, causal: bool, observe: Observe) -> torch.Tensor:
+        """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n]; [n, l, d] where that is None."""
         mask = last_mask = None
         if causal:
             positions = torch.arange(x.shape[1], device=x.device)
             mask = positions <= positions[:, None]  # [l, l]
-            last_mask = (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
+            last_mask = mask if pooled is None else (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
             x = run(block, x, mask)

@@ -223,7 +223,7 @@ class CLIP(nn.Module):
         tower = self.architecture.text
         if not isinstance(text, torch.Tensor):
             text = to_tensor(check_tokens(text, tower))
-        check_token_shape(text.shape, tower.context_length)
+        check_token_shape(text.shape, tower)
         if text.dtype not in (torch.int32, torch.int64):
             raise TextError(f"The tokens have dtype {text.dtype}, expected int32 or int64; make them with tokenize.")
         return text.to(self.device)

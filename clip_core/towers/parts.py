@@ -243,6 +243,11 @@ class TextTower(Tower):
         """
 
     @property
+    def shortest_length(self) -> int:
+        """How many tokens a row must have at least; the context length where the padding takes part."""
+        return 1
+
+    @property
     def required_token(self) -> int | None:
         """The token without which a text has no feature; None if there is no such token."""
         return None
