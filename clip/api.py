@@ -151,39 +151,39 @@ def open_model(
     framework = backends.get(backend or _backend_for(name))  # before a long download, not after it
     path, named = weights_file(name, download_root)
     original = None if like is None else weights_file(like, download_root)[0]
-    checkpoint = converters.read(path, like=original, activation=activation, heads=heads)
-    if named is not None and checkpoint.architecture != named.architecture:
-        found = name_of(checkpoint.architecture) or "another model"
+    file = converters.read(path, like=original, activation=activation, heads=heads)
+    if named is not None and file.architecture != named.architecture:
+        found = name_of(file.architecture) or "another model"
         remedy = "remove it, and it is fetched again" if named.url else "install triclip again"
         raise CheckpointError(f"{path} holds {found}, expected {named.name}; {remedy}.")
     if resolution is not None:
-        checkpoint = checkpoint.at_resolution(resolution)
+        file = file.at_resolution(resolution)
     model = framework.CLIP(
-        checkpoint.architecture,
-        checkpoint.weights,
+        file.architecture,
+        file.weights,
         device=device,
         precision=precision,
         source=str(path),
-        vocabulary=checkpoint.vocabulary,
+        vocabulary=file.vocabulary,
     )
-    logit_scale = float(np.exp(checkpoint.weights["logit_scale"], dtype=np.float64))
-    warn_of_assumptions(path, checkpoint)
-    if checkpoint.left_out:
-        taken = f"below {checkpoint.prefix!r}" if checkpoint.prefix else "of one model"
+    logit_scale = float(np.exp(file.weights["logit_scale"], dtype=np.float64))
+    warn_of_assumptions(path, file)
+    if file.left_out:
+        taken = f"below {file.prefix!r}" if file.prefix else "of one model"
         warnings.warn(
-            f"Of {path} the tensors {taken} were taken, and {len(checkpoint.left_out)} others left out, such as "
-            f"{checkpoint.left_out[0]}; clip inspect says more.",
+            f"Of {path} the tensors {taken} were taken, and {len(file.left_out)} others left out, such as "
+            f"{file.left_out[0]}; clip inspect says more.",
             stacklevel=1,
         )
-    return LoadedModel(str(name), model, logit_scale, checkpoint.assumptions())
+    return LoadedModel(str(name), model, logit_scale, file.assumptions())
 
 
-def warn_of_assumptions(source: str | os.PathLike[str], checkpoint: converters.ModelFile) -> None:
+def warn_of_assumptions(source: str | os.PathLike[str], file: converters.ModelFile) -> None:
     """Warn when nothing says which activation a model needs; who states that one has been told of the rest."""
-    if any(name.endswith(".activation") for name in checkpoint.assumed):
+    if any(name.endswith(".activation") for name in file.assumed):
         warnings.warn(
             f"{source} does not say all that its model needs; assumed, as of OpenAI's: "
-            f"{', '.join(checkpoint.assumptions())}. Other models, such as many of open_clip's, give wrong features "
+            f"{', '.join(file.assumptions())}. Other models, such as many of open_clip's, give wrong features "
             "then; state it once with clip convert FILE TARGET --activation ... --heads IMAGE,TEXT (in Python "
             "clip.load(..., activation=..., heads=...)), or put the model's configuration beside the file: "
             "open_clip_config.json, or Hugging Face's config.json.",

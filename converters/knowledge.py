@@ -133,7 +133,9 @@ def question(architecture: Architecture, assumed: Collection[str], own_vocabular
     if not reasons:
         return None
     remedy = f"{_NAME}, or {_STATE}, without a vocabulary then" if foreign else f"{_STATE}, or {_NAME}"
-    return f"nothing says its activation or heads, and it is none of OpenAI's models: {', '.join(reasons)}; {remedy}"
+    fields = {name for tower in architecture.towers.values() for name in tower.untold}
+    unsaid = " or ".join(name for name in ("activation", "heads") if name in fields)
+    return f"nothing says its {unsaid}, and it is none of OpenAI's models: {', '.join(reasons)}; {remedy}"
 
 
 def phrases(architecture: Architecture, assumed: Collection[str]) -> tuple[str, ...]:

@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("--output", default="food101.pdparams")
     arguments = parser.parse_args()
 
-    checkpoint = converters.read(arguments.weights)
-    shape = checkpoint.architecture
+    file = converters.read(arguments.weights)
+    shape = file.architecture
     model = CLIPWrapper(
         architecture={
             "name": "CLIP",
@@ -49,10 +49,10 @@ def main() -> None:
     )
     if found := differences(model.model.architecture, shape):
         raise SystemExit(f"PASSL's dictionary has no key for what these weights need: {', '.join(found)}.")
-    model.model.load(checkpoint.weights, arguments.weights)
+    model.model.load(file.weights, arguments.weights)
     optimizer = paddle.optimizer.AdamW(arguments.learning_rate, parameters=model.parameters(), weight_decay=5e-4)
 
-    tokenizer = tokenizer_of(arguments.weights, shape, checkpoint.vocabulary)
+    tokenizer = tokenizer_of(arguments.weights, shape, file.vocabulary)
     pictures = Food101(folder=arguments.food101).open(seed=0)
     batches = Loader(pictures, tokenizer, shape, arguments.batch_size, seed=0)
     losses = []
@@ -65,7 +65,7 @@ def main() -> None:
         losses.append(float(loss))
         print(f"step {step}: loss {losses[-1]:.4f}, mean of the last ten {np.mean(losses[-10:]):.4f}")
 
-    tuned = converters.ModelFile(model.model.export(), shape, vocabulary=checkpoint.vocabulary)
+    tuned = converters.ModelFile(model.model.export(), shape, vocabulary=file.vocabulary)
     converters.write(tuned, arguments.output, layout="passl", force=True)
     print(f"wrote {arguments.output}")
 

@@ -39,9 +39,9 @@ def run(
         encoder: Tokenizer = openai()
         longest = OPENAI_CONTEXT_LENGTH
     else:
-        checkpoint = converters.read(weights_file(model)[0])
-        encoder = tokenizer_of(model, checkpoint.architecture, checkpoint.vocabulary)
-        longest = checkpoint.architecture.text.context_length
+        file = converters.read(weights_file(model)[0])
+        encoder = tokenizer_of(model, file.architecture, file.vocabulary)
+        longest = file.architecture.text.context_length
     tokens = encoder.tokenize(texts, context_length or longest, truncate)
     rows = [row[: int(np.argmax(row)) + 1].tolist() for row in tokens]
     if json:
