@@ -7,7 +7,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -53,12 +53,19 @@ class Source(Protocol):
         """
 
 
+class Place(NamedTuple):
+    """One of the places of an epoch, of which it has as many as there are examples."""
+
+    number: int  # of the place; with the epoch it decides what is done to the example at random
+    example: int
+
+
 @runtime_checkable
 class OrderedSource(Source, Protocol):
-    """A source that is quick in an order of its own only, in which each epoch takes its examples."""
+    """A source that says itself in which order an epoch takes its examples; others are shuffled by the loader."""
 
-    def example(self, epoch: int, position: int, batch_size: int) -> int:
-        """The example at a position of an epoch that is cut into batches; each example is at one position."""
+    def order(self, epoch: int, position: int, batch_size: int) -> Place:
+        """What is at a position of an epoch that is cut into batches."""
 
 
 class SourceSettings(Section):

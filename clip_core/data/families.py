@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from clip_core.data.coco import Coco
-from clip_core.data.example import OrderedSource, Source, SourceSettings
+from clip_core.data.example import Source, SourceSettings
 from clip_core.data.food101 import Food101
-from clip_core.data.mixture import Mixture, OrderedMixture
+from clip_core.data.mixture import Mixture
 from clip_core.data.paired import Paired
 from clip_core.data.saved import M3it, Saved
 from clip_core.data.sbu import Sbu
@@ -68,8 +68,7 @@ class Combined(SourceSettings):
         for part in self.parts:
             settings = {key: value for key, value in part.items() if key not in ("source", "weight")}
             sources.append(open_source(part["source"], settings, seed))
-        ordered = any(isinstance(source, OrderedSource) for source in sources)
-        return (OrderedMixture if ordered else Mixture)(sources, weights, seed)
+        return Mixture(sources, weights, seed)
 
 
 SOURCES: dict[str, type[SourceSettings]] = {

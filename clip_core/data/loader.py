@@ -5,8 +5,7 @@ random, follow from seed, epoch and example. Nothing depends on the number of wo
 
 Rules:
 
-- A source that is quick in one order only (`clip_core.data.example.OrderedSource`) is taken in its own order, which is
-  shuffled as well.
+- A source with an order of its own (`clip_core.data.example.OrderedSource`) is taken in that order.
 - An epoch has whole batches only; the examples of a last part batch come up in other epochs.
 - An example that cannot be used (a damaged picture, no caption) is skipped, reported and counted; the next one of the
   order takes its place, so that every batch is full.
@@ -34,9 +33,8 @@ import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.data.augmentation import Augmentation
-from clip_core.data.example import OrderedSource, Source
+from clip_core.data.example import OrderedSource, Place, Source
 from clip_core.data.faults import Fault, FaultReport
-from clip_core.data.mixture import Mixture
 from clip_core.data.order import shuffled
 from clip_core.errors import ClipError
 from clip_core.text.tokenizer import Tokenizer
@@ -249,11 +247,11 @@ class _Examples:
     rows: int  # of a batch, for each rank
 
     @cached_property
-    def _order(self) -> Any:
+    def _shuffled(self) -> Any:
         return shuffled(len(self.source), self.seed)
 
     @cached_property
-    def _ordered(self) -> OrderedSource | None:
+    def _ordered(self) -> OrderedSource | None:  # once: looking for the method takes longer than calling it
         return self.source if isinstance(self.source, OrderedSource) else None
 
     def block(self, first: int, size: int) -> _Block:
@@ -264,7 +262,7 @@ class _Examples:
         faults = []
         good = 0
         for row in range(first, first + size):
-            epoch, place, example = self._example(row)
+            epoch, (place, example) = self._place(row)
             try:
                 pixels[good], tokens[good] = self._read(epoch, place, example)
             except ClipError as error:
@@ -274,16 +272,16 @@ class _Examples:
             good += 1
         return _Block(pixels[:good], tokens[:good], examples[:good], rows[:good], faults)
 
-    def _example(self, row: int) -> tuple[int, int, int]:
-        """The epoch of a row, its place in the epoch before shuffling, and the example there."""
+    def _place(self, row: int) -> tuple[int, Place]:
+        """The epoch of a row, and its place there."""
         batches = len(self.source) // self.batch_size
         batch, place_in_part = divmod(row, self.rows)
         epoch, batch = divmod(batch, batches)
         position = batch * self.batch_size + self.rank * self.rows + place_in_part
         if self._ordered is not None:
-            return epoch, position, self._ordered.example(epoch, position, self.batch_size)
-        place = self._order[epoch * len(self.source) + position]
-        return epoch, place, self.source.index(epoch, place) if isinstance(self.source, Mixture) else place
+            return epoch, self._ordered.order(epoch, position, self.batch_size)
+        example = self._shuffled[epoch * len(self.source) + position]
+        return epoch, Place(example, example)
 
     def _read(self, epoch: int, place: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels float32 [3, r, r] and tokens int64 [context]."""

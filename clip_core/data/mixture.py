@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.data.example import Example, OrderedSource, Source, Texts, fingerprint_of
+from clip_core.data.example import Example, OrderedSource, Place, Source, Texts, fingerprint_of
 from clip_core.data.order import shuffled
 from clip_core.errors import ClipError
 
@@ -23,8 +23,11 @@ class Mixture:
     again, going on in the next epoch where it stopped in the last: none is left out for ever. A part with more places
     than examples has some of them more than once in an epoch, and only these can meet themselves in a batch.
 
+    The places are shuffled. Where a part has an order of its own, the parts come one by one in even steps instead, each
+    in its order, so that every batch has nearly the same number of examples of each.
+
     Args:
-        seed: of the order in which parts with weights are gone through.
+        seed: of the order of the places, and of that in which parts with weights are gone through.
 
     Raises:
         ClipError: a weight is so small that its part has no place.
@@ -32,6 +35,7 @@ class Mixture:
 
     def __init__(self, parts: Sequence[Source], weights: Sequence[float] | None, seed: int):
         self._parts, self._seed = parts, seed
+        self._by_turns = any(isinstance(part, OrderedSource) for part in parts)
         sizes = [len(part) for part in parts]
         self._starts = np.cumsum([0, *sizes])
         self.places = sizes if weights is None else _quotas(len(self), weights)
@@ -56,31 +60,23 @@ class Mixture:
         for turn in zip_longest(*(part.captions() for part in self._parts)):
             yield from (caption for caption in turn if caption is not None)
 
-    def index(self, epoch: int, place: int) -> int:
-        """Which example is at a place of an epoch, before the places themselves are shuffled."""
-        part = int(np.searchsorted(self._first_places, place, side="right")) - 1
-        position = epoch * self.places[part] + place - int(self._first_places[part])
-        return int(self._starts[part]) + self._orders[part][position]
-
-    @cached_property
-    def _orders(self) -> list[Any]:
-        return [shuffled(len(part), self._seed + 1 + number) for number, part in enumerate(self._parts)]
-
-
-class OrderedMixture(Mixture):
-    """A mixture with parts that have an order of their own, which come one by one in even steps, each in its order.
-
-    So every batch has nearly the same number of examples of each part.
-    """
-
-    def example(self, epoch: int, position: int, batch_size: int) -> int:
+    def order(self, epoch: int, position: int, batch_size: int) -> Place:
         """Which example is at a position of an epoch."""
+        if self._by_turns:
+            return Place(position, self._in_turn(epoch, position, batch_size))
+        place = self._shuffled[epoch * len(self) + position]
+        part = int(np.searchsorted(self._first_places, place, side="right")) - 1
+        own = epoch * self.places[part] + place - int(self._first_places[part])
+        return Place(place, int(self._starts[part]) + self._orders[part][own])
+
+    def _in_turn(self, epoch: int, position: int, batch_size: int) -> int:
+        """The example at a position where the parts take turns."""
         part, before = self._turn(position)
         source, size = self._parts[part], len(self._parts[part])
         place = epoch * self.places[part] + before
         if isinstance(source, OrderedSource):
             share = max(1, round(batch_size * self.places[part] / len(self)))  # of a batch
-            found = source.example(*divmod(place, size), share)
+            found = source.order(*divmod(place, size), share).example
         else:
             found = self._orders[part][place]
         return int(self._starts[part]) + found
@@ -94,6 +90,14 @@ class OrderedMixture(Mixture):
                 return part, before
             position, rest = position - before, rest - places  # among the parts that follow
         raise IndexError(position)
+
+    @cached_property
+    def _shuffled(self) -> Any:
+        return shuffled(len(self), self._seed)
+
+    @cached_property
+    def _orders(self) -> list[Any]:
+        return [shuffled(len(part), self._seed + 1 + number) for number, part in enumerate(self._parts)]
 
 
 def _quotas(places: int, weights: Sequence[float]) -> list[int]:

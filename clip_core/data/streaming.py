@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from clip_core.data.example import Photograph, Texts, fingerprint_of
+from clip_core.data.example import Photograph, Place, Texts, fingerprint_of
 from clip_core.data.order import shuffled
 from clip_core.data.shards import Shards, samples_in
 from clip_core.errors import ClipError, DownloadError
@@ -106,17 +106,18 @@ class StreamedShards:
             "be learnt from them; set model.vocabulary to a merges file."
         )
 
-    def example(self, epoch: int, position: int, batch_size: int) -> int:
+    def order(self, epoch: int, position: int, batch_size: int) -> Place:
         """Which sample is at a position of an epoch; each sample is at one."""
-        order, ends = self._order(epoch)
+        order, ends = self._sequence_of(epoch)
         place = _place(position, len(self), batch_size)
         number = int(np.searchsorted(ends, place, side="right"))
         shard = int(order[number])
         count = int(self._counts[shard])
         sample = place - int(ends[number]) + count
-        return int(self._starts[shard]) + _shuffled(count, self._seed + 1 + shard)[epoch * count + sample]
+        example = int(self._starts[shard]) + _shuffled(count, self._seed + 1 + shard)[epoch * count + sample]
+        return Place(position, example)
 
-    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _sequence_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The shards in the order of an epoch, and after how many samples of it each of them ends."""
         if self._sequence is None or self._sequence[0] != epoch:
             first, shards = epoch * len(self._shards), shuffled(len(self._shards), self._seed)

@@ -14,7 +14,7 @@ from tests.data.numbered import Numbered, loader, number_in, numbers, write_pict
 
 
 def epochs(mixture: Mixture, count: int) -> list[list[int]]:
-    return [[mixture.index(epoch, place) for place in range(len(mixture))] for epoch in range(count)]
+    return [[mixture.order(epoch, position, 4).example for position in range(len(mixture))] for epoch in range(count)]
 
 
 def test_without_weights_an_epoch_has_each_example_once():
