@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from backends.numpy import CLIP as Reference
 from clip_core.architecture import Architecture
 from clip_core.naming import INITIAL_LOGIT_SCALE, Weights, parameters
 from clip_core.similarity import contrastive_loss
@@ -84,3 +85,9 @@ def beyond(found: Weights, expected: Weights) -> dict[str, float]:
         for name, gradient in expected.items()
     }
     return {name: value for name, value in differences.items() if not value <= tolerances.CONTRACT["gradient"].bound}
+
+
+def loss_of(architecture: Architecture, weights: Weights) -> float:
+    """The loss of the NumPy reference in float64, which takes parameters beyond float32's precision."""
+    model = Reference(architecture, weights, precision="fp64")
+    return contrastive_loss(model(sample_pixels(architecture, PAIRS), sample_tokens(architecture, PAIRS))[0])[0]

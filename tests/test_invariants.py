@@ -231,7 +231,7 @@ def test_7_an_unknown_backend_stops_the_tests():
 
 def test_7_a_requested_backend_that_does_not_import_fails(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so is missing')")
-    result = pytest_of("tests/parity/test_layers.py", CLIP_TEST_BACKENDS="torch", PYTHONPATH=str(tmp_path))
+    result = pytest_of("tests/backends/test_parameters.py", CLIP_TEST_BACKENDS="torch", PYTHONPATH=str(tmp_path))
     assert result.returncode == pytest.ExitCode.TESTS_FAILED
     assert "libtorch.so is missing" in result.stdout
     assert "skipped" not in result.stdout

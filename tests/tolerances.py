@@ -89,3 +89,12 @@ def beyond(
     assert found.keys() == expected.keys()
     differences = {stage: difference(found[stage], expected[stage]) for stage in expected}
     return {stage: value for stage, value in differences.items() if not value <= table[stage].bound}
+
+
+def first_beyond(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> str | None:
+    """The first layer, in the order of computation, that is beyond its bound."""
+    bound = CONTRACT["layer"].bound
+    return next(
+        (name for name, value in expected.items() if not difference(found[name], value) <= bound * np.abs(value).max()),
+        None,
+    )

@@ -1,4 +1,4 @@
-"""One list of names: each backend's own parameters are those of the table, and go in and out unchanged."""
+"""Weights go into each backend and out of it unchanged, in every form, or are refused whole."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import pytest
 
 from clip_core.errors import CheckpointError
 from clip_core.models import MODELS
-from clip_core.naming import Weights, parameters
+from clip_core.naming import parameters
 from tests.models import (
-    REDUCED,
     RESNET,
     VIT,
     logits_of,
@@ -18,57 +17,9 @@ from tests.models import (
     sample_weights,
     stages_of,
 )
+from tests.weights import same
 
 BOTH = [pytest.param(VIT, id="vit"), pytest.param(RESNET, id="resnet")]
-
-
-def own_shapes(model) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the framework's own parameters and buffers."""
-    if model.backend == "numpy":
-        return {name: array.shape for name, array in model.weights.items()}
-    if model.backend == "nnabla":
-        return {name: variable.shape for name, variable in model.named_parameters()}
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def same(found: Weights, expected: Weights) -> bool:
-    """Equal names in equal order, equal bits and equal types."""
-    return list(found) == list(expected) and all(
-        found[name].dtype == array.dtype and found[name].shape == array.shape and (found[name] == array).all()
-        for name, array in expected.items()
-    )
-
-
-@pytest.mark.parametrize("name", REDUCED)
-def test_names_and_shapes(backend, name):
-    table = parameters(REDUCED[name])
-    model = backend.CLIP(REDUCED[name], sample_weights(REDUCED[name]), device="cpu")
-    transposed = model.backend == "paddle"  # Paddle multiplies by [in, out]
-    expected = {
-        parameter.name: parameter.shape[::-1] if transposed and parameter.kind == "linear" else parameter.shape
-        for parameter in table
-    }
-    assert own_shapes(model) == expected
-
-
-@pytest.mark.parametrize("architecture", BOTH)
-def test_trained_parameters_are_those_of_the_table(framework, architecture):
-    model = framework.CLIP(architecture, sample_weights(architecture), device="cpu")
-    if model.backend == "nnabla":
-        trained = {name for name, variable in model.named_parameters() if variable.need_grad}
-    else:
-        trained = {name for name, tensor in model.named_parameters() if not getattr(tensor, "stop_gradient", False)}
-    assert trained == {parameter.name for parameter in parameters(architecture) if parameter.trainable}
-
-
-@pytest.mark.parametrize("name", REDUCED)
-def test_export_gives_back_what_was_loaded(backend, name):
-    weights = sample_weights(REDUCED[name])
-    model = backend.CLIP(REDUCED[name], weights, device="cpu")
-    assert same(model.export(), weights)
-    other = sample_weights(REDUCED[name], seed=1)
-    model.load(other)
-    assert same(model.export(), other)
 
 
 def test_every_memory_layout_and_precision_can_be_loaded(backend):

@@ -29,9 +29,8 @@ from tests.launching import LAUNCHERS
 from tests.requested import FRAMEWORKS
 from tests.tolerances import step_bound
 from tests.training.distributed_worker import ARCHITECTURE, batches
-from tests.training.steps import RATE, STEPS, WEIGHT_BOUND, recipe, run, trainer_for, without_key_biases
+from tests.training.steps import LOSS_BOUND, RATE, STEPS, WEIGHT_BOUND, recipe, run, trainer_for, without_key_biases
 
-LOSS_BOUND = 1e-4  # of each step, relative, as of its norm and scale; measured 1.1e-5 of losses, 5.1e-5 of norms
 GRADIENT_BOUND = 1e-4  # of a tensor, relative to its largest value; measured 6e-6
 # The moments are as smooth as the gradients are: relative to a tensor's largest value, measured 1.4e-4.
 MOMENT_BOUND = 1e-3

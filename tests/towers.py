@@ -1,0 +1,27 @@
+"""A small CLIP for each kind of tower: what tests/test_towers.py runs through all that is asked of a tower.
+
+A new tower adds its example to `IMAGES` or `TEXTS`; every test of a tower then runs on it in every backend.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+from clip_core.architecture import Architecture
+from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.vision_transformer import VisionTransformer
+
+IMAGES = (
+    VisionTransformer(resolution=16, patch=8, width=32, layers=2, heads=2),
+    ModifiedResNet(resolution=64, width=8, blocks=(2, 1, 1, 1), heads=4),  # with and without a shortcut of its own
+)
+TEXTS = (TextTransformer(context_length=8, vocabulary_size=40, width=64, layers=2, heads=2),)
+EXAMPLES = {
+    f"{image.kind} and {text.kind}": Architecture(16, image, text)
+    for image, text in (
+        (image or IMAGES[0], text or TEXTS[0]) for image, text in zip_longest(IMAGES, TEXTS, fillvalue=None)
+    )
+}
+# The ends of names whose parameters change no number: the bias of keys moves all scores of a query alike.
+WITHOUT_EFFECT = ("k_proj.bias", "num_batches_tracked")
