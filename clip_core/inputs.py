@@ -87,7 +87,8 @@ def check_tokens(tokens: Any, tower: TextTower) -> np.ndarray:
         tower: what the tokens are for.
 
     Raises:
-        TextError: not such an array, a token outside the vocabulary, or a text without its end-of-text token.
+        TextError: not such an array, a token outside the vocabulary, a text without its end-of-text token, or a text of
+            padding alone.
     """
     if not isinstance(tokens, np.ndarray):
         raise TextError(_not_an_array("tokens", tokens, "an int64 array", "the tokenize"))
@@ -106,6 +107,13 @@ def check_tokens(tokens: Any, tower: TextTower) -> np.ndarray:
         raise TextError(
             f"Text {np.argmin(ended)} (counted from 0) does not have the end-of-text token {end}; make the tokens with "
             "this model's own tokenize, and keep that one when cutting a text short."
+        )
+    padding = tower.padding_token
+    filled = (tokens != padding).any(axis=1) if padding is not None else np.ones(len(tokens), bool)
+    if not filled.all():
+        raise TextError(
+            f"Text {np.argmin(filled)} (counted from 0) is nothing but the padding token {padding}; make the tokens "
+            "with this model's own tokenize."
         )
     return np.ascontiguousarray(tokens, dtype=np.int64)
 

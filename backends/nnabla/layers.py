@@ -65,11 +65,11 @@ class BatchNorm2d(Module):
 
 
 class Linear(Module):
-    """A linear layer with bias."""
+    """A linear layer, with a bias unless told otherwise."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         self.weight = empty(outputs, inputs)
-        self.bias = empty(outputs)
+        self.bias = empty(outputs) if bias else None
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
         return linear(x, self.weight, self.bias)
@@ -199,6 +199,17 @@ class MLP(Module):
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
         return self.c_proj(activate(self.c_fc(x), self.activation))
+
+
+class MLPHead(Module):
+    """Two linear layers without bias, with a ReLU between them."""
+
+    def __init__(self, width: int, embed_dim: int) -> None:
+        self.c_fc = Linear(width, width, bias=False)
+        self.c_proj = Linear(width, embed_dim, bias=False)
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return self.c_proj(F.relu(self.c_fc(x)))
 
 
 class ResidualAttentionBlock(Block):

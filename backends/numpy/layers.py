@@ -158,6 +158,17 @@ class MLP:
         return self.c_proj(activate(self.c_fc(x), self.activation))
 
 
+class MLPHead:
+    """Two linear layers without bias, with a ReLU between them."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.c_fc = Linear(part(weights, "c_fc"))
+        self.c_proj = Linear(part(weights, "c_proj"))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return self.c_proj(np.maximum(self.c_fc(x), 0))
+
+
 class ResidualAttentionBlock:
     """A pre-norm transformer block."""
 

@@ -135,6 +135,18 @@ class MLP(nn.Module):
         return self.c_proj(activate(self.c_fc(x), self.activation))
 
 
+class MLPHead(nn.Module):
+    """Two linear layers without bias, with a ReLU between them."""
+
+    def __init__(self, width: int, embed_dim: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, width, bias=False)
+        self.c_proj = nn.Linear(width, embed_dim, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c_proj(F.relu(self.c_fc(x)))
+
+
 class ResidualAttentionBlock(Block):
     """A pre-norm transformer block."""
 

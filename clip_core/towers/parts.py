@@ -404,6 +404,12 @@ def batch_norm(prefix: str, channels: int, gain: Initial = ONE) -> Iterator[Para
     yield Parameter(f"{prefix}.num_batches_tracked", (), "counter")
 
 
+def mlp_head(width: int, embed_dim: int) -> Iterator[Parameter]:
+    """Two matrices without bias, with PyTorch's initial values, as simple-clip ends both of its towers."""
+    yield Parameter("head.c_fc.weight", (width, width), "linear", Uniform(width**-0.5))
+    yield Parameter("head.c_proj.weight", (embed_dim, width), "linear", Uniform(width**-0.5))
+
+
 def tower_from_dict(kind: type[Tower], place: str, data: Mapping[str, Any], activation: Any) -> Any:
     """One tower from plain data; ``activation`` is that of the towers that do not say their own.
 

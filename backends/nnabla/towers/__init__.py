@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from backends.nnabla.towers.distilbert import DistilBERT
 from backends.nnabla.towers.modified_resnet import ModifiedResNet
 from backends.nnabla.towers.text_transformer import TextTransformer
 from backends.nnabla.towers.vision_transformer import VisionTransformer
 
 IMAGE_TOWERS: dict[str, Any] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
-TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer}
+TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer, "distilbert": DistilBERT}

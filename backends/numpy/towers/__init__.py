@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from backends.numpy.towers.distilbert import DistilBERT
 from backends.numpy.towers.modified_resnet import ModifiedResNet
 from backends.numpy.towers.text_transformer import TextTransformer
 from backends.numpy.towers.vision_transformer import VisionTransformer
 
 IMAGE_TOWERS: dict[str, Any] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
-TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer}
+TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer, "distilbert": DistilBERT}

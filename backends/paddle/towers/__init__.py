@@ -2,9 +2,10 @@
 
 from paddle import nn
 
+from backends.paddle.towers.distilbert import DistilBERT
 from backends.paddle.towers.modified_resnet import ModifiedResNet
 from backends.paddle.towers.text_transformer import TextTransformer
 from backends.paddle.towers.vision_transformer import VisionTransformer
 
 IMAGE_TOWERS: dict[str, type[nn.Layer]] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
-TEXT_TOWERS: dict[str, type[nn.Layer]] = {"transformer": TextTransformer}
+TEXT_TOWERS: dict[str, type[nn.Layer]] = {"transformer": TextTransformer, "distilbert": DistilBERT}

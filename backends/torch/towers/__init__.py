@@ -2,9 +2,10 @@
 
 from torch import nn
 
+from backends.torch.towers.distilbert import DistilBERT
 from backends.torch.towers.modified_resnet import ModifiedResNet
 from backends.torch.towers.text_transformer import TextTransformer
 from backends.torch.towers.vision_transformer import VisionTransformer
 
 IMAGE_TOWERS: dict[str, type[nn.Module]] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
-TEXT_TOWERS: dict[str, type[nn.Module]] = {"transformer": TextTransformer}
+TEXT_TOWERS: dict[str, type[nn.Module]] = {"transformer": TextTransformer, "distilbert": DistilBERT}
