@@ -362,3 +362,31 @@ def test_tests_share_modules_and_import_no_other_test():
     assert [
         found for found in sorted(imported) if re.search(r"^tests(\.\w+)*\.(test_\w+|conftest)(\.|$)", found[1])
     ] == []
+
+
+def test_only_towers_and_the_registry_name_a_tower():
+    """What others need is asked of the tower or of the tables, so that a new tower changes none of them."""
+    in_core = [source for source in SOURCES if re.fullmatch(r"clip_core/towers/(?!parts|__init__)\w+\.py", source)]
+    towers = {node.name for source in in_core for node in tree_of(source).body if isinstance(node, ast.ClassDef)}
+    assert len(towers) >= len(in_core) > 2
+
+    def names(source: str) -> set[str]:
+        nodes = list(ast.walk(tree_of(source)))
+        imported = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+        return imported | {dotted(node).split(".")[-1] for node in nodes if isinstance(node, ast.Name | ast.Attribute)}
+
+    naming = {source for source in SOURCES if "/towers/" not in source and names(source) & towers}
+    assert naming == {"clip_core/models.py"}
+
+
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_files_and_tests_that_documents_name_are_there(document):
+    """A path may have a pattern, or ``x`` for any backend; a file without a folder may be anywhere."""
+    codes = re.findall(r"`([\w./*-]+(?:\.py|/))(?:::(\w+))?`", (ROOT / document).read_text(encoding="utf-8"))
+    for path, test in codes:
+        pattern = path.replace("backends/x", "backends/*").strip("/")
+        found = list(ROOT.glob(pattern))
+        if "/" not in pattern:
+            found += [file for folder in (*PACKAGES, "benchmarks", "tests") for file in (ROOT / folder).rglob(pattern)]
+        assert found, f"{document} names {path}"
+        assert all(f"def {test}(" in file.read_text(encoding="utf-8") for file in found if test), f"{path}::{test}"
