@@ -112,6 +112,11 @@ class Architecture:
         check_number("embed_dim", self.embed_dim)
         for place, tower in self.towers.items():
             tower.check(place)
+            if tower.output_width not in (None, self.embed_dim):
+                raise ClipError(
+                    f"The architecture's embed_dim is {self.embed_dim}, and the {place} tower ends in its width "
+                    f"{tower.output_width} without a projection; make both the same."
+                )
         if type(self.logit_bias) is not bool:
             raise ClipError(f"The architecture's logit_bias is {self.logit_bias!r}; it must be true or false.")
 

@@ -9,16 +9,22 @@ from itertools import zip_longest
 
 from clip_core.architecture import Architecture
 from clip_core.towers.modified_resnet import ModifiedResNet
+from clip_core.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 
 IMAGES = (
     VisionTransformer(resolution=16, patch=8, width=32, layers=2, heads=2),
     ModifiedResNet(resolution=64, width=8, blocks=(2, 1, 1, 1), heads=4),  # with and without a shortcut of its own
+    # One row and one column of pixels are no whole patch.
+    SiglipVisionTransformer(resolution=17, patch=8, width=32, layers=2, heads=2, mlp_width=80),
 )
-TEXTS = (TextTransformer(context_length=8, vocabulary_size=40, width=64, layers=2, heads=2),)
+TEXTS = (
+    TextTransformer(context_length=8, vocabulary_size=40, width=64, layers=2, heads=2),
+    SiglipTextTransformer(context_length=8, vocabulary_size=40, width=32, layers=2, heads=2, mlp_width=80),
+)
 EXAMPLES = {
-    f"{image.kind} and {text.kind}": Architecture(16, image, text)
+    f"{image.kind} and {text.kind}": Architecture(image.output_width or 16, image, text)
     for image, text in (
         (image or IMAGES[0], text or TEXTS[0]) for image, text in zip_longest(IMAGES, TEXTS, fillvalue=None)
     )

@@ -76,14 +76,17 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    """A convolution without bias."""
+    """A convolution, without bias unless told otherwise."""
 
-    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0, bias: bool = False
+    ) -> None:
         self.stride, self.padding = stride, padding
         self.weight = empty(outputs, inputs, size, size)
+        self.bias = empty(outputs) if bias else None
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
-        return F.convolution(x, self.weight, pad=(self.padding,) * 2, stride=(self.stride,) * 2)
+        return F.convolution(x, self.weight, self.bias, pad=(self.padding,) * 2, stride=(self.stride,) * 2)
 
 
 class Embedding(Module):
@@ -125,14 +128,22 @@ def ends_of(text: nn.Variable, tower: TextTower) -> tuple[nn.Variable, nn.Variab
             token.
     """
     assert tower.required_token is not None
-    last = text.shape[1] - 1
+    text, last = checked(text, tower), text.shape[1] - 1
     if nn.get_auto_forward():
-        tokens = usable_tokens(text.data.get_data("r"), tower)
-        last = int((tokens == tower.required_token).argmax(axis=-1).max())
-        text = to_tensor(tokens)
-    else:
-        text = check_when_computed(text, tower)
+        last = int((text.data.get_data("r") == tower.required_token).argmax(axis=-1).max())
     return text, end_of_text(text, tower.required_token), last
+
+
+def checked(text: nn.Variable, tower: TextTower) -> nn.Variable:
+    """Tokens [n, l] that can be used; those of a static graph are checked when it is computed.
+
+    Raises:
+        TextError: they are no whole numbers, an id is outside the vocabulary, or a text is without its end-of-text
+            token.
+    """
+    if nn.get_auto_forward():
+        return to_tensor(usable_tokens(text.data.get_data("r"), tower))
+    return check_when_computed(text, tower)
 
 
 class Block(Module):

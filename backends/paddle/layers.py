@@ -97,6 +97,18 @@ def ends_of(text: paddle.Tensor, tower: TextTower) -> tuple[paddle.Tensor, int]:
     return end, last
 
 
+def checked(text: paddle.Tensor, tower: TextTower) -> paddle.Tensor:
+    """The tokens themselves, of a tower that looks for no end of text.
+
+    Raises:
+        TextError: an id is outside the vocabulary.
+    """
+    low, high = paddle.stack([text.min(), text.max()]).tolist()
+    if not (low >= 0 and high < tower.vocabulary_size):
+        check_tokens(to_array(text), tower)  # says which one
+    return text
+
+
 class Block(nn.Layer):
     """What is recomputed in one piece."""
 

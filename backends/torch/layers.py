@@ -76,6 +76,18 @@ def ends_of(text: torch.Tensor, tower: TextTower) -> tuple[torch.Tensor, int]:
     return end, last
 
 
+def checked(text: torch.Tensor, tower: TextTower) -> torch.Tensor:
+    """The tokens themselves, of a tower that looks for no end of text.
+
+    Raises:
+        TextError: an id is outside the vocabulary.
+    """
+    low, high = torch.stack([text.min(), text.max()]).tolist()
+    if not (low >= 0 and high < tower.vocabulary_size):
+        check_tokens(to_array(text), tower)  # says which one
+    return text
+
+
 class Block(nn.Module):
     """What is recomputed, compiled and sharded in one piece."""
 

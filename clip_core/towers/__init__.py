@@ -3,9 +3,14 @@
 from clip_core.towers.distilbert import DistilBERT
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.parts import ImageTower, TextTower
+from clip_core.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 
-IMAGE_TOWERS: dict[str, type[ImageTower]] = {tower.kind: tower for tower in (VisionTransformer, ModifiedResNet)}
-TEXT_TOWERS: dict[str, type[TextTower]] = {tower.kind: tower for tower in (TextTransformer, DistilBERT)}
+IMAGE_TOWERS: dict[str, type[ImageTower]] = {
+    tower.kind: tower for tower in (VisionTransformer, ModifiedResNet, SiglipVisionTransformer)
+}
+TEXT_TOWERS: dict[str, type[TextTower]] = {
+    tower.kind: tower for tower in (TextTransformer, DistilBERT, SiglipTextTransformer)
+}
 """The first of each is taken for weights that none recognises, so that messages name what OpenAI's would have."""

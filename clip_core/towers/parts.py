@@ -207,6 +207,11 @@ class Tower(ABC):
         return self.width
 
     @property
+    def output_width(self) -> int | None:
+        """What it ends in where it has no projection into the joint space; None where it has one."""
+        return None
+
+    @property
     def has_statistics(self) -> bool:
         """Whether it has batch normalisation, which looks at the whole batch while it is trained."""
         return any(parameter.kind == "statistic" for parameter in self.parameters(1))

@@ -4,8 +4,17 @@ from typing import Any
 
 from backends.nnabla.towers.distilbert import DistilBERT
 from backends.nnabla.towers.modified_resnet import ModifiedResNet
+from backends.nnabla.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from backends.nnabla.towers.text_transformer import TextTransformer
 from backends.nnabla.towers.vision_transformer import VisionTransformer
 
-IMAGE_TOWERS: dict[str, Any] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
-TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer, "distilbert": DistilBERT}
+IMAGE_TOWERS: dict[str, Any] = {
+    "vit": VisionTransformer,
+    "resnet": ModifiedResNet,
+    "siglip": SiglipVisionTransformer,
+}
+TEXT_TOWERS: dict[str, Any] = {
+    "transformer": TextTransformer,
+    "distilbert": DistilBERT,
+    "siglip": SiglipTextTransformer,
+}

@@ -4,8 +4,17 @@ from typing import Any
 
 from backends.numpy.towers.distilbert import DistilBERT
 from backends.numpy.towers.modified_resnet import ModifiedResNet
+from backends.numpy.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from backends.numpy.towers.text_transformer import TextTransformer
 from backends.numpy.towers.vision_transformer import VisionTransformer
 
-IMAGE_TOWERS: dict[str, Any] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
-TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer, "distilbert": DistilBERT}
+IMAGE_TOWERS: dict[str, Any] = {
+    "vit": VisionTransformer,
+    "resnet": ModifiedResNet,
+    "siglip": SiglipVisionTransformer,
+}
+TEXT_TOWERS: dict[str, Any] = {
+    "transformer": TextTransformer,
+    "distilbert": DistilBERT,
+    "siglip": SiglipTextTransformer,
+}

@@ -4,8 +4,17 @@ from paddle import nn
 
 from backends.paddle.towers.distilbert import DistilBERT
 from backends.paddle.towers.modified_resnet import ModifiedResNet
+from backends.paddle.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from backends.paddle.towers.text_transformer import TextTransformer
 from backends.paddle.towers.vision_transformer import VisionTransformer
 
-IMAGE_TOWERS: dict[str, type[nn.Layer]] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
-TEXT_TOWERS: dict[str, type[nn.Layer]] = {"transformer": TextTransformer, "distilbert": DistilBERT}
+IMAGE_TOWERS: dict[str, type[nn.Layer]] = {
+    "vit": VisionTransformer,
+    "resnet": ModifiedResNet,
+    "siglip": SiglipVisionTransformer,
+}
+TEXT_TOWERS: dict[str, type[nn.Layer]] = {
+    "transformer": TextTransformer,
+    "distilbert": DistilBERT,
+    "siglip": SiglipTextTransformer,
+}

@@ -4,8 +4,17 @@ from torch import nn
 
 from backends.torch.towers.distilbert import DistilBERT
 from backends.torch.towers.modified_resnet import ModifiedResNet
+from backends.torch.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from backends.torch.towers.text_transformer import TextTransformer
 from backends.torch.towers.vision_transformer import VisionTransformer
 
-IMAGE_TOWERS: dict[str, type[nn.Module]] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
-TEXT_TOWERS: dict[str, type[nn.Module]] = {"transformer": TextTransformer, "distilbert": DistilBERT}
+IMAGE_TOWERS: dict[str, type[nn.Module]] = {
+    "vit": VisionTransformer,
+    "resnet": ModifiedResNet,
+    "siglip": SiglipVisionTransformer,
+}
+TEXT_TOWERS: dict[str, type[nn.Module]] = {
+    "transformer": TextTransformer,
+    "distilbert": DistilBERT,
+    "siglip": SiglipTextTransformer,
+}

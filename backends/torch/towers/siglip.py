@@ -1,0 +1,70 @@
+"""The towers of SigLIP in PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from backends.torch.layers import MLP, Attention, LayerNorm, Transformer, checked
+from clip_core.backend import Observe, below, ignore
+from clip_core.towers import siglip as core
+
+
+class AttentionPool(nn.Module):
+    """A learnt probe attends over all tokens: [n, l, d] -> [n, d]."""
+
+    def __init__(self, tower: core.SiglipVisionTransformer) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.empty(tower.width))
+        self.attn = Attention(tower.width, tower.heads)
+        self.ln = LayerNorm(tower.width, tower.epsilon)
+        self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        probe = self.probe.to(x.dtype).expand(len(x), 1, -1)
+        x = self.attn.forward_queries(probe, x, None).squeeze(1)
+        return x + self.mlp(self.ln(x))
+
+
+class SiglipVisionTransformer(nn.Module):
+    """Patches, a transformer, an attention pool."""
+
+    def __init__(self, tower: core.SiglipVisionTransformer, embed_dim: int) -> None:
+        super().__init__()
+        self.positional_embedding = nn.Parameter(torch.empty(tower.grid**2, tower.width))
+        self.conv1 = nn.Conv2d(3, tower.width, tower.patch, stride=tower.patch)
+        self.transformer = Transformer(tower)
+        self.ln_post = LayerNorm(tower.width, tower.epsilon)
+        self.attnpool = AttentionPool(tower)
+
+    def forward(self, x: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
+        x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
+        x = x + self.positional_embedding.to(x.dtype)
+        observe("conv1", x)
+        x = self.transformer(x, None, causal=False, observe=below("transformer.", observe))
+        x = self.ln_post(x)
+        observe("ln_post", x)
+        return self.attnpool(x)
+
+
+class SiglipTextTransformer(nn.Module):
+    """Tokens, a transformer without a mask, the state of the last token, a linear layer."""
+
+    def __init__(self, tower: core.SiglipTextTransformer, embed_dim: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.positional_embedding = nn.Parameter(torch.empty(tower.context_length, tower.width))
+        self.transformer = Transformer(tower)
+        self.token_embedding = nn.Embedding(tower.vocabulary_size, tower.width)
+        self.ln_final = LayerNorm(tower.width, tower.epsilon)
+        self.text_projection = nn.Linear(tower.width, embed_dim)
+
+    def forward(self, text: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
+        x = self.token_embedding(checked(text, self.tower)) + self.positional_embedding  # [n, l, d]
+        x = x.to(self.transformer.dtype)
+        observe("token_embedding", x)
+        last = torch.full((len(x),), x.shape[1] - 1, device=x.device)
+        x = self.transformer(x, last, causal=False, observe=below("transformer.", observe))
+        x = self.ln_final(x)
+        observe("ln_final", x)
+        return self.text_projection(x)
