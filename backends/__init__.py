@@ -1,4 +1,4 @@
-"""The frameworks, each behind the same names; a framework is imported only when it is asked for."""
+"""The backends, all with the same interface; a framework is imported when its backend is first used."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ RESOURCES = Path(clip_core.__file__).parent / "resources"
 
 
 class Preprocess:
-    """What a model wants done to a picture; what OpenAI's want is done bit for bit as OpenAI's transform does it.
+    """The preprocessing of a model; that of OpenAI's models equals OpenAI's transform bit for bit.
 
     Called with a PIL image it gives the pixels as a float32 tensor [3, r, r] of the model's framework; NNabla, whose
     variables are part of a graph, and NumPy get an array.
@@ -179,7 +179,7 @@ def open_model(
 
 
 def warn_of_assumptions(source: str | os.PathLike[str], file: converters.ModelFile) -> None:
-    """Warn when nothing says which activation a model needs; who states that one has been told of the rest."""
+    """Warn if the activation of a model is assumed. A user who states it has seen the other assumptions."""
     if any(name.endswith(".activation") for name in file.assumed):
         warnings.warn(
             f"{source} does not say all that its model needs; assumed, as of OpenAI's: "

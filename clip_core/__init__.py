@@ -1,1 +1,1 @@
-"""What CLIP is, in NumPy, Pillow, regex and ftfy. No deep-learning framework is imported here; no network is needed."""
+"""CLIP without a deep-learning framework: NumPy, Pillow, regex and ftfy. Nothing here needs a network."""

@@ -23,7 +23,7 @@ Observe = Callable[[str, Tensor], None]  # told the name and the value of what a
 
 
 def ignore(name: str, value: Tensor) -> None:
-    """The observer of a forward pass that nobody watches."""
+    """The observer of a forward pass that ignores what it is given."""
 
 
 def below(prefix: str, observe: Observe) -> Observe:

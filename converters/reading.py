@@ -68,7 +68,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Given:
-    """What is known of a file before it is read."""
+    """What is known about a file before it is read."""
 
     prefix: str | None = None  # of the names of the one model to read, where a file holds several
     like: str | os.PathLike[str] | None = None  # the file that the weights come from
@@ -78,7 +78,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A file that could be taken apart, whether or not what it holds is right. Arrays are views of the file."""
+    """A parsed file, whether or not its content is valid. Arrays are views of the file."""
 
     path: Path  # of the file, or of the index of several
     size: int
@@ -187,7 +187,7 @@ def open_model(path: str | os.PathLike[str], given: Given, strict: bool = False)
 
 
 def load(path: str | os.PathLike[str], given: Given, original: ModelFile | None = None) -> Loaded:
-    """Take a file apart.
+    """Parse a file.
 
     Args:
         original: the model of ``given.like``.
@@ -229,7 +229,7 @@ def _joined(index: Path) -> tuple[Content, int, hashlib._Hash]:
 
 @contextmanager
 def _about(path: Path) -> Iterator[None]:
-    """Put the file's name before what is wrong with it."""
+    """Put the file's name in front of a fault."""
     try:
         yield
     except CheckpointError as error:
@@ -238,7 +238,7 @@ def _about(path: Path) -> Iterator[None]:
 
 @contextmanager
 def enough_memory(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn memory that runs out into a sentence."""
+    """Turn a lack of memory into one sentence."""
     try:
         yield
     except MemoryError as error:

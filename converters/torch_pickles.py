@@ -89,7 +89,7 @@ def reference(persistent_id: Any) -> Reference | Unbuilt:
 
 
 def is_tensor(unbuilt: Unbuilt) -> bool:
-    """Whether it stands for a tensor of a kind that is not read."""
+    """Whether it represents a tensor of a kind that is not read."""
     return unbuilt.module == "torch._utils" or (unbuilt.module == "torch" and unbuilt.name.endswith("Storage"))
 
 

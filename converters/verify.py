@@ -1,4 +1,4 @@
-"""Reading a written file back, before it is published, and comparing it with what should be in it."""
+"""Read a written file back and compare it with the intended content, before the file is published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def compare(
     found_manifest: str | None,
     buffer: Buffer,
 ) -> None:
-    """Compare every tensor read back bit for bit; ``buffer`` is the file's, let go of piece by piece.
+    """Compare every tensor read back bit for bit; the memory of ``buffer``, the file's, is released piece by piece.
 
     Raises:
         CheckpointError: the manifest, a name, a dtype, a shape or one bit differs.

@@ -208,7 +208,7 @@ class _Publication:
         return LAYOUTS[self.layout].store(tensors, architecture)
 
     def _largest_difference(self, tensors: dict[str, Tensor]) -> float:
-        """What narrower dtypes cost, absolute.
+        """The largest absolute difference that narrower dtypes make.
 
         Raises:
             CheckpointError: a value does not fit its dtype.

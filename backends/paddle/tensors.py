@@ -54,7 +54,7 @@ def use_device(device: str | None) -> None:
 
 @contextmanager
 def constant_initial_values() -> Iterator[None]:
-    """Spare Paddle the drawing of random numbers for values that are about to be overwritten."""
+    """Keep Paddle from drawing random numbers for values that are about to be overwritten."""
     users = initializer._global_weight_initializer(), initializer._global_bias_initializer()
     nn.initializer.set_global_initializer(nn.initializer.Constant(), nn.initializer.Constant())
     try:

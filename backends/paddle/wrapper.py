@@ -1,4 +1,4 @@
-"""CLIP as PASSL's users write it: a wrapper built from two dictionaries, with the model inside and a loss on top."""
+"""PASSL's wrapper of CLIP: built from two dictionaries, with the model inside and a loss on top."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class PyTorch(Backend):
         return [sys.executable, "-m", "torch.distributed.run", *options]
 
     def exit(self, code: int) -> None:
-        """Without the end of the interpreter: threads of gloo outlive the group, and once in a while abort it there."""
+        """Exit without the interpreter's shutdown: threads of gloo outlive the group, and sometimes abort in it."""
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The blocks of a model as kernels that ``torch.compile`` makes."""
+"""Compilation of a model's blocks by ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clip_core.errors import ClipError
 
 
 def compile_blocks(model: CLIP) -> None:
-    """Let ``torch.compile`` make kernels of the blocks of both towers, as they are first used.
+    """Compile the blocks of both towers by ``torch.compile`` when they are first used.
 
     Raises:
         ClipError: it does not work here, for example for want of a C++ compiler.

@@ -1,4 +1,4 @@
-"""Weights spread over the processes of a run: each block is put together for its own computation only (FSDP2)."""
+"""Weights sharded over the processes of a run: each block is gathered only while it is computed (FSDP2)."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def shard(modules: Iterable[nn.Module], device: torch.device, processes: int) ->
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether ``tensor`` is a DTensor, a class that takes most of a second to import."""
+    """Whether ``tensor`` is a DTensor, found out without importing that class, which takes most of a second."""
     return hasattr(tensor, "full_tensor")
 
 
 def part_of(tensor: torch.Tensor, whole: torch.Tensor | None = None) -> torch.Tensor:
-    """What lies on this process of ``tensor``, in the same memory; or the same rows of ``whole``, of the same shape."""
+    """The shard of ``tensor`` on this process, in the same memory; or the same rows of ``whole``, of the same shape."""
     if not is_sharded(tensor):
         return tensor if whole is None else whole
     if whole is None:

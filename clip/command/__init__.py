@@ -1,4 +1,4 @@
-"""The ``clip`` command: one file a sub-command, all under one rule for errors."""
+"""The ``clip`` command: one file a sub-command, and one rule for errors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _refuse(sentence: str) -> NoReturn:
 
 @contextmanager
 def _ending_on_signals() -> Iterator[None]:
-    """Let the signals that end a program end this one as an error does, so that nothing half-written stays behind."""
+    """Turn the signals that end a program into an exit that cleans up, so that no half-written file remains."""
 
     def end(number: int, _: object) -> None:
         sys.exit(128 + number)

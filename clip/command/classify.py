@@ -92,7 +92,7 @@ def run(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for machines, a line for each label.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print how probable each label is for each picture, as soon as it is known."""
+    """Print the probability of each label for each picture, as soon as it is computed."""
     names = _labels(labels, labels_file)
     form = _form(as_csv, as_json, output)
     paths = [path for image in images for path in _pictures(image)]
@@ -139,7 +139,7 @@ def run(
 def _results(
     classifier: Classifier, paths: list[str], batch_size: int, top_k: int | None, faulty: list[str], progress: Progress
 ) -> Iterator[list[Result]]:
-    """The results of one batch after the other; a picture that cannot be used is said and put into ``faulty``.
+    """The results, batch by batch. A picture that cannot be used is reported and added to ``faulty``.
 
     Raises:
         ClipError: that is so of all of them.
@@ -182,7 +182,7 @@ def _result(
 
 
 def _judge(faulty: list[str], paths: list[str], fault_share: float) -> None:
-    """Say how many pictures could not be used.
+    """Report the number of pictures that could not be used.
 
     Raises:
         ClipError: they are more than ``fault_share`` of all.
@@ -230,7 +230,7 @@ def _lines_of_csv(rows: Iterable[Iterable[object]]) -> str:
 
 
 def _as_json(batches: Iterable[list[Result]], _: Console) -> Iterator[str]:
-    """One array in ASCII, which every terminal and pipe can carry; it is whole also when the work ends early."""
+    """One array in ASCII, which every terminal and pipe can carry; it is closed even if the work ends early."""
     start = "[\n"
     try:
         for batch in batches:

@@ -1,4 +1,4 @@
-"""``clip demo``: the main job on the embedded model, in every framework that is installed."""
+"""``clip demo``: convert, classify and compare with the embedded model, in every framework that is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``clip parity``: proof that a file says the same thing in every framework."""
+"""``clip parity``: verify that a file gives the same numbers in every framework."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(
 
 
 def print_report(report: Report, verdict: bool = True) -> None:
-    """The figures of every backend above their bounds, then what is beyond."""
+    """The differences of every backend above their bounds, then the stages that exceed a bound."""
     stages = ("image_embedding", "text_embedding", "logits")
     rows = [
         [

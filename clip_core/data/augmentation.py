@@ -1,4 +1,4 @@
-"""What training does to a picture at random, as a recipe sets it; equal generators give equal pixels."""
+"""Random augmentation of pictures, as a recipe sets it; equal generators give equal pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Strength = Annotated[float, Number, Field(ge=0, le=100)]
 
 
 class Augmentation(Section):
-    """By default nothing: the pixels are those of `clip_core.preprocess.preprocess`.
+    """The augmentation of a recipe. By default, the pixels are those of `clip_core.preprocess.preprocess`.
 
     The crop comes first, then brightness, contrast, saturation and hue, then the mirror.
     """
@@ -55,7 +55,7 @@ class Augmentation(Section):
         generator: np.random.Generator,
         wanted: Pixels = OPENAI_PIXELS,
     ) -> np.ndarray:
-        """Pixels float32 [3, resolution, resolution], as the model wants them but for what is done here.
+        """Pixels float32 [3, resolution, resolution], preprocessed for the model and augmented.
 
         Raises:
             ImageError: the picture has no pixels, a mode without conversion to RGB, or values whose range is unknown.

@@ -92,7 +92,7 @@ class Photograph:
 
 
 def captions(texts: Iterable[object], name: str) -> tuple[str, ...]:
-    """The captions of the picture ``name`` that say something.
+    """The captions of the picture ``name`` that are not blank.
 
     Raises:
         TextError: there are none.

@@ -35,7 +35,7 @@ class FaultReport:
         self.count = 0
 
     def begin(self) -> None:
-        """Drop what the file says of faults beyond the count: they are of a run that got further, and are met again."""
+        """Remove the faults beyond the count from the file: a run that got further wrote them, and they recur."""
         if self._path is not None and self._path.exists():
             lines = read_regular(self._path).splitlines(keepends=True)
             write_bytes(self._path, b"".join(lines[: self.count]))

@@ -84,7 +84,7 @@ def _refuse(error: OSError) -> None:
 
 
 def warn_of_rest(folder: str, files: Iterable[str], again: Iterable[str] = ()) -> None:
-    """Say what a reader of a folder passes over: files that it does not take by their suffix, and folders met again."""
+    """Warn of what a reader of a folder skips: files of other suffixes, and folders that links lead to again."""
     suffixes = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in files)
     passed = [f"{count} with {suffix}" for suffix, count in suffixes.most_common(_SHOWN_SUFFIXES)]
     if len(suffixes) > _SHOWN_SUFFIXES:

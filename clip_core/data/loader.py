@@ -117,7 +117,7 @@ class Loader:
         return Batch(pixels, tokens, examples)
 
     def state(self) -> dict[str, int]:
-        """Where the loader stands, for JSON; it does not depend on the number of workers."""
+        """The loader's position, for JSON; it does not depend on the number of workers."""
         return {"position": self.position} | ({"skipped": self._faults.count} if self._faults.count else {})
 
     def restore(self, state: dict[str, int]) -> None:
@@ -178,7 +178,7 @@ def _in_order(blocks: _Blocks, workers: int) -> Any:
 
 
 def _follow_the_trainer(worker: int, workers: int) -> None:
-    """Make this worker end when the training process does, however that ends, and not before."""
+    """End this worker when the training process ends, however it ends, and not before."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or a scheduler sends them to all processes
         signal.signal(number, signal.SIG_IGN)
     trainer = multiprocessing.parent_process()
@@ -235,7 +235,7 @@ class _Blocks:
 
 @dataclass(frozen=True)
 class _Examples:
-    """What one rank is given, row by row, in all epochs."""
+    """The examples of one rank, row by row, in all epochs."""
 
     source: Source
     tokenizer: Tokenizer

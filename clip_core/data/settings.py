@@ -63,7 +63,7 @@ class SettingError(ValueError):
 
 
 class UnknownKey(SettingError):
-    """A key that there is not, most often one that was misspelt or is put into the wrong section.
+    """A key that does not exist: most often it is misspelt or in the wrong section.
 
     Args:
         keys: that lead to it, itself the last.
@@ -140,7 +140,7 @@ def shown(value: Any) -> str:
 
 
 def brief(key: str) -> str:
-    """A key that somebody wrote, on one line and short; one of ours as it is."""
+    """A user's key on one line and shortened; a known key unchanged."""
     return key if key and key.isprintable() and len(key) <= SHOWN else shown(key)
 
 
