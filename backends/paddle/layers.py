@@ -17,6 +17,7 @@ from backends.paddle.tensors import empty, to_array
 from clip_core.backend import Observe
 from clip_core.inputs import check_tokens
 from clip_core.towers.parts import Activation, TextTower
+from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
 
 
@@ -228,5 +229,47 @@ class Transformer(nn.Layer):
             x = run(block, x, mask)
             observe(f"resblocks.{index}", x)
         x = run(last, x, last_mask, pooled)
+        observe(f"resblocks.{len(blocks)}", x)
+        return x
+
+
+class MixerBlock(Block):
+    """A pre-norm block of Mixer: an MLP over the tokens of each channel, then one over the channels of each token."""
+
+    def __init__(self, tower: MixerFields) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(tower.width, tower.epsilon)
+        self.token_mlp = MLP(tower.tokens, tower.token_mlp_width, tower.activation)
+        self.ln_2 = LayerNorm(tower.width, tower.epsilon)
+        self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
+
+    def forward(self, x: paddle.Tensor, pooled: paddle.Tensor | None = None) -> paddle.Tensor:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+        channels = self.ln_1(x).transpose([0, 2, 1])  # [n, l, d] -> [n, d, l]
+        x = x + self.token_mlp(channels).transpose([0, 2, 1])  # [n, d, l] -> [n, l, d]
+        if pooled is not None:
+            x = pick(x, pooled)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Mixer(nn.Layer):
+    """A stack of Mixer blocks that ends in the state of one token of each row."""
+
+    def __init__(self, tower: MixerFields) -> None:
+        super().__init__()
+        self.resblocks = nn.LayerList([MixerBlock(tower) for _ in range(tower.layers)])
+
+    @property
+    def dtype(self) -> paddle.dtype:
+        """Of its matrices."""
+        return self.resblocks[0].mlp.c_fc.weight.dtype
+
+    def forward(self, x: paddle.Tensor, pooled: paddle.Tensor, observe: Observe) -> paddle.Tensor:
+        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+        *blocks, last = self.resblocks
+        for index, block in enumerate(blocks):
+            x = run(block, x)
+            observe(f"resblocks.{index}", x)
+        x = run(last, x, pooled)
         observe(f"resblocks.{len(blocks)}", x)
         return x

@@ -1,6 +1,7 @@
 """The towers that a CLIP can be made of, by the kind that descriptions give; each has a twin in every backend."""
 
 from clip_core.towers.distilbert import DistilBERT
+from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.parts import ImageTower, TextTower
 from clip_core.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
@@ -8,9 +9,21 @@ from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 
 IMAGE_TOWERS: dict[str, type[ImageTower]] = {
-    tower.kind: tower for tower in (VisionTransformer, ModifiedResNet, SiglipVisionTransformer)
+    tower.kind: tower
+    for tower in (
+        VisionTransformer,
+        ModifiedResNet,
+        VisionMixer,
+        SiglipVisionTransformer,
+    )
 }
 TEXT_TOWERS: dict[str, type[TextTower]] = {
-    tower.kind: tower for tower in (TextTransformer, DistilBERT, SiglipTextTransformer)
+    tower.kind: tower
+    for tower in (
+        TextTransformer,
+        TextMixer,
+        DistilBERT,
+        SiglipTextTransformer,
+    )
 }
 """The first of each is taken for weights that none recognises, so that messages name what OpenAI's would have."""

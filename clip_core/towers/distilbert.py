@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clip_core.errors import ClipError
 from clip_core.towers.parts import (
     MLP_RATIO,
     Activation,
@@ -15,6 +14,7 @@ from clip_core.towers.parts import (
     Shapes,
     TextTower,
     check_heads,
+    check_token,
     fill,
     linear,
     mlp_head,
@@ -57,11 +57,7 @@ class DistilBERT(TextTower):
 
     def check(self, place: str) -> None:
         super().check(place)
-        if not self.padding < self.vocabulary_size:
-            raise ClipError(
-                f"The architecture's {place}.padding is {self.padding}, which is outside the vocabulary of "
-                f"{self.vocabulary_size}."
-            )
+        check_token(f"{place}.padding", self.padding, self.vocabulary_size)
         check_heads(place, self, self.heads)
 
     def parameters(self, embed_dim: int) -> Iterator[Parameter]:

@@ -280,6 +280,25 @@ class Transformer(Protocol):
     def epsilon(self) -> float: ...
 
 
+class Mixer(Protocol):
+    """The numbers of a stack of Mixer blocks, which the towers of both sides have."""
+
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def token_mlp_width(self) -> int: ...
+    @property
+    def mlp_width(self) -> int: ...
+    @property
+    def activation(self) -> Activation: ...
+    @property
+    def epsilon(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class Shapes:
     """The shapes of a tower's parameters by their names in it.
@@ -318,13 +337,13 @@ class Shapes:
         """How many parts are below ``prefix``, without trusting that their indices are dense: the table finds gaps."""
         return len({name[len(prefix) :].split(".")[0] for name in self.found if name.startswith(prefix)})
 
-    def grid(self, name: str, leading: int = 1) -> int:
-        """The side of the square of patches that the positions ``name`` are for, behind ``leading`` other tokens.
+    def grid(self, name: str, leading: int = 1, dimensions: int = 2) -> int:
+        """The side of the square of patches that the rows of ``name`` are for, behind ``leading`` other tokens.
 
         Raises:
             CheckpointError: they are missing, or no square is left.
         """
-        rows = self.shape(name, 2)[0]
+        rows = self.shape(name, dimensions)[0]
         side = isqrt(max(rows - leading, 0))
         if side < 1 or side * side != rows - leading:
             expected = "a square" + (f" + {leading}" if leading else "")
@@ -351,7 +370,7 @@ class Shapes:
 def fill(tower: Tower, name: str, value: Callable[[], int]) -> None:
     """Give a field that was left out the value that follows from others."""
     if getattr(tower, name) is None:
-        with suppress(TypeError):  # what it follows from is no number, which `check` says
+        with suppress(TypeError, ZeroDivisionError):  # what it follows from cannot be, which `check` says
             object.__setattr__(tower, name, value())
 
 
@@ -516,6 +535,16 @@ def check_heads(place: str, tower: Tower, heads: int) -> None:
     """
     if tower.attention_width % heads:
         raise ClipError(f"The {place} tower's width {tower.attention_width} cannot be divided into {heads} heads.")
+
+
+def check_token(name: str, token: int, vocabulary_size: int) -> None:
+    """Refuse a token that no text can have.
+
+    Raises:
+        ClipError: naming both.
+    """
+    if not token < vocabulary_size:
+        raise ClipError(f"The architecture's {name} is {token}, which is outside the vocabulary of {vocabulary_size}.")
 
 
 def check_resolution(resolution: int, unit: int, unit_name: str) -> None:

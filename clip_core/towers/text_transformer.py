@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clip_core.errors import ClipError
 from clip_core.towers.parts import (
     MLP_RATIO,
     Activation,
@@ -15,6 +14,7 @@ from clip_core.towers.parts import (
     Shapes,
     TextTower,
     check_heads,
+    check_token,
     doubts_of_transformer,
     fill,
     norm,
@@ -53,11 +53,7 @@ class TextTransformer(TextTower):
 
     def check(self, place: str) -> None:
         super().check(place)
-        if not self.end_of_text < self.vocabulary_size:
-            raise ClipError(
-                f"The architecture's {place}.end_of_text is {self.end_of_text}, which is outside the vocabulary of "
-                f"{self.vocabulary_size}."
-            )
+        check_token(f"{place}.end_of_text", self.end_of_text, self.vocabulary_size)
         check_heads(place, self, self.heads)
 
     def doubts(self, place: str, assumed: Collection[str]) -> Iterator[str]:
@@ -77,7 +73,7 @@ class TextTransformer(TextTower):
 
     @classmethod
     def recognises(cls, shapes: Shapes) -> bool:
-        return "token_embedding.weight" in shapes and "text_projection" in shapes
+        return all(name in shapes for name in ("token_embedding.weight", "positional_embedding", "text_projection"))
 
     @classmethod
     def infer_embed_dim(cls, shapes: Shapes) -> int:

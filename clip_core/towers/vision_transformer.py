@@ -87,7 +87,7 @@ class VisionTransformer(ImageTower):
 
     @classmethod
     def recognises(cls, shapes: Shapes) -> bool:
-        return "conv1.weight" in shapes and "class_embedding" in shapes
+        return all(name in shapes for name in ("conv1.weight", "class_embedding", "positional_embedding"))
 
     @classmethod
     def infer(cls, shapes: Shapes) -> VisionTransformer:

@@ -196,13 +196,13 @@ VIT, RESNET = MODELS["ViT-B/32"].architecture.to_dict(), MODELS["RN50"].architec
         ),
         (VIT | {"image": 5}, "The description of the architecture cannot be read: 'int' object is not iterable."),
         (
-            VIT | {"image": {"kind": "mixer"}},
-            "The description of the architecture cannot be read: its image tower is of the kind 'mixer', expected vit "
-            "or resnet.",
+            VIT | {"image": {"kind": "perceiver"}},
+            "The description of the architecture cannot be read: its image tower is of the kind 'perceiver', expected "
+            "one of vit, resnet, mixer",
         ),
         (
             VIT | {"image": {"width": 768}},
-            "The description of the architecture cannot be read: its image tower is of the kind None, expected vit or ",
+            "The description of the architecture cannot be read: its image tower is of the kind None, expected one of ",
         ),
         (
             VIT | {"image": VIT["image"] | {"depth": 3}},

@@ -3,6 +3,7 @@
 from typing import Any
 
 from backends.numpy.towers.distilbert import DistilBERT
+from backends.numpy.towers.mixer import TextMixer, VisionMixer
 from backends.numpy.towers.modified_resnet import ModifiedResNet
 from backends.numpy.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from backends.numpy.towers.text_transformer import TextTransformer
@@ -11,10 +12,12 @@ from backends.numpy.towers.vision_transformer import VisionTransformer
 IMAGE_TOWERS: dict[str, Any] = {
     "vit": VisionTransformer,
     "resnet": ModifiedResNet,
+    "mixer": VisionMixer,
     "siglip": SiglipVisionTransformer,
 }
 TEXT_TOWERS: dict[str, Any] = {
     "transformer": TextTransformer,
+    "mixer": TextMixer,
     "distilbert": DistilBERT,
     "siglip": SiglipTextTransformer,
 }

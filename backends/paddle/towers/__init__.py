@@ -3,6 +3,7 @@
 from paddle import nn
 
 from backends.paddle.towers.distilbert import DistilBERT
+from backends.paddle.towers.mixer import TextMixer, VisionMixer
 from backends.paddle.towers.modified_resnet import ModifiedResNet
 from backends.paddle.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from backends.paddle.towers.text_transformer import TextTransformer
@@ -11,10 +12,12 @@ from backends.paddle.towers.vision_transformer import VisionTransformer
 IMAGE_TOWERS: dict[str, type[nn.Layer]] = {
     "vit": VisionTransformer,
     "resnet": ModifiedResNet,
+    "mixer": VisionMixer,
     "siglip": SiglipVisionTransformer,
 }
 TEXT_TOWERS: dict[str, type[nn.Layer]] = {
     "transformer": TextTransformer,
+    "mixer": TextMixer,
     "distilbert": DistilBERT,
     "siglip": SiglipTextTransformer,
 }

@@ -3,6 +3,7 @@
 from torch import nn
 
 from backends.torch.towers.distilbert import DistilBERT
+from backends.torch.towers.mixer import TextMixer, VisionMixer
 from backends.torch.towers.modified_resnet import ModifiedResNet
 from backends.torch.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from backends.torch.towers.text_transformer import TextTransformer
@@ -11,10 +12,12 @@ from backends.torch.towers.vision_transformer import VisionTransformer
 IMAGE_TOWERS: dict[str, type[nn.Module]] = {
     "vit": VisionTransformer,
     "resnet": ModifiedResNet,
+    "mixer": VisionMixer,
     "siglip": SiglipVisionTransformer,
 }
 TEXT_TOWERS: dict[str, type[nn.Module]] = {
     "transformer": TextTransformer,
+    "mixer": TextMixer,
     "distilbert": DistilBERT,
     "siglip": SiglipTextTransformer,
 }
