@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import zip_longest
 
 from clip_core.architecture import Architecture
+from clip_core.towers.distilbert import DistilBERT
 from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
@@ -24,6 +25,7 @@ IMAGES = (
 TEXTS = (
     TextTransformer(context_length=8, vocabulary_size=40, width=64, layers=2, heads=2),
     TextMixer(context_length=8, vocabulary_size=40, width=32, layers=2, token_mlp_width=20, mlp_width=48),
+    DistilBERT(context_length=8, vocabulary_size=40, width=48, layers=2, heads=12, mlp_width=80),
     SiglipTextTransformer(context_length=8, vocabulary_size=40, width=32, layers=2, heads=2, mlp_width=80),
 )
 EXAMPLES = {

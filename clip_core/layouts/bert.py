@@ -1,0 +1,108 @@
+"""BERT and DistilBERT of Hugging Face as the text tower of a CLIP: their names, and their configuration.
+
+A BERT computes what a DistilBERT computes once the embedding of token type 0, which every token of a caption has, is
+added to its positions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from clip_core.errors import CheckpointError
+from clip_core.layouts.configuration import number
+from clip_core.layouts.parts import starts
+from clip_core.naming import Weights
+from clip_core.towers import TEXT_TOWERS
+from clip_core.towers.parts import Shapes, TextTower
+
+_EMBEDDINGS = {
+    "embeddings.word_embeddings.weight": "token_embedding.weight",
+    "embeddings.position_embeddings.weight": "positional_embedding",
+    "embeddings.LayerNorm.weight": "ln_embedding.weight",
+    "embeddings.LayerNorm.bias": "ln_embedding.bias",
+}
+_TYPES = "embeddings.token_type_embeddings.weight"
+_BLOCK = re.compile(r"(?:transformer|encoder)\.layer\.([0-9]+)\.(.+)\.(weight|bias)")
+_MODULES = {
+    **{f"attention.{part}_lin": f"attn.{part}" for part in "qkv"},
+    "attention.out_lin": "attn.out_proj",
+    "sa_layer_norm": "ln_1",
+    "ffn.lin1": "mlp.c_fc",
+    "ffn.lin2": "mlp.c_proj",
+    "output_layer_norm": "ln_2",
+    **{f"attention.self.{name}": f"attn.{name[0]}" for name in ("query", "key", "value")},
+    "attention.output.dense": "attn.out_proj",
+    "attention.output.LayerNorm": "ln_1",
+    "intermediate.dense": "mlp.c_fc",
+    "output.dense": "mlp.c_proj",
+    "output.LayerNorm": "ln_2",
+}
+# What a model is trained with and without effect on the states of its tokens.
+_LEFT_OUT = re.compile(r"(pooler|cls|classifier|pre_classifier|qa_outputs|vocab_[a-z_]+)\..*|embeddings\.position_ids")
+_ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+
+
+def text_tower(
+    tensors: Mapping[str, np.ndarray], configuration: Mapping[str, Any] | None = None
+) -> tuple[TextTower, Weights]:
+    """The tower and its weights, by their names in it and without the head, which such a file does not have.
+
+    Args:
+        tensors: of a ``pytorch_model.bin`` or ``model.safetensors``.
+        configuration: the ``config.json`` beside it; without one, there are 12 heads, the exact GELU, an epsilon of
+            1e-12 and padding 0, as in all of BERT's own models.
+
+    Raises:
+        CheckpointError: they are not those of a BERT, or the configuration says what cannot be computed here.
+    """
+    prefix = next((prefix for prefix in ("distilbert.", "bert.") if starts(tensors, prefix)), "")
+    weights: Weights = {}
+    parts: dict[str, np.ndarray] = {}
+    for full, array in tensors.items():
+        name = full.removeprefix(prefix)
+        match = _BLOCK.fullmatch(name)
+        if name in _EMBEDDINGS:
+            weights[_EMBEDDINGS[name]] = array
+        elif match and match[2] in _MODULES:
+            module = _MODULES[match[2]]
+            place = parts if module in ("attn.q", "attn.k", "attn.v") else weights
+            place[f"resblocks.{match[1]}.{module}.{match[3]}"] = array
+        elif name != _TYPES and not _LEFT_OUT.fullmatch(name):
+            raise CheckpointError(f"It holds {full}, which is no parameter of a BERT or DistilBERT.")
+    for name in [name for name in parts if ".attn.q." in name]:
+        inputs = [parts.get(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
+        found = [array for array in inputs if array is not None]
+        if len({array.shape for array in found}) != 1 or len(found) != 3:
+            raise CheckpointError(f"Its {name} has no key and value of the same shape.")
+        weights[name.replace(".attn.q.", ".attn.in_proj_")] = np.concatenate(found)
+    types = tensors.get(prefix + _TYPES)
+    if types is not None and types.ndim == 2:
+        weights["positional_embedding"] = weights["positional_embedding"] + types[0]
+    shapes = Shapes({name: array.shape for name, array in weights.items()}, "")
+    tower: Any = TEXT_TOWERS["distilbert"].infer(shapes)
+    if configuration is not None:
+        tower = replace(tower, **_said(configuration))
+    return tower, weights
+
+
+def _said(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ``config.json`` says that shapes do not tell."""
+    activation = configuration.get("hidden_act", configuration.get("activation", "gelu"))
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        raise CheckpointError(
+            f"Its config.json sets the activation to {activation!r:.80}, which cannot be computed here."
+        )
+    if (positions := configuration.get("position_embedding_type", "absolute")) != "absolute":
+        raise CheckpointError(f"Its config.json sets position_embedding_type to {positions!r:.80}, expected absolute.")
+    heads = "num_attention_heads" if "num_attention_heads" in configuration else "n_heads"
+    return {
+        "heads": number(configuration, heads, 12),
+        "activation": _ACTIVATIONS[activation],
+        "epsilon": configuration.get("layer_norm_eps", 1e-12),  # DistilBERT has no key for it
+        "padding": configuration.get("pad_token_id", 0),
+    }
