@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from itertools import pairwise
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from clip_core.errors import TextError
-from clip_core.text.bpe import BytePairTokenizer, byte_symbols, words
-from clip_core.text.bpe_training import HEADER, learn, padded
+from clip_core.text import bpe_training
+from clip_core.text.bpe import HEADER, BytePairTokenizer, byte_symbols, words
+from clip_core.text.bpe_training import learn, learn_byte_level, padded
+from clip_core.text.definitions import byte_level
+from clip_core.text.json_tokenizer import JsonTokenizer
 
 
 def corpus(size: int, seed: int) -> list[str]:
@@ -64,6 +69,44 @@ def test_equals_counting_anew_until_nothing_is_left():
     assert learnt == naive(texts, 10**6)
     tokenizer = BytePairTokenizer(learnt)
     assert all(len(tokenizer.encode(word)) == 1 for text in texts for word in words(text))
+
+
+@pytest.mark.parametrize("letters", ["ab", "abcdefgh"])
+def test_equals_counting_anew_when_few_pairs_are_counted_at_once(letters, monkeypatch):
+    """Few letters bring out overlaps and pairs in a row."""
+    monkeypatch.setattr(bpe_training, "_FREQUENT", 3)
+    monkeypatch.setattr(bpe_training, "_BLOCK", 7)
+    random_ = random.Random(6)
+    texts = [
+        " ".join("".join(random_.choices(letters, k=random_.randrange(1, 12))) for _ in range(8)) for _ in range(9)
+    ]
+    assert learn(texts, 10**6) == naive(texts, 10**6)
+
+
+def test_byte_level_merges_are_those_of_the_library(monkeypatch):
+    monkeypatch.setattr(bpe_training, "_FREQUENT", 40)
+    texts = [*corpus(60, seed=7), "Ünïcödé,  日本 & more!\t3.14's", " It's", "", "x" * 30, "aaab aab ab " * 9]
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    specials, letters = ["[NON]", "[EOS]", "[SOS]"], pre_tokenizers.ByteLevel.alphabet()
+    options = {"special_tokens": specials, "initial_alphabet": letters, "min_frequency": 2, "show_progress": False}
+    library.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=10_000, **options))
+    expected = json.loads(library.to_str())["model"]
+    found = JsonTokenizer(byte_level(learn_byte_level(texts, 10_000)))
+    model = json.loads(found.definition)["model"]
+    assert [merge.split() for merge in model["merges"]] == expected["merges"]
+    assert model["vocab"] == expected["vocab"]
+    assert len(expected["merges"]) > 100
+    for text in [*texts, "words it has never seen"]:
+        assert found.encode(text) == library.encode(text, add_special_tokens=False).ids
+        assert found.decode(found.encode(text)).removeprefix(" ") == text.removeprefix(" ")
+    assert found.tokenize("ab", 5).tolist() == [[2, *found.encode("ab"), 1, 0, 0][:5]]
+
+
+def test_progress_is_told():
+    told: list[int] = []
+    learn(["ab ab abc"], 2, told.append)
+    assert told == [1, 2]
 
 
 def test_order_of_the_texts_does_not_matter():
