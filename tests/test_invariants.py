@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
+from tests.towers import EXAMPLES
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("backends", "clip", "clip_core", "converters")
 FRAMEWORKS = ("torch", "paddle", "nnabla", "transformers", "open_clip", "torchvision")
@@ -362,6 +365,12 @@ def test_tests_share_modules_and_import_no_other_test():
     assert [
         found for found in sorted(imported) if re.search(r"^tests(\.\w+)*\.(test_\w+|conftest)(\.|$)", found[1])
     ] == []
+
+
+def test_every_tower_has_an_example():
+    """On which tests/test_towers.py asks everything of it, in every backend."""
+    assert {example.image.kind for example in EXAMPLES.values()} == IMAGE_TOWERS.keys()
+    assert {example.text.kind for example in EXAMPLES.values()} == TEXT_TOWERS.keys()
 
 
 def test_only_towers_and_the_registry_name_a_tower():
