@@ -76,6 +76,15 @@ def embed_patches(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
     return F.transpose(F.reshape(x, (*x.shape[:2], -1)), (0, 2, 1))
 
 
+def cut_patches(x: nn.Variable, size: int) -> nn.Variable:
+    """Pixels [n, 3, r, r] -> [n, (r / size) ** 2, size * size * 3], each pixel of a patch as red, green and blue."""
+    if on_cpu():
+        return CutPatches(size)(x)
+    n, channels, height, width = x.shape
+    x = F.reshape(x, (n, channels, height // size, size, width // size, size))
+    return F.reshape(F.transpose(x, (0, 2, 4, 3, 5, 1)), (n, -1, size * size * channels))
+
+
 def check_when_computed(tokens: nn.Variable, tower: TextTower) -> nn.Variable:
     """The tokens themselves, checked by `usable_tokens` when they are known."""
     return CheckTokens(tower)(tokens)
@@ -388,6 +397,34 @@ class EmbedPatches(ArrayFunction):
         size = weight.shape[2]
         x = x.reshape(n, channels, height // size, size, width // size, size)
         return x.transpose(0, 2, 4, 1, 3, 5).reshape(-1, channels * size * size)  # [n * patches, 3 * p * p]
+
+
+class CutPatches(ArrayFunction):
+    """The pixels of each patch next to each other."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def shape(self, *shapes: Shape) -> Shape:
+        ((n, channels, height, width),) = shapes
+        return n, (height // self.size) * (width // self.size), self.size**2 * channels
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        cut = self._cut(arrays[0])
+        result.reshape(cut.shape)[...] = cut
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        dx = np.empty_like(arrays[0])
+        cut = self._cut(dx)
+        cut[...] = gradient.reshape(cut.shape)
+        return [dx]
+
+    def _cut(self, x: np.ndarray) -> np.ndarray:
+        """A view [n, r / size, r / size, size, size, 3] of [n, 3, r, r]."""
+        n, channels, height, width = x.shape
+        x = x.reshape(n, channels, height // self.size, self.size, width // self.size, self.size)
+        return x.transpose(0, 2, 4, 3, 5, 1)
 
 
 class Pick(ArrayFunction):

@@ -178,10 +178,10 @@ def run(block: Block, *inputs: nn.Variable | None) -> nn.Variable:
 class Attention(Module):
     """Attention with packed query, key and value weights: of all tokens, of one of each row, or of other queries."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, in_proj_bias: bool = True) -> None:
         self.width, self.heads = width, heads
         self.in_proj_weight = empty(3 * width, width)
-        self.in_proj_bias = empty(3 * width)
+        self.in_proj_bias = empty(3 * width) if in_proj_bias else None
         self.out_proj = Linear(width, width)
 
     def __call__(self, x: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
@@ -197,8 +197,9 @@ class Attention(Module):
     def forward_queries(self, queries: nn.Variable, x: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
         """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
         weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.width
-        q = linear(queries, weight[:width], bias[:width])
-        k, v = chunk(linear(x, weight[width:], bias[width:]), 2)
+        biases = (None, None) if bias is None else (bias[:width], bias[width:])
+        q = linear(queries, weight[:width], biases[0])
+        k, v = chunk(linear(x, weight[width:], biases[1]), 2)
         return self.out_proj(attend(q, k, v, self.heads, mask))
 
 
@@ -228,8 +229,8 @@ class MLPHead(Module):
 class ResidualAttentionBlock(Block):
     """A pre-norm transformer block."""
 
-    def __init__(self, tower: TransformerFields) -> None:
-        self.attn = Attention(tower.width, tower.heads)
+    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
+        self.attn = Attention(tower.width, tower.heads, in_proj_bias)
         self.ln_1 = LayerNorm(tower.width, tower.epsilon)
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
@@ -246,8 +247,8 @@ class ResidualAttentionBlock(Block):
 class Transformer(Module):
     """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
-    def __init__(self, tower: TransformerFields) -> None:
-        self.resblocks = [ResidualAttentionBlock(tower) for _ in range(tower.layers)]
+    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
+        self.resblocks = [ResidualAttentionBlock(tower, in_proj_bias) for _ in range(tower.layers)]
 
     def __call__(self, x: nn.Variable, pooled: nn.Variable | None, causal: bool, observe: Observe) -> nn.Variable:
         """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n]; [n, l, d] where that is None."""

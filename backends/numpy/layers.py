@@ -126,9 +126,10 @@ def ends_of(text: np.ndarray, tower: TextTower) -> tuple[np.ndarray, int]:
 class Attention:
     """Attention with packed query, key and value weights: of all tokens, of one of each row, or of other queries."""
 
-    def __init__(self, weights: Weights, heads: int) -> None:
+    def __init__(self, weights: Weights, heads: int, in_proj_bias: bool = True) -> None:
         self.heads = heads
-        self.in_proj_weight, self.in_proj_bias = weights["in_proj_weight"], weights["in_proj_bias"]
+        self.in_proj_weight = weights["in_proj_weight"]
+        self.in_proj_bias = weights["in_proj_bias"] if in_proj_bias else np.zeros_like(self.in_proj_weight[:, 0])
         self.out_proj = Linear(part(weights, "out_proj"))
 
     def __call__(self, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -173,8 +174,8 @@ class MLPHead:
 class ResidualAttentionBlock:
     """A pre-norm transformer block."""
 
-    def __init__(self, weights: Weights, tower: TransformerFields) -> None:
-        self.attn = Attention(part(weights, "attn"), tower.heads)
+    def __init__(self, weights: Weights, tower: TransformerFields, in_proj_bias: bool = True) -> None:
+        self.attn = Attention(part(weights, "attn"), tower.heads, in_proj_bias)
         self.ln_1 = LayerNorm(part(weights, "ln_1"), tower.epsilon)
         self.mlp = MLP(part(weights, "mlp"), tower.activation)
         self.ln_2 = LayerNorm(part(weights, "ln_2"), tower.epsilon)
@@ -191,9 +192,10 @@ class ResidualAttentionBlock:
 class Transformer:
     """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
-    def __init__(self, weights: Weights, tower: TransformerFields) -> None:
+    def __init__(self, weights: Weights, tower: TransformerFields, in_proj_bias: bool = True) -> None:
         self.resblocks = [
-            ResidualAttentionBlock(part(weights, f"resblocks.{index}"), tower) for index in range(tower.layers)
+            ResidualAttentionBlock(part(weights, f"resblocks.{index}"), tower, in_proj_bias)
+            for index in range(tower.layers)
         ]
 
     def __call__(self, x: np.ndarray, pooled: np.ndarray | None, causal: bool, observe: Observe) -> np.ndarray:

@@ -136,11 +136,11 @@ def run(block: Block, *inputs: paddle.Tensor | None) -> paddle.Tensor:
 class Attention(nn.Layer):
     """Attention with packed query, key and value weights: of all tokens, of one of each row, or of other queries."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, in_proj_bias: bool = True) -> None:
         super().__init__()
         self.width, self.heads = width, heads
         self.in_proj_weight = empty(width, 3 * width)
-        self.in_proj_bias = empty(3 * width)
+        self.in_proj_bias = empty(3 * width) if in_proj_bias else None
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
@@ -153,9 +153,11 @@ class Attention(nn.Layer):
 
     def forward_queries(self, queries: paddle.Tensor, x: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
         """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
-        weights, biases = self.in_proj_weight.split([self.width, 2 * self.width], axis=1), self.in_proj_bias
-        q = F.linear(queries, weights[0], biases[: self.width])
-        k, v = F.linear(x, weights[1], biases[self.width :]).chunk(2, axis=-1)
+        sizes = [self.width, 2 * self.width]
+        weights = self.in_proj_weight.split(sizes, axis=1)
+        biases = (None, None) if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
+        q = F.linear(queries, weights[0], biases[0])
+        k, v = F.linear(x, weights[1], biases[1]).chunk(2, axis=-1)
         return self.out_proj(attend(q, k, v, self.heads, mask))
 
 
@@ -187,9 +189,9 @@ class MLPHead(nn.Layer):
 class ResidualAttentionBlock(Block):
     """A pre-norm transformer block."""
 
-    def __init__(self, tower: TransformerFields) -> None:
+    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
         super().__init__()
-        self.attn = Attention(tower.width, tower.heads)
+        self.attn = Attention(tower.width, tower.heads, in_proj_bias)
         self.ln_1 = LayerNorm(tower.width, tower.epsilon)
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
@@ -208,9 +210,9 @@ class ResidualAttentionBlock(Block):
 class Transformer(nn.Layer):
     """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
-    def __init__(self, tower: TransformerFields) -> None:
+    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
         super().__init__()
-        self.resblocks = nn.LayerList([ResidualAttentionBlock(tower) for _ in range(tower.layers)])
+        self.resblocks = nn.LayerList([ResidualAttentionBlock(tower, in_proj_bias) for _ in range(tower.layers)])
 
     @property
     def dtype(self) -> paddle.dtype:

@@ -112,11 +112,11 @@ def run(block: Block, *inputs: torch.Tensor | None) -> torch.Tensor:
 class Attention(nn.Module):
     """Attention with packed query, key and value weights: of all tokens, of one of each row, or of other queries."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, in_proj_bias: bool = True) -> None:
         super().__init__()
         self.width, self.heads = width, heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width)) if in_proj_bias else None
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -129,9 +129,11 @@ class Attention(nn.Module):
 
     def forward_queries(self, queries: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
-        weights, biases = self.in_proj_weight.split([self.width, 2 * self.width]), self.in_proj_bias
-        q = F.linear(queries, weights[0], biases[: self.width])
-        k, v = F.linear(x, weights[1], biases[self.width :]).chunk(2, dim=-1)
+        sizes = [self.width, 2 * self.width]
+        weights = self.in_proj_weight.split(sizes)
+        biases = (None, None) if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
+        q = F.linear(queries, weights[0], biases[0])
+        k, v = F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
         return self.out_proj(attend(q, k, v, self.heads, mask))
 
 
@@ -163,9 +165,9 @@ class MLPHead(nn.Module):
 class ResidualAttentionBlock(Block):
     """A pre-norm transformer block."""
 
-    def __init__(self, tower: TransformerFields) -> None:
+    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
         super().__init__()
-        self.attn = Attention(tower.width, tower.heads)
+        self.attn = Attention(tower.width, tower.heads, in_proj_bias)
         self.ln_1 = LayerNorm(tower.width, tower.epsilon)
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
@@ -182,9 +184,9 @@ class ResidualAttentionBlock(Block):
 class Transformer(nn.Module):
     """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
-    def __init__(self, tower: TransformerFields) -> None:
+    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(ResidualAttentionBlock(tower) for _ in range(tower.layers))
+        self.resblocks = nn.ModuleList(ResidualAttentionBlock(tower, in_proj_bias) for _ in range(tower.layers))
 
     @property
     def dtype(self) -> torch.dtype:

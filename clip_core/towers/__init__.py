@@ -1,6 +1,7 @@
 """The towers that a CLIP can be made of, by the kind that descriptions give; each has a twin in every backend."""
 
 from clip_core.towers.distilbert import DistilBERT
+from clip_core.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.parts import ImageTower, TextTower
@@ -14,6 +15,7 @@ IMAGE_TOWERS: dict[str, type[ImageTower]] = {
         VisionTransformer,
         ModifiedResNet,
         VisionMixer,
+        LowResourceVisionTransformer,
         SiglipVisionTransformer,
     )
 }
@@ -22,6 +24,7 @@ TEXT_TOWERS: dict[str, type[TextTower]] = {
     for tower in (
         TextTransformer,
         TextMixer,
+        LowResourceTextTransformer,
         DistilBERT,
         SiglipTextTransformer,
     )

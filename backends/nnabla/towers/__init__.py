@@ -3,6 +3,7 @@
 from typing import Any
 
 from backends.nnabla.towers.distilbert import DistilBERT
+from backends.nnabla.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from backends.nnabla.towers.mixer import TextMixer, VisionMixer
 from backends.nnabla.towers.modified_resnet import ModifiedResNet
 from backends.nnabla.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
@@ -13,11 +14,13 @@ IMAGE_TOWERS: dict[str, Any] = {
     "vit": VisionTransformer,
     "resnet": ModifiedResNet,
     "mixer": VisionMixer,
+    "low_resource": LowResourceVisionTransformer,
     "siglip": SiglipVisionTransformer,
 }
 TEXT_TOWERS: dict[str, Any] = {
     "transformer": TextTransformer,
     "mixer": TextMixer,
+    "low_resource": LowResourceTextTransformer,
     "distilbert": DistilBERT,
     "siglip": SiglipTextTransformer,
 }

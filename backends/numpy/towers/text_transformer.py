@@ -17,11 +17,11 @@ class TextTransformer:
     feature. That is exact.
     """
 
-    def __init__(self, weights: Weights, tower: core.TextTransformer) -> None:
+    def __init__(self, weights: Weights, tower: core.TextTransformer, in_proj_bias: bool = True) -> None:
         self.tower = tower
         self.positional_embedding = weights["positional_embedding"]
         self.text_projection = weights["text_projection"]
-        self.transformer = Transformer(part(weights, "transformer"), tower)
+        self.transformer = Transformer(part(weights, "transformer"), tower, in_proj_bias)
         self.token_embedding = weights["token_embedding.weight"]
         self.ln_final = LayerNorm(part(weights, "ln_final"), tower.epsilon)
 

@@ -3,6 +3,7 @@
 from paddle import nn
 
 from backends.paddle.towers.distilbert import DistilBERT
+from backends.paddle.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from backends.paddle.towers.mixer import TextMixer, VisionMixer
 from backends.paddle.towers.modified_resnet import ModifiedResNet
 from backends.paddle.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
@@ -13,11 +14,13 @@ IMAGE_TOWERS: dict[str, type[nn.Layer]] = {
     "vit": VisionTransformer,
     "resnet": ModifiedResNet,
     "mixer": VisionMixer,
+    "low_resource": LowResourceVisionTransformer,
     "siglip": SiglipVisionTransformer,
 }
 TEXT_TOWERS: dict[str, type[nn.Layer]] = {
     "transformer": TextTransformer,
     "mixer": TextMixer,
+    "low_resource": LowResourceTextTransformer,
     "distilbert": DistilBERT,
     "siglip": SiglipTextTransformer,
 }

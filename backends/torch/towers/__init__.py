@@ -3,6 +3,7 @@
 from torch import nn
 
 from backends.torch.towers.distilbert import DistilBERT
+from backends.torch.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from backends.torch.towers.mixer import TextMixer, VisionMixer
 from backends.torch.towers.modified_resnet import ModifiedResNet
 from backends.torch.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
@@ -13,11 +14,13 @@ IMAGE_TOWERS: dict[str, type[nn.Module]] = {
     "vit": VisionTransformer,
     "resnet": ModifiedResNet,
     "mixer": VisionMixer,
+    "low_resource": LowResourceVisionTransformer,
     "siglip": SiglipVisionTransformer,
 }
 TEXT_TOWERS: dict[str, type[nn.Module]] = {
     "transformer": TextTransformer,
     "mixer": TextMixer,
+    "low_resource": LowResourceTextTransformer,
     "distilbert": DistilBERT,
     "siglip": SiglipTextTransformer,
 }

@@ -17,12 +17,12 @@ class TextTransformer(nn.Module):
     feature. That is exact.
     """
 
-    def __init__(self, tower: core.TextTransformer, embed_dim: int) -> None:
+    def __init__(self, tower: core.TextTransformer, embed_dim: int, in_proj_bias: bool = True) -> None:
         super().__init__()
         self.tower = tower
         self.positional_embedding = nn.Parameter(torch.empty(tower.context_length, tower.width))
         self.text_projection = nn.Parameter(torch.empty(tower.width, embed_dim))
-        self.transformer = Transformer(tower)
+        self.transformer = Transformer(tower, in_proj_bias)
         self.token_embedding = nn.Embedding(tower.vocabulary_size, tower.width)
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
 

@@ -1,0 +1,47 @@
+"""The towers of Low-resource CLIP in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backends.numpy.layers import LayerNorm, Linear, Transformer, matmul, part
+from backends.numpy.towers.text_transformer import TextTransformer
+from clip_core.backend import Observe, below, ignore
+from clip_core.naming import Weights
+from clip_core.towers import low_resource as core
+
+
+class LowResourceVisionTransformer:
+    """Patches, a class token, a transformer, a head of two linear layers, a projection."""
+
+    def __init__(self, weights: Weights, tower: core.LowResourceVisionTransformer) -> None:
+        self.tower = tower
+        self.class_embedding = weights["class_embedding"]
+        self.patch_embedding = weights["patch_embedding"]
+        self.positional_embedding = weights["positional_embedding"]
+        self.proj = weights["proj"]
+        self.ln_pre = LayerNorm(part(weights, "ln_pre"), tower.epsilon)
+        self.transformer = Transformer(part(weights, "transformer"), tower)
+        self.ln_post = LayerNorm(part(weights, "ln_post"), tower.epsilon)
+        self.head_fc = Linear(part(weights, "head_fc"))
+        self.head_proj = Linear(part(weights, "head_proj"))
+
+    def __call__(self, x: np.ndarray, observe: Observe = ignore) -> np.ndarray:
+        n, grid, patch, width = len(x), self.tower.grid, self.tower.patch, self.tower.width
+        x = x.reshape(n, 3, grid, patch, grid, patch)
+        x = x.transpose(0, 2, 4, 3, 5, 1).reshape(n, grid * grid, -1)  # [n, grid * grid, patch * patch * 3]
+        x = matmul(x, self.patch_embedding)
+        token = np.broadcast_to(self.class_embedding, (n, 1, width))
+        x = self.ln_pre(np.concatenate([token, x], axis=1) + self.positional_embedding)
+        observe("ln_pre", x)
+        x = self.transformer(x, np.zeros(n, np.intp), causal=False, observe=below("transformer.", observe))
+        x = self.head_proj(self.head_fc(self.ln_post(x)))
+        observe("head_proj", x)
+        return x @ self.proj
+
+
+class LowResourceTextTransformer(TextTransformer):
+    """OpenAI's text tower without the biases of queries, keys and values."""
+
+    def __init__(self, weights: Weights, tower: core.LowResourceTextTransformer) -> None:
+        super().__init__(weights, tower, in_proj_bias=False)
