@@ -72,8 +72,7 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """This architecture as plain data for JSON; `from_dict` reads it back."""
-        plain = asdict(self, dict_factory=_plain)
-        return plain | {place: {"kind": tower.kind} | plain[place] for place, tower in self.towers.items()}
+        return vars(self) | {place: plain(tower) for place, tower in self.towers.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
@@ -139,7 +138,12 @@ def differences(found: Architecture, expected: Architecture) -> list[str]:
     ]
 
 
-def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def plain(tower: Any) -> dict[str, Any]:
+    """A tower as plain data for JSON, its kind first."""
+    return {"kind": tower.kind} | asdict(tower, dict_factory=_with_lists)
+
+
+def _with_lists(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
 
 
@@ -173,4 +177,5 @@ def _below(prefix: str, shapes: Mapping[str, Shape]) -> Shapes:
 
 
 def _recognised(kinds: Mapping[str, type[T]], shapes: Shapes) -> type[T]:
-    return next((kind for kind in kinds.values() if kind.recognises(shapes)), next(iter(kinds.values())))
+    found = (kind for kind in kinds.values() if kind.at_root != bool(shapes.prefix) and kind.recognises(shapes))
+    return next(found, next(iter(kinds.values())))

@@ -5,12 +5,16 @@ The numbers, addresses and digests of the nine OpenAI models are those of OpenAI
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from clip_core.architecture import Architecture
+from clip_core.architecture import Architecture, plain
+from clip_core.errors import ClipError
+from clip_core.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
-from clip_core.towers.parts import HEAD_WIDTH
+from clip_core.towers.parts import HEAD_WIDTH, Tower
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 
@@ -34,6 +38,11 @@ OPENAI = Family(
     "OpenAI .pt; Hugging Face and open_clip folders; NNabla .h5, .protobuf and .nnp; PASSL .pdparams (ViT)",
 )
 MIXER_CLIP = Family("Mixer CLIP", "OpenAI's byte pairs", "state dictionaries of Mixer CLIP")
+LOW_RESOURCE = Family(
+    "Low-resource CLIP",
+    "byte pairs learnt from the captions; [EOS] is 1, [SOS] is 2, and 0 fills texts up",
+    "those of the trainings here",
+)
 
 
 @dataclass(frozen=True)
@@ -158,8 +167,37 @@ MODELS: dict[str, NamedModel] = {
 }
 
 
+_LOW_RESOURCE_IMAGE = {
+    name: LowResourceVisionTransformer(*numbers)
+    for name, numbers in {
+        # resolution, patch, width, layers, heads, widths inside the MLPs and inside the head
+        "M/14@112": (112, 14, 256, 6, 8, 512, 512),
+        "S/16@112": (112, 16, 512, 8, 8, 2048, 2048),
+        "S/8@112": (112, 8, 512, 8, 8, 2048, 2048),
+        "B/16@112": (112, 16, 768, 12, 12, 3072, 3072),
+        "B/32@224": (224, 32, 768, 12, 12, 4096, 4096),
+        "L/14@224": (224, 14, 1024, 24, 16, 4096, 1024),
+    }.items()
+}
+_LOW_RESOURCE_TEXT = {
+    name: LowResourceTextTransformer(32, 20_000, 512, layers, heads=8, mlp_width=mlp_width)
+    # The 12 heads of its L do not divide the width. With 8, it is B.
+    for name, layers, mlp_width in (("S", 8, 1024), ("B", 12, 2048), ("L", 12, 2048))
+}
+TOWERS: dict[str, Mapping[str, Tower]] = {"image": _LOW_RESOURCE_IMAGE, "text": _LOW_RESOURCE_TEXT}
+"""Towers that recipes know by name, for descriptions of any pair of them."""
+
 ARCHITECTURES: dict[str, NamedArchitecture] = {
-    named.name: named for named in (NamedArchitecture("Mixer-B/32", _MIXER, MIXER_CLIP),)
+    named.name: named
+    for named in (
+        NamedArchitecture("Mixer-B/32", _MIXER, MIXER_CLIP),
+        *(
+            NamedArchitecture(
+                f"{image}+{text}", Architecture(512, _LOW_RESOURCE_IMAGE[image], _LOW_RESOURCE_TEXT[text]), LOW_RESOURCE
+            )
+            for image, text in zip(_LOW_RESOURCE_IMAGE, "SSSBBL")
+        ),
+    )
 }
 """Without weights at a fixed address."""
 
@@ -173,6 +211,22 @@ def architecture_of(name: str) -> Architecture | None:
     """The architecture of that name, or None."""
     named = MODELS.get(name) or ARCHITECTURES.get(name)
     return None if named is None else named.architecture
+
+
+def written_out(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description of an architecture, with those of its towers in place of their names.
+
+    Raises:
+        ClipError: there is no tower of that name.
+    """
+    result = dict(description)
+    for place, towers in TOWERS.items():
+        name = result.get(place)
+        if isinstance(name, str):
+            if name not in towers:
+                raise ClipError(f"There is no {place} tower {name!r:.80}; choose one of {', '.join(towers)}.")
+            result[place] = plain(towers[name])
+    return result
 
 
 def name_of(architecture: Architecture) -> str | None:

@@ -1,8 +1,8 @@
 """The towers of Low-resource CLIP (github.com/cs582/CLIP_implementation): small ViTs with a head, and a text tower.
 
 Numbers, parameters and initial values are that project's. Its text attention is not: there a query is a product of sums
-rather than a projection, the softmax goes over the queries, and a token does not see itself. Here it is that of a causal
-transformer, so the text features of weights that were trained there differ from those computed there.
+rather than a projection, the softmax goes over the queries, and a token does not see itself. Here it is that of a
+causal transformer, so weights that were trained there give other text features than there.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class LowResourceTextTransformer(TextTransformer):
 
     def parameters(self, embed_dim: int) -> Iterator[Parameter]:
         width, inside = self.width, self.mlp_width
-        initial = {
+        initial: dict[str, Initial] = {
             "positional_embedding": _xavier(1, self.context_length, width),
             "text_projection": _spread(width),
             "token_embedding.weight": Normal(1.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -33,7 +34,7 @@ from clip_core.errors import ClipError
 from clip_core.evaluation import classes
 from clip_core.evaluation.classes import LabelledSettings
 from clip_core.files import read_regular, write_text
-from clip_core.models import ARCHITECTURES, MODELS, architecture_of
+from clip_core.models import ARCHITECTURES, MODELS, architecture_of, written_out
 from clip_core.training import plain_yaml
 from clip_core.training.checkpoint import LAST_STEP
 
@@ -41,7 +42,8 @@ from clip_core.training.checkpoint import LAST_STEP
 class Model(Section):
     """What is trained, from `clip_core.initialize`'s values."""
 
-    architecture: str | dict[str, Any]  # a name that `clip models` lists, or what Architecture.to_dict gives
+    # A name that `clip models` lists, or what Architecture.to_dict gives, whose towers may be names, too.
+    architecture: str | dict[str, Any]
     vocabulary: str | None = None  # a merges file; by default OpenAI's, or for another size learnt from the captions
 
     @field_validator("architecture", mode="before")
@@ -49,7 +51,9 @@ class Model(Section):
     def _known(cls, value: Any) -> str | dict[str, Any]:
         if isinstance(value, dict):
             try:
-                return Architecture.from_dict(value).to_dict()  # with all that older descriptions leave out
+                return Architecture.from_dict(
+                    written_out(value)
+                ).to_dict()  # with all that older descriptions leave out
             except ClipError as error:
                 raise SettingError((), f"{{}}: {error}") from error
         if not isinstance(value, str) or architecture_of(value) is None:
@@ -379,12 +383,16 @@ def _changed(data: Any, keys: Sequence[str], value: Any, place: tuple[str, ...] 
 
 
 def _with_the_architecture_written_out(data: dict[str, Any]) -> dict[str, Any]:
-    """``data`` with the description of a named model in place of its name, so that parts of it can be set."""
+    """``data`` with descriptions in place of the names of a model and of towers, so that parts of them can be set."""
     model = data.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("architecture"), str):
-        return data
-    named = architecture_of(model["architecture"])
-    return data if named is None else data | {"model": model | {"architecture": named.to_dict()}}
+    architecture = model.get("architecture") if isinstance(model, dict) else None
+    named = architecture_of(architecture) if isinstance(architecture, str) else None
+    if named is not None:
+        architecture = named.to_dict()
+    elif isinstance(architecture, dict):
+        with suppress(ClipError):  # the section's own checks refuse it
+            architecture = written_out(architecture)
+    return data | {"model": model | {"architecture": architecture}} if isinstance(model, dict) else data
 
 
 def _all_keys(section: type[Section], place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""The towers of Low-resource CLIP against what their formulas give, written out in the test, and its published counts."""
+"""The towers of Low-resource CLIP: against their formulas, written out here, and with its numbers of parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from backends.numpy import CLIP as Reference
 from clip_core.architecture import Architecture, infer
-from clip_core.naming import Weights, parameters
+from clip_core.models import ARCHITECTURES, LOW_RESOURCE, TOWERS
+from clip_core.naming import Weights, count, parameters
 from clip_core.similarity import normalize
 from clip_core.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from tests import tolerances
@@ -97,3 +98,35 @@ def test_every_backend_computes_them(backend):
     exported = model.export()
     assert exported.keys() == weights.keys()
     assert all(np.array_equal(exported[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "published"),
+    [
+        ("image", "M/14@112", 3_856_640),
+        ("image", "S/16@112", 28_264_704),
+        ("image", "B/16@112", 90_408_960),
+        ("image", "B/32@224", 112_638_976),
+        ("image", "L/14@224", 305_016_576),
+        ("text", "S", 27_067_392),
+        ("text", "B", 48_067_584),
+    ],
+)
+def test_numbers_of_parameters(place, name, published):
+    """Without the joint projection, which its encoders do not have; images end in 768 dimensions there."""
+    found = [parameter for parameter in TOWERS[place][name].parameters(512) if parameter.kind != "projection"]
+    patches = [one for one in TOWERS[place][name].parameters(512) if one.name == "patch_embedding"]
+    assert sum(prod(parameter.shape) for parameter in found + patches) == published
+
+
+def test_the_model_of_its_notebook():
+    """161,361,920 parameters there, where the temperature is none."""
+    assert count(ARCHITECTURES["B/32@224+B"].architecture) == 161_361_920 + 1
+
+
+@pytest.mark.parametrize("name", [name for name, one in ARCHITECTURES.items() if one.family is LOW_RESOURCE])
+def test_shapes_tell_the_architecture(name):
+    architecture = ARCHITECTURES[name].architecture
+    architecture.check()
+    assert infer({one.name: one.shape for one in parameters(architecture)}) == architecture
+    assert Architecture.from_dict(architecture.to_dict()) == architecture
