@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 from clip_core.architecture import Architecture
 from clip_core.towers.distilbert import DistilBERT
+from clip_core.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
@@ -21,12 +22,16 @@ IMAGES = (
     VisionMixer(resolution=16, patch=8, width=32, layers=2, token_mlp_width=12, mlp_width=48),
     # One row and one column of pixels are no whole patch.
     SiglipVisionTransformer(resolution=17, patch=8, width=32, layers=2, heads=2, mlp_width=80),
+    LowResourceVisionTransformer(
+        resolution=16, patch=8, width=32, layers=2, heads=8, mlp_width=48, head_width=40, feature_width=24
+    ),
 )
 TEXTS = (
     TextTransformer(context_length=8, vocabulary_size=40, width=64, layers=2, heads=2),
     TextMixer(context_length=8, vocabulary_size=40, width=32, layers=2, token_mlp_width=20, mlp_width=48),
     DistilBERT(context_length=8, vocabulary_size=40, width=48, layers=2, heads=12, mlp_width=80),
     SiglipTextTransformer(context_length=8, vocabulary_size=40, width=32, layers=2, heads=2, mlp_width=80),
+    LowResourceTextTransformer(context_length=8, vocabulary_size=40, width=64, layers=2, heads=8, mlp_width=80),
 )
 EXAMPLES = {
     f"{image.kind} and {text.kind}": Architecture(image.output_width or 16, image, text)

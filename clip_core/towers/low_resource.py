@@ -59,7 +59,7 @@ class LowResourceVisionTransformer(ImageTower):
     heads: int
     mlp_width: int  # of the MLP inside
     head_width: int  # between the two layers of the head
-    output_width: int = 768  # of the head
+    feature_width: int = 768  # of the head
     activation: Activation = "gelu"
     epsilon: float = 1e-5  # of every layer normalisation
     pixels: Pixels = PIXELS
@@ -83,7 +83,7 @@ class LowResourceVisionTransformer(ImageTower):
         yield Parameter("class_embedding", (width,), "vector", standard)
         yield Parameter("patch_embedding", (3 * self.patch**2, width), "projection", standard)
         yield Parameter("positional_embedding", (self.grid**2 + 1, width), "embedding", standard)
-        yield Parameter("proj", (self.output_width, embed_dim), "projection", _spread(self.output_width))
+        yield Parameter("proj", (self.feature_width, embed_dim), "projection", _spread(self.feature_width))
         yield from norm("ln_pre", width)
         blocks = transformer("transformer.resblocks", width, self.layers, self.mlp_width)
         inputs, inside = _spread(width), _spread(self.mlp_width)
@@ -93,7 +93,7 @@ class LowResourceVisionTransformer(ImageTower):
         yield from _starting(blocks, initial)
         yield from norm("ln_post", width)
         yield from linear("head_fc", self.head_width, width, inputs, inputs)
-        yield from linear("head_proj", self.output_width, self.head_width, *[_spread(self.head_width)] * 2)
+        yield from linear("head_proj", self.feature_width, self.head_width, *[_spread(self.head_width)] * 2)
 
     def position_grids(self) -> dict[str, tuple[int, int]]:
         return {"positional_embedding": (self.grid, 1)}
@@ -101,7 +101,7 @@ class LowResourceVisionTransformer(ImageTower):
     def multiplications(self, embed_dim: int) -> int:
         patches = self.grid**2
         embedding = patches * 3 * self.patch**2 * self.width
-        head = (self.width + self.output_width) * self.head_width + self.output_width * embed_dim
+        head = (self.width + self.feature_width) * self.head_width + self.feature_width * embed_dim
         return embedding + transformer_multiplications(self, patches + 1) + head
 
     @classmethod
@@ -117,13 +117,13 @@ class LowResourceVisionTransformer(ImageTower):
                 f"The weights do not look like a CLIP: {shapes.prefix}patch_embedding has {rows} rows, expected 3 for "
                 "each pixel of a square."
             )
-        output_width, head_width = shapes.shape("head_proj.weight", 2)
+        feature_width, head_width = shapes.shape("head_proj.weight", 2)
         return cls(
             resolution=shapes.grid("positional_embedding") * patch,
             patch=patch,
             **_blocks(shapes, width),
             head_width=head_width,
-            output_width=output_width,
+            feature_width=feature_width,
         )
 
     def summary(self) -> str:

@@ -23,12 +23,12 @@ class LowResourceVisionTransformer(Module):
         self.class_embedding = empty(tower.width)
         self.patch_embedding = empty(3 * tower.patch**2, tower.width)
         self.positional_embedding = empty(tower.grid**2 + 1, tower.width)
-        self.proj = empty(tower.output_width, embed_dim)
+        self.proj = empty(tower.feature_width, embed_dim)
         self.ln_pre = LayerNorm(tower.width, tower.epsilon)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.head_fc = Linear(tower.width, tower.head_width)
-        self.head_proj = Linear(tower.head_width, tower.output_width)
+        self.head_proj = Linear(tower.head_width, tower.feature_width)
 
     def __call__(self, x: nn.Variable, observe: Observe = ignore) -> nn.Variable:
         x = project(cut_patches(x, self.tower.patch), self.patch_embedding)  # [n, grid * grid, d]

@@ -20,12 +20,12 @@ class LowResourceVisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(tower.width))
         self.patch_embedding = nn.Parameter(torch.empty(3 * tower.patch**2, tower.width))
         self.positional_embedding = nn.Parameter(torch.empty(tower.grid**2 + 1, tower.width))
-        self.proj = nn.Parameter(torch.empty(tower.output_width, embed_dim))
+        self.proj = nn.Parameter(torch.empty(tower.feature_width, embed_dim))
         self.ln_pre = LayerNorm(tower.width, tower.epsilon)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.head_fc = nn.Linear(tower.width, tower.head_width)
-        self.head_proj = nn.Linear(tower.head_width, tower.output_width)
+        self.head_proj = nn.Linear(tower.head_width, tower.feature_width)
 
     def forward(self, x: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
         n, grid, patch = len(x), self.tower.grid, self.tower.patch
