@@ -21,7 +21,7 @@ from clip_core.naming import Weights, parameters
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.towers.parts import Kind
 
-_BLOCK = re.compile(r"((?:visual\.)?transformer\.resblocks)\.([0-9]+)\.(.+)")
+_BLOCK = re.compile(r"(.+\.resblocks)\.([0-9]+)\.(.+)")
 _ATTENTION_INPUT = re.compile(r"(.+\.attn\.in_proj)_(weight|bias)")
 
 

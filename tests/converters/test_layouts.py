@@ -32,7 +32,7 @@ def test_what_each_holds():
         name: [kind for kind, one in ARCHITECTURES.items() if layout.holds(one)] for name, layout in LAYOUTS.items()
     }
     both = {name: ["vit", "resnet"] for name in ("openai", "nnabla", "paddle", "open_clip")}
-    assert held == both | {"passl": ["vit"], "huggingface": ["vit"]}
+    assert held == both | {"passl": ["vit"], "huggingface": ["vit"], "mixer_clip": []}
 
 
 def test_the_two_names_by_which_a_model_is_found():
