@@ -19,6 +19,8 @@ from clip_core import similarity, tolerances
 from clip_core.backend import Model, Tensor
 from clip_core.errors import ClipError
 from clip_core.image import open_image
+from clip_core.initialize import random_weights
+from clip_core.models import architecture_of
 from clip_core.towers.parts import TextTower
 
 
@@ -95,6 +97,7 @@ def compare(
     layers: bool = False,
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
+    random: bool = False,
 ) -> Report:
     """Load ``name``, a model's name or a file, in each backend and compare it with the reference.
 
@@ -102,6 +105,7 @@ def compare(
         names: the backends; by default all whose framework is installed.
         layers: compare every block as well.
         activation, heads: as for `clip.load`.
+        random: with seeded random weights rather than a file's; ``name`` is that of any architecture that is known.
 
     Raises:
         ClipError: the file cannot be read, or a backend that was asked for is missing.
@@ -111,6 +115,8 @@ def compare(
         raise ClipError(f"There are no backends to compare; choose some of {', '.join(backends.NAMES)}.")
     for backend in chosen:
         backends.get(backend)  # before the work, not in the middle of it
+    if random:
+        return _compare_random(str(name), chosen, layers)
     judge = open_model(name, backend="numpy", precision="fp64", activation=activation, heads=heads)
     path = weights_file(name)[0]
     models = (
@@ -118,6 +124,17 @@ def compare(
     )
     report = compare_models(str(path), judge.model, models, sample_inputs(judge), layers)
     return replace(report, assumed=judge.assumed)
+
+
+def _compare_random(name: str, chosen: Sequence[str], layers: bool) -> Report:
+    architecture = architecture_of(name)
+    if architecture is None:
+        raise ClipError(f"There is no architecture {name!r}; clip models lists those that are known.")
+    weights = random_weights(architecture, seed=0)
+    judge = Reference(architecture, weights, precision="fp64")
+    inputs = sample_inputs(LoadedModel(name, judge, float(np.exp(weights["logit_scale"]))))
+    models = (backends.get(backend).CLIP(architecture, weights, device="cpu") for backend in chosen)
+    return compare_models(f"{name} with random weights", judge, models, inputs, layers)
 
 
 def compare_models(

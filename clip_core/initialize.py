@@ -9,10 +9,13 @@ transformer start as sines and cosines.
 
 from __future__ import annotations
 
+from math import log
+
 import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.naming import Weights, parameters
+from clip_core.towers.parts import ZERO
 
 
 def initialize(architecture: Architecture, seed: int) -> Weights:
@@ -27,4 +30,26 @@ def initialize(architecture: Architecture, seed: int) -> Weights:
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *key])))
         dtype = np.int64 if parameter.kind == "counter" else np.float32
         weights[parameter.name] = parameter.initial.draw(generator, parameter.shape).astype(dtype)
+    return weights
+
+
+def random_weights(architecture: Architecture, seed: int) -> Weights:
+    """Initial values moved away from 0 and 1, so that no bias, gain or statistic can be left out of a computation
+    unnoticed.
+
+    Convolutions keep the size of what they are given, so that different pictures end in different features. The logit
+    scale is 100, where trained models end.
+    """
+    generator = np.random.default_rng(seed)
+    weights = initialize(architecture, seed)
+    for parameter in parameters(architecture):
+        if parameter.kind in ("norm", "vector", "statistic"):
+            weights[parameter.name] += generator.uniform(0, 0.1, parameter.shape).astype(np.float32)
+            if parameter.initial == ZERO and parameter.name.endswith(".weight"):  # a gain
+                weights[parameter.name] += np.float32(0.5)
+        elif parameter.kind == "conv":
+            weights[parameter.name] *= np.float32(6**0.5)
+        elif parameter.kind == "counter":
+            weights[parameter.name] += 7
+    weights["logit_scale"] = np.array(log(100), np.float32)
     return weights

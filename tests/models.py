@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from math import log
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ import numpy as np
 import backends
 from backends.numpy import CLIP as Reference
 from clip_core.architecture import Architecture
-from clip_core.initialize import initialize
+from clip_core.initialize import random_weights
 from clip_core.models import MODELS
-from clip_core.naming import Weights, parameters
+from clip_core.naming import Weights
 from clip_core.similarity import normalize
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.parts import HEAD_WIDTH
@@ -60,28 +59,13 @@ OPENAI_NAMES = tuple(name for name in MODELS if name != "shapes")
 
 
 def sample_weights(architecture: Architecture, seed: int = 0) -> Weights:
-    """Initial values moved away from 0 and 1, so that no bias, gain or statistic can be left out unnoticed.
-
-    Convolutions keep the size of what they are given, so that different pictures end in different features. The logit
-    scale is 100, where trained models end. The arrays are read-only, the dictionary is the caller's.
-    """
+    """`clip_core.initialize.random_weights`; the arrays are read-only, the dictionary is the caller's."""
     return dict(_sample_weights(architecture, seed))
 
 
 @cache
 def _sample_weights(architecture: Architecture, seed: int) -> Weights:
-    generator = np.random.default_rng(seed)
-    weights = initialize(architecture, seed)
-    for parameter in parameters(architecture):
-        if parameter.kind in ("norm", "vector", "statistic"):
-            weights[parameter.name] += generator.uniform(0, 0.1, parameter.shape).astype(np.float32)
-            if parameter.name.endswith(".bn3.weight"):
-                weights[parameter.name] += np.float32(0.5)
-        elif parameter.kind == "conv":
-            weights[parameter.name] *= np.float32(6**0.5)
-        elif parameter.kind == "counter":
-            weights[parameter.name] += 7
-    weights["logit_scale"] = np.array(log(100), np.float32)
+    weights = random_weights(architecture, seed)
     for array in weights.values():
         array.flags.writeable = False
     return weights

@@ -22,11 +22,14 @@ def run(
     ] = False,
     activation: Activation = None,
     heads: Heads = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Seeded random weights, for any architecture that `clip models` lists.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Compare every backend with the float64 reference, stage by stage; exit with 1 when one is beyond its bound."""
     names = None if backends is None else [name.strip() for name in backends.split(",") if name.strip()]
-    report = compare(model, names, layers, activation, heads_of(heads))
+    report = compare(model, names, layers, activation, heads_of(heads), random)
     if json:
         print_json(report.to_dict())
     else:

@@ -377,6 +377,17 @@ def test_parity(run, files):
         assert figures["first_beyond_bound"] is None
 
 
+def test_parity_with_random_weights(run):
+    found = run("parity", "shapes", "--random", "--layers", "--json").json
+    assert found["checkpoint"] == "shapes with random weights"
+    assert found["passed"] is True
+    assert set(found["backends"]) == set(INSTALLED)
+    for figures in found["backends"].values():
+        assert 0 < figures["logits"] <= tolerances.LOGIT_AT_100
+        assert len(figures["layers"]) == 4 + 3 + 6  # blocks of both towers; what is around them
+    assert_refused(run("parity", "a.pt", "--random"), "There is no architecture 'a.pt'; clip models lists")
+
+
 def test_parity_of_chosen_backends(run, files):
     found = run("parity", files[".h5"], "--backends", f"numpy, {BACKENDS[0]},numpy", "--layers", "--json").json
     assert list(found["backends"]) == list(dict.fromkeys(["numpy", BACKENDS[0]]))
