@@ -15,6 +15,7 @@ import converters
 from clip_core.architecture import Architecture, infer
 from clip_core.initialize import initialize
 from clip_core.naming import parameters
+from clip_core.similarity import normalize
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.training.trainable import with_initial_scale
 from converters import ModelFile
@@ -35,7 +36,6 @@ from tests.towers import EXAMPLES, WITHOUT_EFFECT
 from tests.training.steps import LOSS_BOUND, RATE, recipe
 from tests.weights import own_shapes, same, trained
 
-FIRST_STAGES = {"image": "image_embedding", "text": "text_embedding", "joint": "logits"}
 BATCH = 8
 
 
@@ -115,6 +115,11 @@ def test_every_changed_weight_is_noticed(backend, architecture):
     """
     weights, pixels, tokens = sample_weights(architecture), sample_pixels(architecture), sample_tokens(architecture)
     model, expected = backend.CLIP(architecture, weights, device="cpu"), reference_stages(architecture)
+    stages = {
+        "image": ("image_embedding", lambda: normalize(model.embed_image(pixels))),
+        "text": ("text_embedding", lambda: normalize(model.embed_text(tokens))),
+        "joint": ("logits", lambda: logits_of(model, pixels, tokens)[0]),
+    }
     distinct = {
         re.sub(r"(?<=layer)\d|(?<=\.)\d+(?=\.)", "N", parameter.name): parameter
         for parameter in parameters(architecture)
@@ -124,31 +129,34 @@ def test_every_changed_weight_is_noticed(backend, architecture):
         changed = weights[parameter.name].copy()
         changed.reshape(-1)[::-7] += 1 if parameter.kind == "counter" else 0.1
         model.load(weights | {parameter.name: changed})
-        noticed = list(tolerances.beyond(stages_of(model, pixels, tokens), expected))
-        assert noticed[:1] == [FIRST_STAGES[parameter.tower]] * (not parameter.name.endswith(WITHOUT_EFFECT)), parameter
-        assert set(noticed[1:]) <= {"logits"}, parameter
+        stage, compute = stages[parameter.tower]
+        noticed = tolerances.beyond({stage: compute()}, {stage: expected[stage]})
+        assert bool(noticed) != parameter.name.endswith(WITHOUT_EFFECT), parameter
 
 
-def test_gradients_are_those_of_the_reference(framework, architecture):
+@pytest.mark.parametrize("name", FRAMEWORKS[:1])  # of the others, the next test compares all numbers
+def test_gradients_are_those_of_the_reference(name, architecture):
     """Along one random direction in each parameter, by central differences in float64."""
     weights, step = weights_of(architecture), 1e-5
-    gradients = framework_gradients(framework.name, architecture)
-    trainable = [parameter.name for parameter in parameters(architecture) if parameter.trainable]
+    gradients = framework_gradients(name, architecture)
+    trainable = [each.name for each in parameters(architecture) if each.trainable]
     assert sorted(gradients) == sorted(trainable)
     least = tolerances.SMALLEST_GRADIENT * max(np.linalg.norm(gradient) for gradient in gradients.values())
     generator = np.random.default_rng(0)
-    for name in trainable:
+    for parameter in trainable:
         # Mostly along the gradient itself, so that the expected slope is not lost in rounding.
-        direction = gradients[name] / max(np.linalg.norm(gradients[name]), least)
+        direction = gradients[parameter] / max(np.linalg.norm(gradients[parameter]), least)
         noise = generator.standard_normal(direction.shape)
         direction = direction + noise / np.linalg.norm(noise)
         above, below = (
-            loss_of(architecture, weights | {name: weights[name].astype(np.float64) + sign * step * direction})
+            loss_of(
+                architecture, weights | {parameter: weights[parameter].astype(np.float64) + sign * step * direction}
+            )
             for sign in (1, -1)
         )
-        slope = float((gradients[name] * direction).sum())
-        scale = max(float(np.linalg.norm(gradients[name])), least)
-        assert abs((above - below) / (2 * step) - slope) <= 1e-3 * scale, name
+        slope = float((gradients[parameter] * direction).sum())
+        scale = max(float(np.linalg.norm(gradients[parameter])), least)
+        assert abs((above - below) / (2 * step) - slope) <= 1e-3 * scale, parameter
 
 
 def test_gradients_agree(framework, architecture):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from backends.numpy import CLIP as Reference
@@ -13,10 +12,8 @@ from tests import tolerances
 from tests.models import (
     GELU,
     REDUCED,
-    RESNET,
     UNUSUAL,
     VIT,
-    logits_of,
     reference_stages,
     sample_pixels,
     sample_tokens,
@@ -67,14 +64,3 @@ def test_the_feature_of_a_text_is_taken_at_its_first_end(backend):
     assert tolerances.difference(model.embed_text(tokens), expected) <= tolerances.CONTRACT["text_embedding"].bound
     tokens[3, 2] = 5
     assert tolerances.difference(model.embed_text(tokens), expected) > 1e-2, "the added token must matter"
-
-
-@pytest.mark.parametrize("architecture", [VIT, RESNET], ids=["vit", "resnet"])
-def test_several_images_and_texts_give_a_table(backend, architecture):
-    weights, pixels, tokens = sample_weights(architecture), sample_pixels(architecture), sample_tokens(architecture)
-    model = backend.CLIP(architecture, weights, device="cpu")
-    per_image, per_text = logits_of(model, pixels, tokens)
-    expected = reference_stages(architecture)["logits"]
-    assert per_image.shape == (3, 4)
-    assert tolerances.difference(per_image, expected) <= tolerances.CONTRACT["logits"].bound
-    assert np.array_equal(per_text, per_image.T)
