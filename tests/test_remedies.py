@@ -66,13 +66,10 @@ def test_commands():
 
 
 def test_options():
-    command = typer.main.get_command(app)
-    options = {
-        option
-        for each in (command, *command.commands.values())  # type: ignore[attr-defined]
-        for parameter in each.params
-        for option in parameter.opts
-    }
+    commands = [typer.main.get_command(app)]
+    for each in commands:
+        commands += getattr(each, "commands", {}).values()
+    options = {option for each in commands for parameter in each.params for option in parameter.opts}
     of_others = {"--upgrade", "--no-deps"}  # of pip
     found = named(r"(?<![\w-])(--[a-z][a-z-]*)")
     assert {"--labels-file", "--truncate", "--backend", "--like"} <= found.keys()

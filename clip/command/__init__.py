@@ -15,7 +15,19 @@ from typing import Annotated, NoReturn
 import typer
 
 import clip
-from clip.command import classify, convert, demo, download, evaluate, inspect, models, parity, tokenize, train
+from clip.command import (
+    classify,
+    convert,
+    demo,
+    download,
+    evaluate,
+    inspect,
+    models,
+    parity,
+    tokenize,
+    tokenizer,
+    train,
+)
 from clip_core.errors import AssumptionWarning, ClipError, visible
 from clip_core.memory import enough_memory
 
@@ -43,6 +55,7 @@ def _options(
 
 for module in (models, inspect, convert, parity, classify, tokenize, download, train, evaluate, demo):
     app.command(module.__name__.rsplit(".", 1)[-1])(module.run)
+app.add_typer(tokenizer.app, name="tokenizer")
 
 
 def main() -> None:

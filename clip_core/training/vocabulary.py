@@ -48,7 +48,7 @@ def vocabulary_of(text: TextTower, file: str | None, source: Source) -> Vocabula
     if text.required_token is None or text.required_token < min(smallest, size) - 1:
         raise ClipError(
             "The architecture's text tower has no vocabulary as OpenAI's, whose last token ends a text; set "
-            "model.vocabulary to a tokenizer.json that fits it."
+            "model.vocabulary to a tokenizer.json that fits it, such as clip tokenizer train makes with --kind bytes."
         )
     size = text.required_token + 1  # tokens behind it were added to the model, and no text becomes them
     if size < smallest:
