@@ -15,7 +15,7 @@ import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.naming import Weights, parameters
-from clip_core.towers.parts import ZERO
+from clip_core.towers.parts import ZERO, Uniform
 
 
 def initialize(architecture: Architecture, seed: int) -> Weights:
@@ -48,7 +48,9 @@ def random_weights(architecture: Architecture, seed: int) -> Weights:
             if parameter.initial == ZERO and parameter.name.endswith(".weight"):  # a gain
                 weights[parameter.name] += np.float32(0.5)
         elif parameter.kind == "conv":
-            weights[parameter.name] *= np.float32(6**0.5)
+            outputs, inputs = parameter.shape[:2]
+            even = isinstance(parameter.initial, Uniform)  # torchvision's keep the size of gradients
+            weights[parameter.name] *= np.float32((6 if even else outputs / inputs) ** 0.5)
         elif parameter.kind == "counter":
             weights[parameter.name] += 7
     weights["logit_scale"] = np.array(log(100), np.float32)

@@ -277,11 +277,13 @@ print(sorted(set(sys.modules) & {"torch", "paddle", "nnabla"}))
 
 # Layers that PyTorch and Paddle bring along, and what only some frameworks have a use for: NNabla computes in one
 # precision, in contexts, and has a scope to publish to; NumPy computes inference alone, on one device.
-NATIVE = {"Linear", "Linear.__init__", "Linear.forward", "Conv2d", "Conv2d.__init__", "Conv2d.forward"} | {
-    *("Embedding", "Embedding.__init__", "Embedding.forward")
+NATIVE = {
+    f"{layer}{method}"
+    for layer in ("Linear", "Conv2d", "Sequential", "Embedding")
+    for method in ("", ".__init__", ".__iter__", ".forward")
 }
 OF_SOME = {"LayerNorm.__init__", "BatchNorm2d.__init__", "BatchNorm2d.forward", "Transformer.dtype", "Mixer.dtype"} | {
-    *("CLIP.device", "CLIP.publish", "CLIP._in_context")
+    *("ConvNorm.forward", "CLIP.device", "CLIP.publish", "CLIP._in_context")
 }
 NOT_NUMPY = {
     "Block",

@@ -9,11 +9,13 @@ from itertools import zip_longest
 
 from clip_core.architecture import Architecture
 from clip_core.towers.distilbert import DistilBERT
+from clip_core.towers.efficientnet_v2 import EfficientNetV2
 from clip_core.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.torchvision_resnet import TorchvisionResNet
 from clip_core.towers.vision_transformer import VisionTransformer
 
 IMAGES = (
@@ -22,6 +24,17 @@ IMAGES = (
     VisionMixer(resolution=16, patch=8, width=32, layers=2, token_mlp_width=12, mlp_width=48),
     # One row and one column of pixels are no whole patch.
     SiglipVisionTransformer(resolution=17, patch=8, width=32, layers=2, heads=2, mlp_width=80),
+    TorchvisionResNet(resolution=40, blocks=(2, 1, 1, 1), block="basic", width=8, epsilon=1e-4, momentum=0.2),
+    EfficientNetV2(
+        resolution=32,
+        stem=8,
+        widths=(8, 16, 16),
+        blocks=(1, 2, 2),
+        expansions=(1, 2, 3),
+        strides=(1, 2, 2),
+        fused=2,
+        width=24,
+    ),
     LowResourceVisionTransformer(
         resolution=16, patch=8, width=32, layers=2, heads=8, mlp_width=48, head_width=40, feature_width=24
     ),

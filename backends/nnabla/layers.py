@@ -6,7 +6,8 @@ never looked at. That is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
@@ -49,7 +50,8 @@ class LayerNorm(Module):
 class BatchNorm2d(Module):
     """Batch normalisation under the names that PyTorch gives its parameters."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, epsilon: float = 1e-5, momentum: float = 0.1) -> None:
+        self.epsilon, self.momentum = epsilon, momentum
         self.weight = empty(channels)
         self.bias = empty(channels)
         self.running_mean = buffer(np.zeros(channels, np.float32))
@@ -63,7 +65,16 @@ class BatchNorm2d(Module):
         # The running statistics are moved in place, so they must be variables rather than results of a function.
         shape = (1, *self.bias.shape, 1, 1)
         mean, variance = (value.reshape(shape, unlink=True) for value in (self.running_mean, self.running_var))
-        return F.batch_normalization(x, bias, weight, mean, variance, eps=1e-5, batch_stat=self.training)
+        return F.batch_normalization(
+            x,
+            bias,
+            weight,
+            mean,
+            variance,
+            decay_rate=1 - self.momentum,
+            eps=self.epsilon,
+            batch_stat=self.training,
+        )
 
 
 class Linear(Module):
@@ -81,14 +92,38 @@ class Conv2d(Module):
     """A convolution, without bias unless told otherwise."""
 
     def __init__(
-        self, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0, bias: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = False,
     ) -> None:
-        self.stride, self.padding = stride, padding
-        self.weight = empty(outputs, inputs, size, size)
+        self.stride, self.padding, self.groups = stride, padding, groups
+        self.weight = empty(outputs, inputs // groups, size, size)
         self.bias = empty(outputs) if bias else None
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
-        return F.convolution(x, self.weight, self.bias, pad=(self.padding,) * 2, stride=(self.stride,) * 2)
+        pad, stride = (self.padding,) * 2, (self.stride,) * 2
+        return F.convolution(x, self.weight, self.bias, pad=pad, stride=stride, group=self.groups)
+
+
+class Sequential(Module):
+    """Parts that are named by their numbers and compute one after the other."""
+
+    def __init__(self, *parts: Module) -> None:
+        for index, part in enumerate(parts):
+            setattr(self, str(index), part)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([part for part in vars(self).values() if isinstance(part, Module)])
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        for part in self:
+            x = part(x)
+        return x
 
 
 class Embedding(Module):

@@ -16,8 +16,6 @@ from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
 
-BATCH_NORM_EPSILON = 1e-5
-
 
 def part(weights: Weights, name: str) -> Weights:
     """The weights of the part ``name``, by their names in it."""
@@ -40,8 +38,8 @@ class LayerNorm:
 class BatchNorm2d:
     """Batch normalisation by the running statistics, as the gain and the offset of a convolution before it."""
 
-    def __init__(self, weights: Weights) -> None:
-        self.gain = weights["weight"] / np.sqrt(weights["running_var"] + BATCH_NORM_EPSILON)
+    def __init__(self, weights: Weights, epsilon: float = 1e-5) -> None:
+        self.gain = weights["weight"] / np.sqrt(weights["running_var"] + epsilon)
         self.offset = weights["bias"] - weights["running_mean"] * self.gain
 
 
@@ -69,9 +67,13 @@ def conv_norm(x: np.ndarray, kernel: np.ndarray, norm: BatchNorm2d, stride: int 
 
 
 def convolve(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
-    """[n, i, h, w] * [o, i, size, size], padded to keep h and w at stride 1, as one matrix product per kernel cell."""
+    """[n, i, h, w] * [o, i, size, size], padded to keep h and w at stride 1, as one matrix product per kernel cell.
+
+    A kernel [i, 1, size, size] is depthwise: each channel has its own.
+    """
     n, inputs, height, width = x.shape
-    outputs, _, size, _ = kernel.shape
+    outputs, depth, size, _ = kernel.shape
+    product = np.matmul if depth == inputs else np.multiply
     pad = size // 2
     if pad:
         x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
@@ -81,7 +83,7 @@ def convolve(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
     for row in range(size):
         for column in range(size):
             cells = x[:, :, row : row + stride * height : stride, column : column + stride * width : stride]
-            result += cells_first[row, column] @ cells.reshape(n, inputs, -1)
+            result += product(cells_first[row, column], cells.reshape(n, inputs, -1))
     return result.reshape(n, outputs, height, width)
 
 

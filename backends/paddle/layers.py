@@ -31,8 +31,9 @@ class LayerNorm(nn.LayerNorm):
 class BatchNorm2d(nn.Layer):
     """Batch normalisation in float32 under the names that PyTorch gives its parameters."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, epsilon: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
+        self.epsilon, self.momentum = epsilon, momentum
         self.weight = empty(channels)
         self.bias = empty(channels)
         self.register_buffer("running_mean", paddle.zeros([channels]))
@@ -40,9 +41,16 @@ class BatchNorm2d(nn.Layer):
         self.register_buffer("num_batches_tracked", paddle.zeros([], "int64"))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        kept = 0.9 * self.running_var
+        kept = (1 - self.momentum) * self.running_var
         y = F.batch_norm(
-            x.astype("float32"), self.running_mean, self.running_var, self.weight, self.bias, self.training
+            x.astype("float32"),
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            momentum=1 - self.momentum,
+            epsilon=self.epsilon,
         )
         if self.training:
             self.num_batches_tracked += 1

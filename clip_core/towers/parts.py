@@ -27,6 +27,9 @@ MAX_NUMBER = 10**7
 # OpenAI's x * sigmoid(1.702 x), the exact GELU, and its approximation by tanh.
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+# A residual network's blocks of two convolutions, or of three around a narrow middle (arXiv 1512.03385, figure 5).
+ResidualBlock = Literal["basic", "bottleneck"]
+RESIDUAL_BLOCKS: tuple[str, ...] = get_args(ResidualBlock)
 Interpolation = Literal["bicubic", "bilinear"]
 Resize = Literal["shortest", "squash"]
 Colour = tuple[float, float, float]  # red, green and blue, which go from 0 to 1
@@ -35,6 +38,9 @@ Shape = tuple[int, ...]
 # Of the pictures OpenAI trained on.
 MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION: Colour = (0.26862954, 0.26130258, 0.27577711)
+# Of ImageNet, as torchvision's networks are trained with.
+IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION: Colour = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Pixels:
 
 
 OPENAI_PIXELS = Pixels()
+# simple-clip's square pictures, in the colours that its pretrained image towers expect.
+TORCHVISION_PIXELS = Pixels(IMAGENET_MEAN, IMAGENET_DEVIATION, "bilinear", "squash")
 
 
 @dataclass(frozen=True)
@@ -414,10 +422,15 @@ def norm(prefix: str, width: int, gain: Initial = ONE) -> Iterator[Parameter]:
     yield Parameter(f"{prefix}.bias", (width,), "norm")
 
 
-def conv(name: str, outputs: int, inputs: int, size: int) -> Parameter:
-    """A kernel without bias, with PyTorch's initial values."""
+def conv(name: str, outputs: int, inputs: int, size: int, initial: Initial | None = None) -> Parameter:
+    """A kernel without bias, with PyTorch's initial values unless there are others."""
     shape = (outputs, inputs, size, size)
-    return Parameter(f"{name}.weight", shape, "conv", Uniform(prod(shape[1:]) ** -0.5))
+    return Parameter(f"{name}.weight", shape, "conv", initial or Uniform(prod(shape[1:]) ** -0.5))
+
+
+def torchvision_conv(name: str, outputs: int, inputs: int, size: int) -> Parameter:
+    """A kernel without bias, with the initial values of torchvision's networks (arXiv 1502.01852, section 2.2)."""
+    return conv(name, outputs, inputs, size, Normal((2 / (outputs * size**2)) ** 0.5))
 
 
 def batch_norm(prefix: str, channels: int, gain: Initial = ONE) -> Iterator[Parameter]:
@@ -426,6 +439,11 @@ def batch_norm(prefix: str, channels: int, gain: Initial = ONE) -> Iterator[Para
     yield Parameter(f"{prefix}.running_mean", (channels,), "statistic")
     yield Parameter(f"{prefix}.running_var", (channels,), "statistic", ONE)
     yield Parameter(f"{prefix}.num_batches_tracked", (), "counter")
+
+
+def halved(side: int) -> int:
+    """The side of a map behind a padded convolution or pool of stride 2."""
+    return -(-side // 2)
 
 
 def mlp_head(width: int, embed_dim: int) -> Iterator[Parameter]:
@@ -471,6 +489,10 @@ def check_field(name: str, value: Any, several: bool = False) -> None:
         check_choice(name, value, ACTIVATIONS)
     elif leaf == "epsilon":
         check_range(name, value, 1e-12, 1e-3)  # Paddle takes no larger one
+    elif leaf == "momentum":
+        check_range(name, value, 1e-12, 1)
+    elif leaf == "block":
+        check_choice(name, value, RESIDUAL_BLOCKS)
     elif leaf in ("end_of_text", "padding"):
         if type(value) is not int or value < 0:
             raise ClipError(f"The architecture's {name} is {value!r}; it must be a whole number from 0.")

@@ -1,0 +1,113 @@
+"""EfficientNetV2 in Paddle."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from backends.paddle.layers import BatchNorm2d, Block, MLPHead, run
+from clip_core.backend import Observe, below, ignore
+from clip_core.towers import efficientnet_v2 as core
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution, padded to keep the size at stride 1, and a batch normalisation."""
+
+    def __init__(
+        self, tower: core.EfficientNetV2, inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1
+    ) -> None:
+        conv = nn.Conv2D(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias_attr=False)
+        super().__init__(conv, BatchNorm2d(outputs, tower.epsilon, tower.momentum))
+
+
+class SqueezeExcitation(nn.Layer):
+    """Channels scaled by a number each, which the means of all channels decide."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2D(channels, squeezed, 1)
+        self.fc2 = nn.Conv2D(squeezed, channels, 1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        scale = x.mean(axis=[2, 3], keepdim=True)  # [n, c, 1, 1]
+        return x * F.sigmoid(self.fc2(F.silu(self.fc1(scale))))
+
+
+class FusedMBConv(Block):
+    """A 3 x 3 convolution and, where it widens the map, a 1 x 1 convolution back."""
+
+    def __init__(self, tower: core.EfficientNetV2, stage: int, inputs: int, stride: int) -> None:
+        super().__init__()
+        outputs, inner = tower.widths[stage], inputs * tower.expansions[stage]
+        self.residual = stride == 1 and inputs == outputs
+        if tower.expansions[stage] == 1:
+            self.block = nn.LayerList([ConvNorm(tower, inputs, outputs, 3, stride)])
+        else:
+            self.block = nn.LayerList([ConvNorm(tower, inputs, inner, 3, stride), ConvNorm(tower, inner, outputs, 1)])
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        first, *project = self.block
+        y = F.silu(first(x))
+        for conv in project:
+            y = conv(y)
+        return x + y if self.residual else y
+
+
+class MBConv(Block):
+    """A 1 x 1 convolution that widens the map, a depthwise 3 x 3, squeeze and excitation, a 1 x 1 back."""
+
+    def __init__(self, tower: core.EfficientNetV2, stage: int, inputs: int, stride: int) -> None:
+        super().__init__()
+        outputs, inner = tower.widths[stage], inputs * tower.expansions[stage]
+        self.residual = stride == 1 and inputs == outputs
+        self.block = nn.LayerList(
+            [
+                ConvNorm(tower, inputs, inner, 1),
+                ConvNorm(tower, inner, inner, 3, stride, groups=inner),
+                SqueezeExcitation(inner, max(inputs // core.SQUEEZE, 1)),
+                ConvNorm(tower, inner, outputs, 1),
+            ]
+        )
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        expand, depthwise, excite, project = self.block
+        y = project(excite(F.silu(depthwise(F.silu(expand(x))))))
+        return x + y if self.residual else y
+
+
+class EfficientNet(nn.Layer):
+    """A stem, stages of blocks, a 1 x 1 convolution, the mean of its map: [n, 3, r, r] -> [n, width]."""
+
+    def __init__(self, tower: core.EfficientNetV2) -> None:
+        super().__init__()
+        self.features = nn.LayerList([ConvNorm(tower, 3, tower.stem, 3, stride=2)])
+        inputs = tower.stem
+        for stage, (outputs, blocks, stride) in enumerate(zip(tower.widths, tower.blocks, tower.strides)):
+            block = FusedMBConv if stage < tower.fused else MBConv
+            later = (block(tower, stage, outputs, 1) for _ in range(blocks - 1))
+            self.features.append(nn.LayerList([block(tower, stage, inputs, stride), *later]))
+            inputs = outputs
+        self.features.append(ConvNorm(tower, inputs, tower.width, 1))
+
+    def forward(self, x: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
+        stem, *stages, last = self.features
+        x = F.silu(stem(x))
+        observe("features.0", x)
+        for stage, blocks in enumerate(stages):
+            for index, block in enumerate(blocks):
+                x = run(block, x)
+                observe(f"features.{stage + 1}.{index}", x)
+        return F.silu(last(x)).mean(axis=[2, 3])
+
+
+class EfficientNetV2(nn.Layer):
+    """EfficientNet without its classification layer, then an MLP without biases."""
+
+    def __init__(self, tower: core.EfficientNetV2, embed_dim: int) -> None:
+        super().__init__()
+        self.trunk = EfficientNet(tower)
+        self.head = MLPHead(tower.width, embed_dim)
+
+    def forward(self, x: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
+        return self.head(self.trunk(x, below("trunk.", observe)))
