@@ -31,8 +31,13 @@ def test_what_each_holds():
     held = {
         name: [kind for kind, one in ARCHITECTURES.items() if layout.holds(one)] for name, layout in LAYOUTS.items()
     }
-    both = {name: ["vit", "resnet"] for name in ("openai", "nnabla", "paddle", "open_clip")}
-    assert held == both | {"passl": ["vit"], "huggingface": ["vit"], "mixer_clip": []}
+    everything = {name: ["vit", "resnet", "mixer"] for name in ("openai", "nnabla", "paddle")}
+    assert held == everything | {
+        "open_clip": ["vit", "resnet"],
+        "passl": ["vit"],
+        "huggingface": ["vit"],
+        "mixer_clip": ["mixer"],
+    }
 
 
 def test_the_two_names_by_which_a_model_is_found():

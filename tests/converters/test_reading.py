@@ -13,13 +13,13 @@ import converters
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.initialize import initialize
-from clip_core.layouts import LAYOUTS
 from clip_core.layouts.selection import select
 from clip_core.models import MODELS
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile, write
 from tests.converters.bare import convert, inspect, read
+from tests.converters.small import ARCHITECTURES, HELD, random_weights
 
 
 def save(weights, path):
@@ -38,16 +38,17 @@ PREFIXES = (
 )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "model"), dict(reversed(HELD)).items())
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_a_part_of_a_larger_module(vit, spelled, prefix, layout, tmp_path, assert_equal_weights):
+def test_a_part_of_a_larger_module(spelled, prefix, layout, model, tmp_path, assert_equal_weights):
     """The model is found in every layout below any prefix, and what is not below it is named."""
     separator = "/" if layout == "nnabla" else "."
-    state = {(prefix + name).replace(".", separator): array for name, array in spelled(vit, layout).items()}
+    file = ModelFile(random_weights(ARCHITECTURES[model]), ARCHITECTURES[model])
+    state = {(prefix + name).replace(".", separator): array for name, array in spelled(file, layout).items()}
     head = {f"head{separator}weight": np.ones(3, np.float32)}
     path = save(state | head, tmp_path / "a.safetensors")
     found = read(path)
-    assert_equal_weights(found.weights, vit.weights)
+    assert_equal_weights(found.weights, file.weights)
     assert found.left_out == inspect(path).left_out == tuple(head)
     report = convert(path, tmp_path / "b.safetensors")
     assert (report.prefix, report.left_out) == (found.prefix, tuple(head))

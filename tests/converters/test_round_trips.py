@@ -12,24 +12,18 @@ from clip_core.layouts import LAYOUTS
 from clip_core.naming import count
 from converters import ModelFile, write
 from tests.converters.bare import convert, inspect, read
+from tests.converters.small import ARCHITECTURES, HELD, random_weights
 
 SUFFIXES = [".safetensors", ".pt", ".h5", ".pdparams"]
 CONTAINERS = {".safetensors": "safetensors", ".h5": "hdf5", ".pdparams": "pdparams"}
-VIT_ONLY = ("passl", "huggingface")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "name"), HELD)
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_format_and_layout(any_checkpoint, suffix, layout, dtype, tmp_path, assert_equal_weights):
-    if layout in VIT_ONLY and "visual.proj" not in any_checkpoint.weights:
-        with pytest.raises(ClipError, match=f"The layout {layout} has no names for a ResNet"):
-            write(any_checkpoint, tmp_path / f"a{suffix}", layout=layout)
-        assert list(tmp_path.iterdir()) == []
-        return
-    weights = {name: array.astype(dtype) if array.dtype != np.int64 else array for name, array in
-               any_checkpoint.weights.items()}  # fmt: skip
-    checkpoint = ModelFile(weights, any_checkpoint.architecture, vocabulary="a b\nc d\n")
+def test_every_format_and_layout(name, suffix, layout, dtype, tmp_path, assert_equal_weights):
+    weights = random_weights(ARCHITECTURES[name], dtype)
+    checkpoint = ModelFile(weights, ARCHITECTURES[name], vocabulary="a b\nc d\n")
     path = tmp_path / f"a{suffix}"
     report = write(checkpoint, path, layout=layout)
     found = read(path)
@@ -46,6 +40,17 @@ def test_every_format_and_layout(any_checkpoint, suffix, layout, dtype, tmp_path
     assert report.parameters == count(checkpoint.architecture)
     assert report.dtype == dtype
     assert all(array.flags.c_contiguous and array.flags.aligned for array in found.weights.values())
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), sorted({(layout, name) for layout in LAYOUTS for name in ARCHITECTURES} - set(HELD))
+)
+def test_a_layout_without_names_for_the_towers_is_refused(layout, name, tmp_path):
+    checkpoint = ModelFile(random_weights(ARCHITECTURES[name]), ARCHITECTURES[name])
+    towers = {"vit": "ViT with a Transformer", "resnet": "ResNet with a Transformer", "mixer": "Mixer with a Mixer"}
+    with pytest.raises(ClipError, match=f"^The layout {layout} has no names for a {towers[name]}; choose openai, "):
+        write(checkpoint, tmp_path / "a.safetensors", layout=layout)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("first", SUFFIXES)
