@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from math import exp
 
+import numpy as np
 import pytest
 
 from clip_core.architecture import Architecture
-from clip_core.models import MODELS
-from clip_core.towers.text_transformer import TextTransformer
-from clip_core.towers.vision_transformer import VisionTransformer
+from clip_core.models import ARCHITECTURES, TOWERS
+from clip_core.text.bpe_training import learn_byte_level
+from clip_core.text.definitions import byte_level
+from clip_core.training.recipe import Recipe
 from tests.migration.checks import (
     READS_TABLE,
     architecture,
@@ -20,12 +22,12 @@ from tests.migration.checks import (
     epochs,
     epsilon,
     evaluated,
+    folder_of,
     gradient_clip,
     kept,
     loaded,
     loss_scales,
     moments,
-    normalised,
     rate,
     recomputed,
     reduction,
@@ -36,8 +38,21 @@ from tests.migration.checks import (
     warm_up,
 )
 from tests.migration.commands import in_this_process
+from tests.migration.datasets import picture, ramp
 from tests.migration.document import Check, Row, each_row
-from tests.migration.trainings import Trainings, half_cosine
+from tests.migration.trainings import BASE, Trainings, half_cosine
+
+PUBLISHED = ARCHITECTURES["B/32@224+B"].architecture
+
+
+def dimensions(row: Row, train: Trainings) -> None:
+    built = train.recipe(row.settings).model.build()
+    text = built.text
+    assert (text.context_length, text.width, built.image.feature_width, built.embed_dim) == (32, 512, 768, 512)
+    (option,) = (code for code in row.codes if code.startswith("-o "))
+    key, _, value = option.removeprefix("-o ").partition("=")
+    assert value == "N"
+    assert Recipe.parse({**BASE, **row.settings}, overrides={key: 48}).model.build().text.context_length == 48
 
 
 def linear_descent(row: Row, train: Trainings) -> None:
@@ -54,7 +69,7 @@ def pinned(row: Row, train: Trainings) -> None:
 
 def low_resource(row: Row, train: Trainings) -> None:
     data = {"data__file": "WKIT_local.csv", "data__images": train.data / "pictures"}
-    run = in_this_process(row, train, **data)
+    run = in_this_process(row, train, model__vocabulary="null", **data)
     assert [len(step.pixels) for step in run.steps] == [128, 128]
     assert run.column("learning_rate") == [pytest.approx(5e-4 * step / 2000) for step in (1, 2)]
     assert all(caption == f"n{number}" for step in run.steps for number, caption in step.pairs)
@@ -67,6 +82,38 @@ def four_epochs(row: Row, train: Trainings) -> None:
     assert run.column("learning_rate") == [pytest.approx(half_cosine(4e-5, 1, 4 * 4 + 1))]
 
 
+SMALL = {
+    "embed_dim": 16,
+    "image": {"kind": "low_resource", "resolution": 32, "patch": 16, "width": 32, "layers": 1, "heads": 8}
+    | {"mlp_width": 32, "head_width": 32, "feature_width": 24, "activation": "gelu"},
+    "text": {"kind": "low_resource", "context_length": 32, "vocabulary_size": 261, "width": 32, "layers": 1, "heads": 8}
+    | {"mlp_width": 64, "activation": "gelu"},
+}
+
+
+def own_tokens(row: Row, train: Trainings) -> None:
+    """2, the tokens of the caption, 1, and zeros."""
+    tokenizer = byte_level(learn_byte_level(["to to"], 2))
+    (train.data / "tokenizer.json").write_text(tokenizer)
+    assert row.settings == {"model": {"vocabulary": "FILE"}}
+    model = {"architecture": SMALL, "vocabulary": str(train.data / "tokenizer.json")}
+    run = train({"model": model}, folder_of(train, "own", [picture(0), picture(1)], "to"))
+    both_merged = 260  # of a blank and two letters
+    assert run.steps[0].tokens.tolist() == [[2, both_merged, 1] + [0] * 29] * 2
+    assert {tower.vocabulary_size for tower in TOWERS["text"].values()} == {20_000}
+
+
+def unscaled(row: Row, train: Trainings) -> None:
+    """The middle square of a picture, from 0 to 1."""
+    built = train.recipe(row.settings).model.build()
+    (train.data / "tokenizer.json").write_text(byte_level(learn_byte_level(["to to"], 2)))
+    model = {"architecture": SMALL, "vocabulary": str(train.data / "tokenizer.json")}
+    grey = ramp(48).convert("L")
+    pixels = train({"model": model}, folder_of(train, "grey", [grey, grey], "grey")).steps[0].pixels[0]
+    np.testing.assert_allclose(pixels, np.stack([np.asarray(grey)[:, 8:40] / 255] * 3), atol=1e-6)
+    assert built.image.pixels == Architecture.from_dict(SMALL).image.pixels
+
+
 CHECKS: dict[str, Check] = {
     'python train.py -device="gpu" -image_encoder="B/32@224" -text_encoder="B" ...': low_resource,
     "python data.py -task=4, which writes WKIT_local.csv": READS_TABLE,
@@ -75,16 +122,13 @@ CHECKS: dict[str, Check] = {
     "-load_last_checkpoint True": resumed,
     "-warmup 2000": warm_up(2000),
     "-use_checkpoint True, of the text blocks": recomputed,
-    "-image_encoder B/32@224, -text_encoder B": architecture(MODELS["ViT-B/32"].architecture),
+    "-image_encoder B/32@224, -text_encoder B": architecture(PUBLISHED),
     "-max_temperature 100.0; the factor is kept from 0.01 to 100": scale_bounds(0.01, 100),
     "the temperature is not trained": pinned,
     "-batch_size 128": batch(128),
     "-epochs 5": epochs(5),
-    "-max_length 32, -text_dim_out 512, -image_dim_out 768, -embedding_dim 512": architecture(
-        Architecture(
-            512, VisionTransformer(224, 32, 768, 12, 12), TextTransformer(32, 49408, 512, 12, 8)
-        ).with_activation("gelu")
-    ),
+    "-max_length 32, -text_dim_out 512, -image_dim_out 768, -embedding_dim 512": dimensions,
+    "-vocab_size 20000, a tokenizer JSON": own_tokens,
     "-decay 0.2, of every parameter": decay(0.2, of_all=True),
     "-beta_1 0.9, -beta_2 0.98": moments(0.9, 0.98),
     "-epsilon 1e-6": epsilon(1e-6),
@@ -95,7 +139,11 @@ CHECKS: dict[str, Check] = {
     "no clipping of gradients": gradient_clip(None),
     "mean of the two cross-entropies, scale from 14.2857": reduction(1, 14.2857),
     "resize of the short side, random crop": cropped("random"),
-    "pixels from 0 to 255, not normalised": normalised,
+    "pixels from 0 to 255 in training, from 0 to 1 in evaluation": unscaled,
+    "text attention by sums in place of projections, softmax over queries, no token sees itself": architecture(
+        PUBLISHED
+    ),
+    "-text_encoder L, whose 12 heads do not divide its width 512": architecture(PUBLISHED),
     "an unreadable picture becomes item 1 or 2": damaged,
     "[SOS] ids [EOS] of at most 32 tokens": truncated,
     "a checkpoint each epoch": kept(2),

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from clip_core.architecture import Architecture
 from clip_core.errors import ClipError
-from clip_core.models import SHAPES
+from clip_core.models import SHAPES, TOWERS
 from clip_core.training import plain_yaml
 from clip_core.training.cautions import cautions
 from clip_core.training.recipe import Recipe, installed_recipes, recipe_file
@@ -28,6 +29,19 @@ def test_the_shipped_recipe_trains_the_packaged_architecture():
 def test_an_architecture_can_be_written_out():
     written_out = Recipe.parse(SMALLEST | {"model": {"architecture": SHAPES.to_dict()}})
     assert written_out.model.build() == SHAPES
+
+
+def test_towers_can_be_named(tmp_path):
+    """Alone or both, and overrides reach into them."""
+    description = {"embed_dim": 512, "image": "M/14@112", "text": "S"}
+    recipe = Recipe.parse(SMALLEST | {"model": {"architecture": description}})
+    assert recipe.model.build() == Architecture(512, TOWERS["image"]["M/14@112"], TOWERS["text"]["S"])
+    mixed = Recipe.parse(SMALLEST | {"model": {"architecture": description | {"text": SHAPES.to_dict()["text"]}}})
+    assert (mixed.model.build().image, mixed.model.build().text) == (TOWERS["image"]["M/14@112"], SHAPES.text)
+    (tmp_path / "recipe.yaml").write_text("model: {architecture: {embed_dim: 8, image: M/14@112, text: S}}\n")
+    overrides = {"training.steps": 1, "model.architecture.image.layers": 1, "model.architecture.text": "B"}
+    changed = Recipe.read(tmp_path / "recipe.yaml", overrides).model.build()
+    assert changed == Architecture(8, replace(TOWERS["image"]["M/14@112"], layers=1), TOWERS["text"]["B"])
 
 
 def test_a_recipe_survives_writing_and_reading(tmp_path):
@@ -57,6 +71,10 @@ def test_a_recipe_survives_writing_and_reading(tmp_path):
         (
             {"model": {"architecture": "ViT-Z"}},
             "model.architecture is 'ViT-Z': there is no such model; choose one of shapes, RN50",
+        ),
+        (
+            {"model": {"architecture": {"embed_dim": 8, "image": "M/14", "text": "S"}}},
+            "model.architecture: There is no image tower 'M/14'; choose one of M/14@112, S/16@112,",
         ),
         (
             {"model": {"architecture": {"embed_dim": 3}}},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_core.models import MODELS
+from clip_core.models import ARCHITECTURES, MODELS
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
 
@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_can_be_read(path):
     recipe = Recipe.read(path)
-    assert recipe.model.build().image.resolution in (64, 224)
+    assert recipe.model.build().image.resolution in (64, 112, 224)
     assert path.read_text().startswith("# ")
 
 
@@ -38,14 +38,16 @@ def test_nnabla_recipes(name):
     assert learning_rate(recipe, 55_001, 100_000) == pytest.approx(2.5e-4, rel=1e-3)
 
 
-def test_low_resource_recipe():
-    recipe = Recipe.read(CONFIGS / "clip" / "low-resource.yaml")
-    architecture = recipe.model.build()
-    assert (architecture.image.patch, architecture.image.width, architecture.text.context_length) == (32, 768, 32)
-    assert (architecture.image.activation, architecture.text.activation) == ("gelu", "gelu")
+@pytest.mark.parametrize(("name", "rate"), [("b-32-224", 5e-4), ("b-16-112", 4e-5)])
+def test_low_resource_recipes(name, rate):
+    recipe = Recipe.read(CONFIGS / "clip" / f"low-resource-{name}.yaml")
+    image, patch, resolution = (f"{name[0].upper()}/{name[2:4]}@{name[5:]}", int(name[2:4]), int(name[5:]))
+    assert recipe.model.build() == ARCHITECTURES[f"{image}+B"].architecture
+    tower = recipe.model.build().image
+    assert (tower.patch, tower.resolution, tower.width) == (patch, resolution, 768)
     assert (recipe.optimizer.weight_decay, recipe.optimizer.decay) == (0.2, "all")
     assert (recipe.data.batch_size, recipe.training.epochs, recipe.training.precision) == (128, 4, "fp16")
-    assert learning_rate(recipe, 2000, 100_000) == pytest.approx(5e-4)
+    assert learning_rate(recipe, 2000, 100_000) == pytest.approx(rate)
     assert learning_rate(recipe, 100_000, 100_000) < 1e-10
 
 
