@@ -17,7 +17,8 @@ from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
 ROOT = Path(__file__).parents[1]
 TESTS = (
-    *("tests/backends", "tests/parity", "tests/core/test_initialize.py", "tests/core/test_similarity.py"),
+    *("tests/test_towers.py", "tests/backends", "tests/parity"),
+    *("tests/core/test_initialize.py", "tests/core/test_similarity.py"),
     *(f"tests/training/test_{name}.py" for name in ("evaluation", "evaluation_during_training", "loss_scaling")),
     *(
         f"tests/training/test_{name}.py"
