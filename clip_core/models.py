@@ -185,7 +185,7 @@ _LOW_RESOURCE_TEXT = {
     for name, layers, mlp_width in (("S", 8, 1024), ("B", 12, 2048), ("L", 12, 2048))
 }
 TOWERS: dict[str, Mapping[str, Tower]] = {"image": _LOW_RESOURCE_IMAGE, "text": _LOW_RESOURCE_TEXT}
-"""Towers that recipes know by name, for descriptions of any pair of them."""
+"""Towers that recipes know by a name of their own, for descriptions of any pair of them."""
 
 ARCHITECTURES: dict[str, NamedArchitecture] = {
     named.name: named
@@ -216,6 +216,8 @@ def architecture_of(name: str) -> Architecture | None:
 def written_out(description: Mapping[str, Any]) -> dict[str, Any]:
     """A description of an architecture, with those of its towers in place of their names.
 
+    The name of a model stands for its tower at that place.
+
     Raises:
         ClipError: there is no tower of that name.
     """
@@ -223,9 +225,10 @@ def written_out(description: Mapping[str, Any]) -> dict[str, Any]:
     for place, towers in TOWERS.items():
         name = result.get(place)
         if isinstance(name, str):
-            if name not in towers:
-                raise ClipError(f"There is no {place} tower {name!r:.80}; choose one of {', '.join(towers)}.")
-            result[place] = plain(towers[name])
+            known = {**towers, **{named.name: getattr(named.architecture, place) for named in everything()}}
+            if name not in known:
+                raise ClipError(f"There is no {place} tower {name!r:.80}; choose one of {', '.join(known)}.")
+            result[place] = plain(known[name])
     return result
 
 

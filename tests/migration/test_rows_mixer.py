@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clip_core.models import MODELS
+from clip_core.models import ARCHITECTURES, MODELS
 from tests.migration.checks import (
     all_of,
     architecture,
@@ -64,7 +64,8 @@ CHECKS: dict[str, Check] = {
     "training on 8 A100 GPUs": launches(*TORCH_LAUNCHER),
     "--epochs 32": epochs(32),
     "--run-name NAME": written_to_output,
-    "useTransformer = True, in the code": architecture(MODELS["ViT-B/32"].architecture),
+    "useTransformer = False, in the code": architecture(ARCHITECTURES["Mixer-B/32"].architecture),
+    "useTransformer = True": architecture(MODELS["ViT-B/32"].architecture),
     "batch of 32768, of all GPUs": large_batch,
     "64 workers": workers(64),
     "fp16": loss_scales,

@@ -10,7 +10,7 @@ import pytest
 
 from clip_core.architecture import Architecture
 from clip_core.errors import ClipError
-from clip_core.models import SHAPES, TOWERS
+from clip_core.models import ARCHITECTURES, MODELS, SHAPES, TOWERS
 from clip_core.training import plain_yaml
 from clip_core.training.cautions import cautions
 from clip_core.training.recipe import Recipe, installed_recipes, recipe_file
@@ -24,6 +24,15 @@ def test_the_shipped_recipe_trains_the_packaged_architecture():
     recipe = Recipe.read(SHIPPED)
     assert recipe.model.build() == SHAPES
     assert recipe.data.source == "shapes"
+
+
+def test_the_towers_of_any_two_models_make_a_third():
+    named = {"embed_dim": 64, "image": "ViT-B/32", "text": "Mixer-B/32"}
+    found = Recipe.parse(SMALLEST | {"model": {"architecture": named}}).model.build()
+    image, text = MODELS["ViT-B/32"].architecture.image, ARCHITECTURES["Mixer-B/32"].architecture.text
+    assert found == Architecture(64, image, text)
+    with pytest.raises(ClipError, match=r"There is no text tower 'S/16@112'; choose one of S, B, L, shapes, RN50, "):
+        Recipe.parse(SMALLEST | {"model": {"architecture": named | {"text": "S/16@112"}}})
 
 
 def test_an_architecture_can_be_written_out():

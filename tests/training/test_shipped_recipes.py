@@ -60,6 +60,12 @@ def test_laion_coco_recipe():
     assert learning_rate(recipe, 16_000, 16_000) == pytest.approx(5e-6, rel=1e-3)
 
 
+def test_the_mixer_is_trained_as_the_transformer_beside_it():
+    mixer, transformer = (Recipe.read(CONFIGS / "clip" / f"{name}.yaml") for name in ("mixer-b-32", "laion-coco"))
+    assert mixer.model.build() == ARCHITECTURES["Mixer-B/32"].architecture
+    assert mixer == transformer.model_copy(update={"model": mixer.model})
+
+
 @pytest.mark.parametrize(("name", "source"), [("yfcc7m", "webdataset"), ("combined", "combined")])
 def test_simple_clip_recipes(name, source):
     recipe = Recipe.read(CONFIGS / "clip" / f"simple-clip-{name}.yaml")
