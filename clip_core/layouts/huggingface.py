@@ -1,10 +1,12 @@
-"""Hugging Face's transformers: the names of its CLIPModel, and the configuration files beside its weights."""
+"""Hugging Face's transformers: names of its CLIPModel and SiglipModel, and the configuration beside their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
@@ -16,15 +18,18 @@ from clip_core.layouts.parts import (
     Word,
     join_attention,
     modules,
+    mount_text,
     split_attention,
     starts,
 )
+from clip_core.naming import Weights
 from clip_core.preprocess import resampling_of
 from clip_core.towers.parts import DEVIATION, MEAN, Activation, ImageTower, Interpolation, Pixels, Transformer
 
 _NAMES = Renaming(
     towers={
         "visual.transformer.resblocks": "vision_model.encoder.layers",
+        "text.transformer.resblocks": "text_model.encoder.layers",
         "transformer.resblocks": "text_model.encoder.layers",
     },
     block=modules(
@@ -38,14 +43,27 @@ _NAMES = Renaming(
             "mlp.c_proj": "mlp.fc2",
         }
     ),
+    # CLIP's names come last, so that the names that both have are read as CLIP's; `_join` corrects them.
     top=modules(
         {
+            "text.ln_final": "text_model.final_layer_norm",
+            "text.text_projection": "text_model.head",
+            "visual.attnpool.attn.out_proj": "vision_model.head.attention.out_proj",
+            "visual.attnpool.ln": "vision_model.head.layernorm",
+            "visual.attnpool.mlp.c_fc": "vision_model.head.mlp.fc1",
+            "visual.attnpool.mlp.c_proj": "vision_model.head.mlp.fc2",
             "ln_final": "text_model.final_layer_norm",
             "visual.ln_pre": "vision_model.pre_layrnorm",  # spelled like this
             "visual.ln_post": "vision_model.post_layernorm",
         }
     )
     | {
+        "text.token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "text.positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "visual.conv1.bias": "vision_model.embeddings.patch_embedding.bias",
+        "visual.attnpool.probe": "vision_model.head.probe",
+        "visual.attnpool.attn.in_proj_weight": "vision_model.head.attention.in_proj_weight",
+        "visual.attnpool.attn.in_proj_bias": "vision_model.head.attention.in_proj_bias",
         "text_projection": "text_projection.weight",
         "visual.proj": "visual_projection.weight",
         "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
@@ -105,8 +123,40 @@ _PROCESSOR_DEFAULTS = {
     "image_mean": MEAN,
     "image_std": DEVIATION,
 }
+# What SiglipTextConfig, SiglipVisionConfig and SiglipImageProcessor take otherwise.
+_SIGLIP_DEFAULTS = {
+    "text": _TEXT_DEFAULTS
+    | {
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 64,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+    },
+    "vision": _VISION_DEFAULTS | {"patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
+}
+_SIGLIP_PROCESSOR_DEFAULTS = _PROCESSOR_DEFAULTS | {
+    "size": {"height": 224, "width": 224},
+    "do_center_crop": False,
+    "image_mean": (0.5,) * 3,
+    "image_std": (0.5,) * 3,
+}
 _FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_DEFAULTS = {"text": _TEXT_DEFAULTS, "vision": _VISION_DEFAULTS}
+_KINDS = {"clip": _PROCESSOR_DEFAULTS, "siglip": _SIGLIP_PROCESSOR_DEFAULTS}  # the types of model, and their pixels
 _LEGACY_END = 2  # with this eos_token_id, transformers takes the highest token of a text for its end
+
+
+def _join(weights: Weights) -> Weights:
+    joined = join_attention(weights)
+    return mount_text(joined) if "visual.attnpool.probe" in joined else joined
+
+
+def _split(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """The attention pool's inputs are in one tensor."""
+    return [(name, array)] if name.startswith("visual.attnpool.") else split_attention(name, array)
 
 
 def _words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
@@ -115,47 +165,56 @@ def _words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
         return []
     try:
         config = as_object(read_json(file), "it")
-        if (kind := config.get("model_type", "clip")) != "clip":
-            raise ClipError(f"it is of a model of the type {kind!r:.80}, not of a clip.")
+        kind = config.get("model_type", "clip")
+        if kind == "siglip2":
+            raise ClipError(
+                "it is of a NaFlex model, whose pictures have different shapes, and here all have one; take the SigLIP "
+                "2 model for one resolution, whose model_type is siglip."
+            )
+        if kind not in _KINDS:
+            raise ClipError(f"it is of a model of the type {kind!r:.80}, not of a clip or siglip.")
         if "auto_map" in config:
             raise ClipError("its auto_map names code of its own, which is not run here.")
-        text, vision = _tower(config, "text"), _tower(config, "vision")
-        size, end = text["vocab_size"], text["eos_token_id"]
-        fields = (
-            {"embed_dim": config.get("projection_dim", 512)}
-            | placed(
-                "text",
-                _transformer(text)
-                | {
-                    "context_length": text["max_position_embeddings"],
-                    "vocabulary_size": size,
-                    "end_of_text": number(text, "vocab_size", 0) - 1 if end == _LEGACY_END else end,
-                },
-            )
-            | placed(
-                "image",
-                _transformer(vision)
-                | {"resolution": side(vision, "image_size", 0), "patch": side(vision, "patch_size", 0)},
-            )
-        )
+        fields = _fields_of_siglip(config) if kind == "siglip" else _fields_of_clip(config)
     except ClipError as error:
         raise CheckpointError(f"{file.name} beside it cannot be used: {error}") from error
-    found = [Word(f"{file.name} beside it", fields), *_processor(path, inferred.image.resolution)]
+    found = [Word(f"{file.name} beside it", fields), *_processor(path, fields["image.resolution"], kind)]
     return without_assumed(found, config, inferred)
 
 
+def _fields_of_clip(config: Mapping[str, Any]) -> dict[str, Any]:
+    text, vision = (_tower(config, name, _DEFAULTS[name]) for name in ("text", "vision"))
+    end = text["eos_token_id"]
+    ends = {"end_of_text": number(text, "vocab_size", 0) - 1 if end == _LEGACY_END else end}
+    return {"embed_dim": config.get("projection_dim", 512)} | _fields_of_both(text, vision) | placed("text", ends)
+
+
+def _fields_of_siglip(config: Mapping[str, Any]) -> dict[str, Any]:
+    text, vision = (_tower(config, name, _SIGLIP_DEFAULTS[name]) for name in ("text", "vision"))
+    if vision.get("vision_use_head", True) is not True:
+        raise ClipError("its vision_use_head leaves out the attention pool, which cannot be computed here.")
+    projection = text.get("projection_size")
+    embed_dim = text["hidden_size"] if projection is None else projection
+    return {"embed_dim": embed_dim, "logit_bias": True} | _fields_of_both(text, vision)
+
+
+def _fields_of_both(text: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {"context_length": text["max_position_embeddings"], "vocabulary_size": text["vocab_size"]}
+    images = {"resolution": side(vision, "image_size", 0), "patch": side(vision, "patch_size", 0)}
+    return placed("text", _transformer(text) | texts) | placed("image", _transformer(vision) | images)
+
+
 def _is_of_a_clip(file: Path) -> bool:
-    """Whether a ``config.json``, which many projects have, is of Hugging Face's CLIP."""
+    """Whether a ``config.json``, which many projects have, is of Hugging Face's CLIP or SigLIP."""
     try:
         config = read_json(file)
     except ClipError:
         return False
-    return isinstance(config, dict) and config.get("model_type") == "clip"
+    return isinstance(config, dict) and config.get("model_type") in _KINDS
 
 
-def _tower(config: Mapping[str, Any], tower: str) -> dict[str, Any]:
+def _tower(config: Mapping[str, Any], tower: str, defaults: dict[str, Any]) -> dict[str, Any]:
     """All keys of one tower; the older ``text_config_dict`` and its defaults go before ``text_config``."""
-    defaults = _TEXT_DEFAULTS if tower == "text" else _VISION_DEFAULTS
     newer, older = (config.get(name) for name in (f"{tower}_config", f"{tower}_config_dict"))
     result = defaults | as_object(newer if newer is not None else {}, f"{tower}_config")
     if older is not None:
@@ -177,7 +236,7 @@ def _transformer(tower: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _processor(path: Path, resolution: int) -> list[Word]:
+def _processor(path: Path, resolution: int, kind: str) -> list[Word]:
     """What ``processor_config.json``, the newer one, and ``preprocessor_config.json`` say of the pixels."""
     found = []
     for name in ("processor_config.json", "preprocessor_config.json"):
@@ -190,15 +249,15 @@ def _processor(path: Path, resolution: int) -> list[Word]:
                 if "image_processor" not in config:
                     continue
                 config = as_object(config["image_processor"], "image_processor")
-            pixels = _pixels(config, resolution)
+            pixels = _pixels(config, resolution, _KINDS[kind])
         except ClipError as error:
             raise CheckpointError(f"{name} beside it cannot be used: {error}") from error
         found.append(Word(f"{name} beside it", {"image.pixels": pixels}))
     return found
 
 
-def _pixels(config: Mapping[str, Any], resolution: int) -> Pixels:
-    given = _PROCESSOR_DEFAULTS | {name: value for name, value in config.items() if value is not None}
+def _pixels(config: Mapping[str, Any], resolution: int, defaults: dict[str, Any]) -> Pixels:
+    given = defaults | {name: value for name, value in config.items() if value is not None}
     for name, value in given.items():
         switch = name.startswith(("do_", "use_")) and name not in (*_PROCESSOR_DEFAULTS, "do_convert_rgb")
         if switch and value is not False:
@@ -253,39 +312,46 @@ def _configuration(architecture: Architecture) -> dict[str, Any]:
             "num_attention_heads": tower.heads,
             "hidden_act": _ACTIVATIONS_THERE[tower.activation],
             "layer_norm_eps": tower.epsilon,
-            "projection_dim": architecture.embed_dim,
         }
 
+    texts = tower(text) | {"max_position_embeddings": text.context_length, "vocab_size": text.vocabulary_size}
+    images = tower(image) | {"image_size": image.resolution, "patch_size": image.patch, "num_channels": 3}
+    if image.kind == "siglip":
+        unused = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+        return {
+            "architectures": ["SiglipModel"],
+            "model_type": "siglip",
+            "dtype": "float32",  # to compute in, as here, whatever the weights are stored as
+            "text_config": texts
+            | unused
+            | {"model_type": "siglip_text_model", "projection_size": architecture.embed_dim},
+            "vision_config": images | {"model_type": "siglip_vision_model"},
+        }
+    projection = {"projection_dim": architecture.embed_dim}
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
-        "projection_dim": architecture.embed_dim,
-        "dtype": "float32",  # to compute in, as here, whatever the weights are stored as
-        "text_config": tower(text)
+        **projection,
+        "dtype": "float32",
+        "text_config": texts
+        | projection
         | {
             "model_type": "clip_text_model",
-            "max_position_embeddings": text.context_length,
-            "vocab_size": text.vocabulary_size,
             "bos_token_id": text.end_of_text - 1,
             "eos_token_id": text.end_of_text,  # CLIPModel pools at the first one
             "pad_token_id": text.end_of_text,
         },
-        "vision_config": tower(image)
-        | {
-            "model_type": "clip_vision_model",
-            "image_size": image.resolution,
-            "patch_size": image.patch,
-            "num_channels": 3,
-        },
+        "vision_config": images | projection | {"model_type": "clip_vision_model"},
     }
 
 
 def _preprocessor(image: ImageTower) -> dict[str, Any]:
     resolution, pixels = image.resolution, image.pixels
     square = {"height": resolution, "width": resolution}
+    library = "Siglip" if image.kind == "siglip" else "CLIP"
     return {
-        "image_processor_type": "CLIPImageProcessor",
-        "processor_class": "CLIPProcessor",
+        "image_processor_type": f"{library}ImageProcessor",
+        "processor_class": f"{library}Processor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": square if pixels.resize == "squash" else {"shortest_edge": resolution},
@@ -305,10 +371,12 @@ LAYOUT = Layout(
     lambda weights: starts(weights, "text_model.", "vision_model."),
     _NAMES,
     _NAMES.inverse(),
-    towers=(("vit", "transformer"),),
+    towers=(("vit", "transformer"), ("siglip", "siglip")),
     transposed=("projection",),
-    join=join_attention,
-    split=split_attention,
+    added_axes={"visual.attnpool.probe": 2},
+    scalar_axes=lambda architecture: int(architecture.image.kind == "siglip"),
+    join=_join,
+    split=_split,
     words=_words,
     has_tokenizer=lambda path, layout: layout == "huggingface",
     folder=Folder(("model.safetensors", "pytorch_model.bin"), _describe, needs_tokenizer=True),

@@ -81,6 +81,8 @@ class Layout:
     towers: tuple[tuple[str, str], ...] | None = None  # pairs of kinds, image and text; None: all
     transposed: tuple[Kind, ...] = ()
     added_axes: Mapping[str, int] = field(default_factory=dict)  # canonical name -> axes of length 1 put in front
+    # Those of the logit scale and the logit bias, where they depend on the model.
+    scalar_axes: Callable[[Architecture], int] = lambda architecture: 0
     join: Callable[[Weights], Weights] = whole  # after renaming: tensors that are stored in parts become whole
     split: Callable[[str, np.ndarray], Iterable[tuple[str, np.ndarray]]] = undivided  # before renaming: the reverse
     prefix: str = ""  # of all names in a file
@@ -157,7 +159,9 @@ class Layout:
         for parameter in parameters(architecture):
             tensor = tensors[parameter.name]
             array = tensor.array.T if parameter.kind in self.transposed else tensor.array
-            array = array.reshape((1,) * self.added_axes.get(parameter.name, 0) + array.shape)
+            axes = self.added_axes.get(parameter.name, 0)
+            axes += self.scalar_axes(architecture) if parameter.kind == "scalar" else 0
+            array = array.reshape((1,) * axes + array.shape)
             for name, part in self.split(parameter.name, array):
                 stored[self.prefix + self.spell(name)] = Tensor(part, tensor.dtype, tensor.trainable)
         return stored
@@ -172,7 +176,7 @@ class Renaming:
     top: Mapping[str, str]
 
     def __call__(self, name: str) -> str:
-        if match := _BLOCK.fullmatch(name):
+        if (match := _BLOCK.fullmatch(name)) and match[1] in self.towers:
             tower, index, inner = match.groups()
             return f"{self.towers[tower]}.{index}.{self.block.get(inner, inner)}"
         return self.top.get(name, name)
@@ -196,6 +200,12 @@ class Renaming:
 def modules(names: Mapping[str, str]) -> dict[str, str]:
     """A table of modules, as the table of their weights and biases."""
     return {f"{ours}.{leaf}": f"{theirs}.{leaf}" for ours, theirs in names.items() for leaf in ("weight", "bias")}
+
+
+def mount_text(weights: Weights) -> Weights:
+    """The parts of a text tower that other projects name alike wherever they are, below ``text.``."""
+    parts = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.")
+    return {f"text.{name}" if name.startswith(parts) else name: array for name, array in weights.items()}
 
 
 def starts(weights: Iterable[str], *prefixes: str) -> bool:
