@@ -182,7 +182,7 @@ def warn_of_assumptions(source: str | os.PathLike[str], file: converters.ModelFi
     """Warn if the activation of a model is assumed. A user who states it has seen the other assumptions."""
     if any(name.endswith(".activation") for name in file.assumed):
         warnings.warn(
-            f"{source} does not say all that its model needs; assumed, as of OpenAI's: "
+            f"{source} does not say all that its model needs; assumed, as is usual for its towers: "
             f"{', '.join(file.assumptions())}. Other models, such as many of open_clip's, give wrong features "
             "then; state it once with clip convert FILE TARGET --activation ... --heads IMAGE,TEXT (in Python "
             "clip.load(..., activation=..., heads=...)), or put the model's configuration beside the file: "

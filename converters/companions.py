@@ -20,15 +20,15 @@ _INSTEAD = ("processor_config.json", "tokenizer.json", "added_tokens.json")
 
 
 def beside(
-    path: Path, architecture: Architecture, assumed: Sequence[str], merges: str | None, layout: str
+    path: Path, architecture: Architecture, assumed: Sequence[str], definition: str | None, layout: str
 ) -> dict[Path, str]:
     """The files, and their text, that Hugging Face or open_clip needs to load ``path``, if they look for its name.
 
     Args:
         assumed: the fields of the architecture that nobody has stated, which the configuration names, as it has to give
             them a value.
-        merges: of the vocabulary; None: OpenAI's, which is found or fetched, if that is of the model's size. The files
-            of a vocabulary that is neither given nor OpenAI's are left out.
+        definition: of the tokenizer; None: OpenAI's, which is found or fetched, if that is of the model's size. The
+            files of a tokenizer that is neither given nor OpenAI's are left out.
 
     Raises:
         ClipError: a file that is there would be read instead, or the vocabulary is not the model's.
@@ -37,24 +37,24 @@ def beside(
     folder = LAYOUTS[layout].folder
     if folder is None or path.name not in folder.weights:
         return {}
+    if folder.needs_tokenizer and definition is None:
+        if architecture.text.required_token == OPENAI_VOCABULARY_SIZE - 1:
+            definition = vocabulary.openai_merges()
+        else:
+            _refuse_tokenizer(path)
+    contents = folder.describe(architecture, definition is not None)
+    if assumed:
+        next(iter(contents.values()))[ASSUMED] = list(assumed)
+    texts = {name: _dump(content) for name, content in contents.items()}
+    if definition is not None:
+        texts |= tokenizer_files.texts(definition, architecture.text)
     preferred = folder.weights[: folder.weights.index(path.name)]
     for other in (*preferred, *(f"{weights}.index.json" for weights in preferred), *_INSTEAD):
-        if path.with_name(other).exists():
+        if other not in texts and path.with_name(other).exists():
             raise ClipError(
                 f"{path.with_name(other)} would be read instead of what is written here; remove it, or choose another "
                 "folder."
             )
-    if folder.needs_tokenizer and merges is None:
-        if architecture.text.required_token == OPENAI_VOCABULARY_SIZE - 1:
-            merges = vocabulary.openai_merges()
-        else:
-            _refuse_tokenizer(path)
-    contents = folder.describe(architecture, merges is not None)
-    if assumed:
-        next(iter(contents.values()))[ASSUMED] = list(assumed)
-    texts = {name: _dump(content) for name, content in contents.items()}
-    if merges is not None:
-        texts |= tokenizer_files.texts(merges, architecture.text)
     return {path.with_name(name): text for name, text in texts.items()}
 
 

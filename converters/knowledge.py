@@ -127,7 +127,8 @@ def question(architecture: Architecture, assumed: Collection[str], own_vocabular
         for reason in tower.doubts(place, [name for name in tower.untold if f"{place}.{name}" in assumed])
     ]
     size = architecture.text.vocabulary_size
-    foreign = size != OPENAI_VOCABULARY_SIZE and not own_vocabulary
+    # Other projects' text towers are known by their names.
+    foreign = architecture.text.at_root and size != OPENAI_VOCABULARY_SIZE and not own_vocabulary
     if "text.activation" in assumed and foreign:
         reasons.append(f"the vocabulary has {size} tokens")
     if not reasons:
@@ -150,7 +151,9 @@ def phrases(architecture: Architecture, assumed: Collection[str]) -> tuple[str, 
             value = _either(tower.attention_width // tower.heads for tower in towers)
             found.append(f"heads {value} wide")
         elif name == "pixels":
-            found.append("OpenAI's pixels" if towers[0].pixels == OPENAI_PIXELS else f"pixels {towers[0].pixels}")
+            pixels, usual = towers[0].pixels, type(towers[0]).pixels
+            whose = "OpenAI's" if pixels == OPENAI_PIXELS else f"{towers[0].title}'s" if pixels == usual else None
+            found.append(f"pixels {pixels}" if whose is None else f"{whose} pixels")
         else:
             found.append(f"{name.replace('_', ' ')} {_either(getattr(tower, name) for tower in towers)}")
     return tuple(found)

@@ -1,4 +1,4 @@
-"""The files that Hugging Face keeps a CLIP's vocabulary in: made from a merges file, and read back to one."""
+"""The files that Hugging Face keeps a tokenizer in: made from what defines it, and read back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 from clip_core import files
 from clip_core.buffers import shown
 from clip_core.errors import CheckpointError, TextError
-from clip_core.text.bpe import END_OF_TEXT, START_OF_TEXT, BytePairTokenizer
+from clip_core.text.bpe import END_OF_TEXT, END_OF_WORD, START_OF_TEXT, BytePairTokenizer
+from clip_core.text.loading import MAXIMUM_BYTES, misfit, read_tokenizer, tokenizer_from
+from clip_core.text.tokenizer import Tokenizer
 from clip_core.towers.parts import TextTower
 
 MAX_BYTES = 16 << 20  # OpenAI's tokenizer.json has 2 MB
@@ -21,13 +23,17 @@ OPENAI_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4
 """Of OpenAI's merges, one a line, without the header."""
 
 
-def texts(merges: str, text: TextTower) -> dict[str, str]:
-    """File name -> its content, for the tokenizer with ``merges``, the text of a merges file.
+def texts(definition: str, text: TextTower) -> dict[str, str]:
+    """File name -> its content, for the tokenizer of ``definition``, a merges file or a tokenizer.json.
 
     Raises:
-        TextError: they are no merges, or not those of a vocabulary of the size of the tower's.
+        TextError: it defines none, or none for a vocabulary of the size of the tower's.
+        ClipError: the library for the latter is not installed.
     """
-    symbols = BytePairTokenizer(merges).symbols
+    tokenizer = tokenizer_from(definition)
+    if not isinstance(tokenizer, BytePairTokenizer):
+        return _texts_of_json(tokenizer, text)
+    merges, symbols = definition, tokenizer.symbols
     # Tokens behind the end of text were added to the model, and no text becomes them.
     size = text.vocabulary_size if text.required_token is None else text.required_token + 1
     if len(symbols) != size:
@@ -48,14 +54,29 @@ def texts(merges: str, text: TextTower) -> dict[str, str]:
     }
 
 
+def _texts_of_json(tokenizer: Tokenizer, text: TextTower) -> dict[str, str]:
+    if fault := misfit(tokenizer, text):
+        raise TextError(f"The model has a tokenizer {fault}; give the model's.")
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": text.context_length,
+        "pad_token": tokenizer.spelling(tokenizer.padding),
+    }
+    if tokenizer.end is not None:
+        settings["eos_token"] = tokenizer.spelling(tokenizer.end)
+    return {"tokenizer.json": tokenizer.definition, "tokenizer_config.json": json.dumps(settings, indent=2) + "\n"}
+
+
 def read(folder: Path) -> str | None:
-    """The merges of the tokenizer in ``folder``; None where there is none.
+    """What defines the tokenizer in ``folder``: the merges of CLIP's kind, a tokenizer.json; None where there is none.
 
     Raises:
-        CheckpointError: it is of another kind, its ids are in another order than those of CLIP's tokenizers, or it has
-            more of them.
+        CheckpointError: it cannot be read, or is of CLIP's kind with ids in another order, or more of them.
+        ClipError: the library for a tokenizer.json is not installed.
     """
     try:
+        if _is_of_another_kind(folder):
+            return read_tokenizer(folder / "tokenizer.json").definition
         found = _vocabulary(folder)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the tokenizer beside it cannot be read: {error!r:.200}.") from error
@@ -87,10 +108,21 @@ def is_openai(merges: str) -> bool:
     return hashlib.sha256("\n".join(_lines(merges)).encode()).hexdigest() == OPENAI_SHA256
 
 
-def equal(merges: str | None, others: str | None) -> bool:
-    """Whether both are the same vocabulary, whatever their headers; None is OpenAI's."""
-    first, second = (None if text is None or is_openai(text) else _lines(text) for text in (merges, others))
+def equal(definition: str | None, other: str | None) -> bool:
+    """Whether both define the same tokenizer, whatever the headers of their merges; None is OpenAI's."""
+    first, second = (
+        None if text is None or is_openai(text) else _lines(text) or [text] for text in (definition, other)
+    )
     return first == second
+
+
+def _is_of_another_kind(folder: Path) -> bool:
+    """Whether it is described by a tokenizer.json, and not of CLIP's kind, which ends words by a symbol of its own."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return False
+    model = json.loads(files.read_regular(path, MAXIMUM_BYTES))["model"]
+    return bool(model["type"] != "BPE" or model.get("end_of_word_suffix") != END_OF_WORD)
 
 
 def _vocabulary(folder: Path) -> tuple[str, dict[str, Any], list[str]] | None:

@@ -1,6 +1,6 @@
 """How other projects store a CLIP: one file a project, with its names and its configuration together."""
 
-from clip_core.layouts import huggingface, mixer_clip, nnabla, open_clip, openai, paddle, passl
+from clip_core.layouts import huggingface, mixer_clip, nnabla, open_clip, openai, paddle, passl, timm
 from clip_core.layouts.parts import Layout
 
 LAYOUTS: dict[str, Layout] = {
@@ -13,5 +13,6 @@ LAYOUTS: dict[str, Layout] = {
         huggingface,
         open_clip,
         mixer_clip,
+        timm,
     )
 }

@@ -34,7 +34,9 @@ def bare(tmp_path_factory) -> Path:
 
 
 def test_loading_warns_of_what_it_assumes(bare):
-    with pytest.warns(AssumptionWarning, match=f"tuned.safetensors does not say .* of OpenAI's: {ASSUMED}") as caught:
+    with pytest.warns(
+        AssumptionWarning, match=f"tuned.safetensors does not say .* for its towers: {ASSUMED}"
+    ) as caught:
         clip.load(bare, backend="numpy")
     assert Path(caught[0].filename) == Path(clip.__file__).with_name("api.py")
 

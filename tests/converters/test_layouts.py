@@ -9,6 +9,7 @@ from clip_core import layouts
 from clip_core.layouts import LAYOUTS
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from tests.converters.small import ARCHITECTURES
+from tests.siglip import SIGLIP
 
 
 def test_every_project_is_in_the_table():
@@ -37,7 +38,10 @@ def test_what_each_holds():
         "passl": ["vit"],
         "huggingface": ["vit"],
         "mixer_clip": ["mixer"],
+        "timm": [],
     }
+    held_of_siglip = [name for name, layout in LAYOUTS.items() if layout.holds(SIGLIP)]
+    assert held_of_siglip == ["openai", "nnabla", "paddle", "huggingface", "timm"]
 
 
 def test_the_two_names_by_which_a_model_is_found():

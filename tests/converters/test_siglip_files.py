@@ -1,0 +1,179 @@
+"""SigLIP's files: of transformers and open_clip, read and written, with the configuration and the tokenizer beside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from clip_core.errors import CheckpointError, ClipError
+from clip_core.layouts import LAYOUTS
+from clip_core.text.loading import tokenizer_from
+from clip_core.towers.parts import Pixels
+from clip_core.towers.siglip import SIGLIP_PIXELS
+from converters import ModelFile, convert, read, write
+from tests.models import sample_weights
+from tests.siglip import SIGLIP, transformers_model
+from tests.weights import same
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from transformers import AutoTokenizer, SiglipImageProcessor, SiglipModel
+
+WEIGHTS = sample_weights(SIGLIP)
+PIECES = [*"abcdefghijklmnopqrstuvwxyz0123456789", "\u2581", "\u2581a", "\u2581red", "circle", "s", "photo", "of", "th"]
+
+
+def tokenizer_json() -> str:
+    """A SentencePiece-unigram tokenizer of as many tokens as `SIGLIP` has, which ends texts as SigLIP's does."""
+    pieces = ["<pad>", "</s>", "<unk>", *dict.fromkeys(PIECES)]
+    pieces += [f"\u2581{number}{number}" for number in range(SIGLIP.text.vocabulary_size - len(pieces))]
+    body = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": place, "content": token, "special": True, "single_word": False, "lstrip": False, "rstrip": False}
+            | {"normalized": False}
+            for place, token in enumerate(pieces[:3])
+        ],
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
+        },
+        "decoder": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+        "model": {"type": "Unigram", "unk_id": 2, "vocab": [[piece, -float(len(pieces))] for piece in pieces]},
+    }
+    return json.dumps(body)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """What transformers writes, and the tokenizer of a SigLIP beside it."""
+    path = tmp_path / "theirs"
+    model = transformers_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save_pretrained(path)
+        SiglipImageProcessor(size={"height": 33, "width": 33}, resample=2).save_pretrained(path)
+    (path / "tokenizer.json").write_text(tokenizer_json())
+    settings = {"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>", "eos_token": "</s>"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
+def test_a_folder_of_transformers_says_all_of_its_model(folder):
+    found = read(folder)
+    pixels = replace(SIGLIP_PIXELS, interpolation="bilinear")
+    assert found.architecture == replace(SIGLIP, image=replace(SIGLIP.image, pixels=pixels))
+    assert (found.layout, found.assumed) == ("huggingface", ())
+    state = {name: tensor.numpy() for name, tensor in SiglipModel.from_pretrained(folder).state_dict().items()}
+    assert np.array_equal(found.weights["visual.attnpool.probe"], state["vision_model.head.probe"][0, 0])
+    assert np.array_equal(found.weights["text.text_projection.bias"], state["text_model.head.bias"])
+    tokens = tokenizer_from(found.vocabulary).tokenize("A red, CIRCLE!", SIGLIP.text.context_length)
+    expected = ["\u2581red", "\u2581", "circle", "</s>", "</s>"]
+    pieces = [piece for piece, _ in json.loads(tokenizer_json())["model"]["vocab"]]
+    assert [pieces[token] for token in tokens[0]] == ["\u2581a", *expected, "</s>"]
+
+
+def test_a_folder_is_written_back_bit_for_bit_and_transformers_loads_it(folder, tmp_path):
+    convert(folder, tmp_path / "ours.safetensors")
+    report = convert(tmp_path / "ours.safetensors", tmp_path / "back", layout="huggingface")
+    before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "back"))
+    assert same(after, {name: before[name] for name in after})
+    assert before.keys() == after.keys()
+    assert set(report.beside) == {
+        "config.json",
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = SiglipModel.from_pretrained(tmp_path / "back")
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "back")
+        processor = SiglipImageProcessor.from_pretrained(tmp_path / "back")
+    assert all(np.array_equal(tensor.numpy(), before[name]) for name, tensor in theirs.state_dict().items())
+    ours = tokenizer_from(read(folder).vocabulary)
+    texts = ["A red, CIRCLE!", "", "photo of th"]
+    assert tokenizer(texts, padding="max_length", max_length=7)["input_ids"] == ours.tokenize(texts, 7).tolist()
+    assert (processor.size["height"], processor.resample, list(processor.image_mean)) == (33, 2, [0.5] * 3)
+    save_file(after, tmp_path / "back" / "model.safetensors")  # without a manifest
+    assert read(tmp_path / "back").architecture == read(folder).architecture
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "sentence"),
+    [
+        (None, {"model_type": "siglip2"}, "it is of a NaFlex model, whose pictures have different shapes, and here"),
+        (None, {"model_type": "blip"}, "it is of a model of the type 'blip', not of a clip or siglip"),
+        ("vision_config", {"vision_use_head": False}, "its vision_use_head leaves out the attention pool, which"),
+        ("text_config", {"hidden_act": "relu"}, "it sets hidden_act to 'relu', which cannot be computed here"),
+        ("text_config", {"vocab_size": 51}, "vocabulary_size is 51 by config.json beside it, but 50 by the weights"),
+        ("vision_config", {"image_size": 40}, r"positional_embedding has shape \(16, 48\), expected \(25, 48\)"),
+    ],
+)  # fmt: skip
+def test_configurations_that_are_refused(folder, section, changes, sentence):
+    (folder / "preprocessor_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (config if section is None else config[section]).update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=sentence):
+        read(folder)
+
+
+def test_what_a_configuration_leaves_out_is_as_in_transformers(folder):
+    config = json.loads((folder / "config.json").read_text())
+    for section in ("text_config", "vision_config"):
+        for name in ("hidden_act", "layer_norm_eps"):
+            del config[section][name]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text('{"size": {"height": 33, "width": 33}}')
+    assert (read(folder).architecture, read(folder).assumed) == (SIGLIP, ())
+
+
+def test_without_a_configuration_what_is_usual_for_siglip_is_assumed(folder, tmp_path):
+    shutil.copy(folder / "model.safetensors", tmp_path / "alone.safetensors")
+    with pytest.raises(CheckpointError, match="heads of 64 do not fit the image tower's width 48"):
+        read(tmp_path / "alone.safetensors")
+    found = read(tmp_path / "alone.safetensors", activation="gelu_tanh", heads=(3, 2))
+    assert found.architecture == replace(SIGLIP, image=replace(SIGLIP.image, resolution=32))
+    assert found.assumptions() == ("epsilon 1e-06", "resolution 32", "SigLIP ViT's pixels")
+
+
+def test_a_tokenizer_for_another_vocabulary_is_not_written(folder, tmp_path):
+    larger = replace(SIGLIP, text=replace(SIGLIP.text, vocabulary_size=51))
+    model = ModelFile(sample_weights(larger), larger, vocabulary=read(folder).vocabulary)
+    with pytest.raises(ClipError, match="a tokenizer of 50 tokens, and its text tower is for 51; give the model's"):
+        write(model, tmp_path / "folder", layout="huggingface")
+
+
+def test_names_of_open_clip_become_those_of_transformers(tmp_path, folder):
+    """And back, bit for bit."""
+    architecture = read(folder).architecture
+    write(ModelFile(WEIGHTS, architecture), tmp_path / "timm.safetensors", layout="timm")
+    stored = load_file(tmp_path / "timm.safetensors")
+    assert stored["visual.trunk.attn_pool.kv.weight"].shape == (96, 48)
+    convert(tmp_path / "timm.safetensors", tmp_path / "hf", layout="huggingface")
+    convert(tmp_path / "hf", tmp_path / "again.safetensors", layout="timm")
+    assert same(load_file(tmp_path / "again.safetensors"), stored)
+    assert {name: LAYOUTS["timm"].canonical(LAYOUTS["timm"].spell(name)) for name in WEIGHTS} == {
+        name: name for name in WEIGHTS
+    }
+    assert read(tmp_path / "hf").architecture.image.pixels == Pixels((0.5,) * 3, (0.5,) * 3, "bilinear", "squash")
+
+
+def test_a_part_of_the_pool_that_is_missing_is_named(tmp_path):
+    write(ModelFile(WEIGHTS, SIGLIP), tmp_path / "timm.safetensors", layout="timm")
+    stored = load_file(tmp_path / "timm.safetensors")
+    del stored["visual.trunk.attn_pool.kv.bias"]
+    save_file(stored, tmp_path / "damaged.safetensors")
+    with pytest.raises(CheckpointError, match=r"visual\.attnpool\.attn\.in_proj_bias is missing"):
+        read(tmp_path / "damaged.safetensors", activation="gelu_tanh", heads=(3, 2))
