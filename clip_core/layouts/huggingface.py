@@ -166,19 +166,16 @@ def _words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
     try:
         config = as_object(read_json(file), "it")
         kind = config.get("model_type", "clip")
-        if kind == "siglip2":
-            raise ClipError(
-                "it is of a NaFlex model, whose pictures have different shapes, and here all have one; take the SigLIP "
-                "2 model for one resolution, whose model_type is siglip."
-            )
         if kind not in _KINDS:
-            raise ClipError(f"it is of a model of the type {kind!r:.80}, not of a clip or siglip.")
+            raise ClipError(f"it is of a model of the type {kind!r:.80}; known here are {', '.join(_KINDS)}.")
         if "auto_map" in config:
             raise ClipError("its auto_map names code of its own, which is not run here.")
         fields = _fields_of_siglip(config) if kind == "siglip" else _fields_of_clip(config)
     except ClipError as error:
         raise CheckpointError(f"{file.name} beside it cannot be used: {error}") from error
-    found = [Word(f"{file.name} beside it", fields), *_processor(path, fields["image.resolution"], kind)]
+    told = "resolution" not in inferred.image.untold
+    resolution = inferred.image.resolution if told else fields["image.resolution"]
+    found = [Word(f"{file.name} beside it", fields), *_processor(path, resolution, kind)]
     return without_assumed(found, config, inferred)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from clip_core.errors import ClipError
+from clip_core.errors import CheckpointError, ClipError
 from clip_core.towers.parts import (
     MLP_RATIO,
     ZERO,
@@ -111,6 +111,11 @@ class SiglipVisionTransformer(ImageTower):
 
     @classmethod
     def infer(cls, shapes: Shapes) -> SiglipVisionTransformer:
+        if len(shapes.found.get("conv1.weight", ())) == 2:
+            raise CheckpointError(
+                "The weights are those of a NaFlex model of SigLIP 2, whose pictures have different shapes, and here "
+                "all have one; take the SigLIP 2 model for one resolution."
+            )
         width, _, patch, _ = shapes.shape("conv1.weight", 4)
         resolution = shapes.grid("positional_embedding", leading=0) * patch
         return cls(resolution, patch, **_blocks(shapes, width))

@@ -24,7 +24,7 @@ from tests.weights import same
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from transformers import AutoTokenizer, SiglipImageProcessor, SiglipModel
+    from transformers import AutoTokenizer, Siglip2Config, Siglip2Model, SiglipImageProcessor, SiglipModel
 
 WEIGHTS = sample_weights(SIGLIP)
 PIECES = [*"abcdefghijklmnopqrstuvwxyz0123456789", "\u2581", "\u2581a", "\u2581red", "circle", "s", "photo", "of", "th"]
@@ -112,8 +112,7 @@ def test_a_folder_is_written_back_bit_for_bit_and_transformers_loads_it(folder, 
 @pytest.mark.parametrize(
     ("section", "changes", "sentence"),
     [
-        (None, {"model_type": "siglip2"}, "it is of a NaFlex model, whose pictures have different shapes, and here"),
-        (None, {"model_type": "blip"}, "it is of a model of the type 'blip', not of a clip or siglip"),
+        (None, {"model_type": "blip"}, "it is of a model of the type 'blip'; known here are clip, siglip"),
         ("vision_config", {"vision_use_head": False}, "its vision_use_head leaves out the attention pool, which"),
         ("text_config", {"hidden_act": "relu"}, "it sets hidden_act to 'relu', which cannot be computed here"),
         ("text_config", {"vocab_size": 51}, "vocabulary_size is 51 by config.json beside it, but 50 by the weights"),
@@ -127,6 +126,19 @@ def test_configurations_that_are_refused(folder, section, changes, sentence):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=sentence):
         read(folder)
+
+
+def test_a_naflex_model_is_refused_in_one_sentence(tmp_path):
+    section = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 1, "projection_size": 32}
+    config = Siglip2Config(text_config=section | sizes, vision_config=section | {"num_patches": 16, "patch_size": 8})
+    Siglip2Model(config).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'model.safetensors'}: The weights are those of a NaFlex model of SigLIP 2, whose pictures have "
+        "different shapes, and here all have one; take the SigLIP 2 model for one resolution."
+    )
 
 
 def test_what_a_configuration_leaves_out_is_as_in_transformers(folder):
