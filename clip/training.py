@@ -141,7 +141,7 @@ class Job:
             for written in (MODEL, AVERAGE):
                 files.check_target(folder / written, converters.files_of(weights_file(load)[0]), force=True)
         with enough_memory("while the data was opened", "choose less of it, or a machine with more memory"):
-            source = settings.data.open(settings.training.seed)
+            source = settings.data.source.open(settings.training.seed)
         return cls(settings, title, framework, source, folder, load, going_on, steps)
 
     def check(self, processes: int) -> None:

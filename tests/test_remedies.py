@@ -12,7 +12,7 @@ import typer
 
 import clip
 from clip.command import app
-from clip_core.data.families import SOURCES
+from clip_core.data.families import FAMILIES
 from clip_core.data.settings import Section
 from clip_core.training.recipe import Recipe
 
@@ -55,7 +55,7 @@ def recipe_keys() -> set[str]:
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, Section):
                 found |= {f"{name}.{key}" for key in keys_of(kind)}
-    return found | {f"data.{key}" for source in SOURCES.values() for key in keys_of(source)}
+    return found | {f"data.source.{key}" for family in FAMILIES.values() for key in keys_of(family)}
 
 
 def test_commands():

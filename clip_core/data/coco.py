@@ -10,6 +10,8 @@ Every picture is one example with its captions, about five. A picture that no an
 
 from __future__ import annotations
 
+from typing import Literal
+
 from clip_core.data.example import PictureFiles, SourceSettings
 from clip_core.data.listing import read_json, records
 from clip_core.errors import ClipError
@@ -18,6 +20,7 @@ from clip_core.errors import ClipError
 class Coco(SourceSettings):
     """An annotations file and the folder of its pictures."""
 
+    kind: Literal["coco"] = "coco"
     annotations: str
     images: str
 

@@ -69,7 +69,9 @@ class OrderedSource(Source, Protocol):
 
 
 class SourceSettings(Section):
-    """The keys of the recipe's data section that belong to one family of sources."""
+    """The keys of the recipe that belong to one family of sources, by whose ``kind`` it is chosen."""
+
+    kind: str
 
     @abstractmethod
     def open(self, seed: int) -> Source:

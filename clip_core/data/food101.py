@@ -25,6 +25,7 @@ from clip_core.errors import ClipError
 class Food101(SourceSettings):
     """The folder that holds ``images`` and ``meta``."""
 
+    kind: Literal["food101"] = "food101"
     folder: str
     split: Literal["train", "test"] = "train"
     templates: Templates = ("a photo of {}, a type of food.",)  # OpenAI's prompt for this set

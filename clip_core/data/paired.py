@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Literal
 
 from clip_core.data.example import Photograph, SourceSettings, Texts, captions, fingerprint_of
 from clip_core.data.listing import tree, warn_of_rest
@@ -29,6 +30,7 @@ MAXIMUM_TEXT_BYTES = 1 << 20
 class Paired(SourceSettings):
     """A folder of such pictures and texts."""
 
+    kind: Literal["paired"] = "paired"
     folder: str
 
     def open(self, seed: int) -> PairedFiles:

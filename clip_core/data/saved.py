@@ -26,7 +26,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from clip_core.image import open_image
 class Saved(SourceSettings):
     """A folder that ``save_to_disk`` wrote."""
 
+    kind: Literal["saved"] = "saved"
     folder: str
     split: str | None = None  # needed when the folder holds several
     image_column: str = "image"
@@ -59,7 +60,7 @@ class Saved(SourceSettings):
                 raise ClipError(f"{listing} has no list 'splits'; give a folder that save_to_disk wrote.")
             wanted = splits[0] if self.split is None and len(splits) == 1 else self.split
             if wanted not in splits:
-                raise ClipError(f"{folder} has the splits {', '.join(splits)}; set data.split to one of them.")
+                raise ClipError(f"{folder} has the splits {', '.join(splits)}; set data.source.split to one of them.")
             folder = os.path.join(folder, str(wanted))
         state = os.path.join(folder, "state.json")
         files = records(state, read_json(state), "_data_files", filename=str)
@@ -74,6 +75,7 @@ class Saved(SourceSettings):
 class M3it(Saved):
     """The same with the columns of M3IT; rows with the same picture are one example."""
 
+    kind: Literal["m3it"] = "m3it"  # type: ignore[assignment]  # only one of the two is read
     image_column: str = "image_base64_str"
     caption_column: str = "outputs"
 
@@ -178,7 +180,7 @@ def _read(pyarrow: Any, file: str, columns: tuple[str, str]) -> Any:
             if table.column_names.count(column) != 1:
                 raise ClipError(
                     f"{file} has the columns {', '.join(table.column_names)}, not {column}; "
-                    "set data.image_column and data.caption_column."
+                    "set data.source.image_column and data.source.caption_column."
                 )
             kind = table.schema.field(column).type
             if not _is_bounded(pyarrow.types, kind):

@@ -13,6 +13,7 @@ set in the form that Hugging Face's ``datasets`` saves, see `clip_core.data.save
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from clip_core.data.example import PictureFiles, SourceSettings, grouped
 from clip_core.data.listing import lines_of
@@ -22,6 +23,7 @@ from clip_core.errors import ClipError
 class Sbu(SourceSettings):
     """The folder of the lists and the folder of the pictures."""
 
+    kind: Literal["sbu"] = "sbu"
     folder: str
     images: str
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -41,8 +41,6 @@ Share = Annotated[float, Number, Field(ge=0, lt=1)]
 
 Templates = Annotated[tuple[Annotated[str, AfterValidator(_with_place)], ...], Field(min_length=1)]
 """Prompts for pictures of a class, each with the place of its name."""
-
-Kind = TypeVar("Kind", bound=Section)
 
 
 class SettingError(ValueError):
@@ -82,36 +80,36 @@ class UnknownKey(SettingError):
         return UnknownKey((*keys, *self.keys), self.valid)
 
 
-def checked(kind: type[Kind], values: dict[str, Any], also: Iterable[str] = ()) -> Kind:
-    """The settings ``values`` of one ``kind``, with defaults filled in.
+def kind_in_place_of_source(section: Any, default: str | None = None) -> Any:
+    """A section that one of several kinds is to read; recipes of before call the kind ``source``.
 
     Args:
-        also: keys that are valid in the same place and belong to something else.
-
-    Raises:
-        SettingError: of the first key that is unknown, missing or out of range.
+        default: of recipes of before, which could leave it out.
     """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise setting_error(error, kind, also) from error
+    if not isinstance(section, dict) or "kind" in section or ("source" not in section and default is None):
+        return section
+    rest = {key: value for key, value in section.items() if key != "source"}
+    return {"kind": section.get("source", default), **rest}
 
 
-def setting_error(error: ValidationError, model: type[BaseModel], also: Iterable[str] = ()) -> SettingError:
+def setting_error(error: ValidationError, model: type[BaseModel]) -> SettingError:
     """One fault of ``error``: first an unknown key, with the nearest valid one.
 
     Args:
         model: what was validated.
-        also: keys that are valid beside those of ``model``.
     """
     # A key that is missing is most often one that was misspelt.
     fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    keys = [str(part) for part in fault["loc"]]
+    keys, section = _place(model, fault["loc"])
     if fault["type"] == "extra_forbidden":
-        section = keys[:-1]
-        return UnknownKey(keys, _keys(model, section) + ([] if section else list(also)))
+        return UnknownKey(keys, list(section.model_fields))
     if fault["type"] == "missing":
         return SettingError(keys, "the key {} is missing.")
+    if fault["type"] == "union_tag_not_found":
+        return SettingError((*keys, "kind"), "the key {} is missing.")
+    if fault["type"] == "union_tag_invalid":
+        kinds = fault["ctx"]["expected_tags"].replace("'", "")
+        return SettingError((*keys, "kind"), f"{{}} is {shown(fault['input']['kind'])}; choose one of {kinds}.")
     wrong = fault["msg"]
     if fault["type"] == "value_error":  # raised by a validator
         inner = fault["ctx"]["error"]
@@ -121,6 +119,35 @@ def setting_error(error: ValidationError, model: type[BaseModel], also: Iterable
     if isinstance(fault["input"], dict | BaseModel) and fault["type"] == "value_error":
         return SettingError(keys, f"{{}}: {wrong}.")
     return SettingError(keys, f"{{}} is {shown(fault['input'])}: {wrong[0].lower()}{wrong[1:]}.")
+
+
+def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that a value of this type may be, or may have among its entries."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from sections_in(part)
+
+
+def _place(model: type[BaseModel], location: Iterable[str | int]) -> tuple[list[str], type[BaseModel]]:
+    """The keys that lead to a fault, and the innermost section there.
+
+    pydantic also names which kind of a section, or which type of a value, it has tried: these are no keys.
+    """
+    keys: list[str] = []
+    here, inside = model, [model]
+    for part in location:
+        if isinstance(part, int):
+            keys.append(str(part))
+        elif len(inside) > 1:
+            inside = [section for section in inside if section.model_fields["kind"].default == part]
+            here = inside[0]
+        elif inside:
+            keys.append(part)
+            here = inside[0]
+            field = here.model_fields.get(part)
+            inside = list(sections_in(field.annotation)) if field is not None else []
+    return keys, here
 
 
 def shown(value: Any) -> str:
@@ -142,10 +169,3 @@ def shown(value: Any) -> str:
 def brief(key: str) -> str:
     """A user's key on one line and shortened; a known key unchanged."""
     return key if key and key.isprintable() and len(key) <= SHOWN else shown(key)
-
-
-def _keys(model: Any, section: Iterable[str]) -> list[str]:
-    for part in section:
-        annotation = model.model_fields[part].annotation
-        model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
-    return list(model.model_fields)

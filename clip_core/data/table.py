@@ -30,7 +30,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,7 @@ _MOST_LINES = 64  # of one field in a table separated by tabs
 class Table(SourceSettings):
     """A TSV or CSV file."""
 
+    kind: Literal["table"] = "table"
     file: str
     images: str | None = None  # folder that relative paths start at; by default the table's own
     image_column: str = "filepath"
@@ -70,13 +71,13 @@ class Table(SourceSettings):
             if columns.count(column) != 1:
                 fault = "no" if column not in columns else "more than one"
                 found = ", ".join(map(shown, columns[:20])) or "nothing"
-                remedy = "set data.image_column, data.caption_column and data.separator"
+                remedy = "set data.source.image_column, data.source.caption_column and data.source.separator"
                 others = [
                     mark for mark in "\t,;|" if len(columns) == 1 and mark in columns[0] and mark != self.separator
                 ]
                 if others:
                     used = "a tab" if self.separator == "\t" else json.dumps(self.separator)
-                    remedy = f"the separator is {used}, so write data.separator: {json.dumps(others[0])}"
+                    remedy = f"the separator is {used}, so write data.source.separator: {json.dumps(others[0])}"
                 raise ClipError(f"{self.file} has {fault} column {column!r}, only {found}; {remedy}.")
         places = [columns.index(column) for column in (self.image_column, self.caption_column)]
         return [self._pair(number, row, len(columns), *places) for number, row in rows]

@@ -10,6 +10,8 @@ There is one entry per caption; the entries of a picture, about five, are one ex
 
 from __future__ import annotations
 
+from typing import Literal
+
 from clip_core.data.example import PictureFiles, SourceSettings, grouped
 from clip_core.data.listing import read_json, records
 
@@ -17,6 +19,7 @@ from clip_core.data.listing import read_json, records
 class TextCaps(SourceSettings):
     """An annotations file and the folder of its pictures."""
 
+    kind: Literal["textcaps"] = "textcaps"
     annotations: str
     images: str
 

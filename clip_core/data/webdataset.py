@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Literal
 
 from clip_core.data.example import Source, SourceSettings
 from clip_core.data.shards import Shards
@@ -31,6 +32,7 @@ _RANGE = re.compile(r"\{(\d{1,99})\.\.(\d{1,99})\}")
 class WebDataset(SourceSettings):
     """Shards and where in them the captions are."""
 
+    kind: Literal["webdataset"] = "webdataset"
     shards: str | tuple[str, ...]
     json_key: str | None = None  # take the caption from this key of the json member, not from the txt member
 
@@ -39,12 +41,12 @@ class WebDataset(SourceSettings):
         named = sum(map(count, patterns))
         if named > MAXIMUM_SHARDS:
             raise ClipError(
-                f"data.shards names {named:.3g} shards, and at most {MAXIMUM_SHARDS} are read; check its ranges."
+                f"data.source.shards names {named:.3g} shards, and at most {MAXIMUM_SHARDS} are read; check its ranges."
             )
         shards = [path for pattern in patterns for path in expand(pattern)]
         for path, times in Counter(shards).items():
             if times > 1:
-                raise ClipError(f"data.shards names {path} {times} times; name each shard once.")
+                raise ClipError(f"data.source.shards names {path} {times} times; name each shard once.")
         if any(map(is_remote, shards)):
             return StreamedShards(shards, self.json_key, seed)
         return Shards(shards, self.json_key)

@@ -27,21 +27,21 @@ import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, Protocol
+from functools import partial
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from PIL import Image
+from pydantic import BeforeValidator, Field
 
 from clip_core.data.example import Texts
 from clip_core.data.food101 import Food101
 from clip_core.data.listing import lines_of, tree, warn_of_rest
-from clip_core.data.settings import Count, Section, Templates, shown
+from clip_core.data.settings import Count, Section, Templates, kind_in_place_of_source, shown
 from clip_core.data.shapes import HELD_OUT
 from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import SingleThings
 from clip_core.image import SUFFIXES, open_image
-
-Name = Literal["folders", "food101", "shapes"]
 
 
 class Labelled(Protocol):
@@ -62,8 +62,9 @@ class Labelled(Protocol):
 
 
 class LabelledSettings(Section):
-    """The keys of one family."""
+    """The keys of one family, by whose ``kind`` it is chosen."""
 
+    kind: str
     scores: ClassVar[Mapping[str, int]] = {"zero_shot_top1": 1, "zero_shot_top5": 5}
     """Name of a score -> how many of the nearest classes count."""
 
@@ -79,6 +80,7 @@ class LabelledSettings(Section):
 class Folders(LabelledSettings):
     """A folder that has a folder of pictures for each class."""
 
+    kind: Literal["folders"] = "folders"
     folder: str
     names: str | None = None
     templates: Templates = ("a photo of a {}.",)
@@ -140,6 +142,7 @@ class Folders(LabelledSettings):
 class Food101Classes(LabelledSettings, Food101):
     """Food-101; the templates are OpenAI's for this set."""
 
+    kind: Literal["food101"] = "food101"
     split: Literal["train", "test"] = "test"
 
     def labelled(self) -> LabelledFiles:
@@ -154,6 +157,7 @@ class Food101Classes(LabelledSettings, Food101):
 class Shapes(LabelledSettings):
     """Drawn pictures of one thing each (`clip_core.evaluation.shapes`)."""
 
+    kind: Literal["shapes"] = "shapes"
     scores: ClassVar[Mapping[str, int]] = {"held_out_top1": 1}
 
     pictures_per_class: Count = 20
@@ -162,7 +166,11 @@ class Shapes(LabelledSettings):
         return SingleThings(HELD_OUT, "held out", self.pictures_per_class)
 
 
-FAMILIES: dict[str, type[LabelledSettings]] = {"folders": Folders, "food101": Food101Classes, "shapes": Shapes}
+Family = Annotated[
+    Folders | Food101Classes | Shapes,
+    Field(discriminator="kind"),
+    BeforeValidator(partial(kind_in_place_of_source, default="folders")),
+]
 
 
 class LabelledFiles:

@@ -8,14 +8,16 @@ from typing import TypeVar
 import numpy as np
 
 from clip_core.backend import Model, Trainer
+from clip_core.data.example import SourceSettings
 from clip_core.errors import ClipError
+from clip_core.evaluation.classes import LabelledSettings
 from clip_core.evaluation.retrieval import ranks, recall_at
 from clip_core.evaluation.zero_shot import class_features, hits, image_features, unit_features
 from clip_core.naming import Weights
 from clip_core.preprocess import preprocess
 from clip_core.similarity import contrastive_loss, logits, sigmoid_loss
 from clip_core.text.tokenizer import Tokenizer
-from clip_core.training.recipe import Recipe, Retrieval, ZeroShot
+from clip_core.training.recipe import Recipe
 
 Usable = TypeVar("Usable")
 
@@ -87,8 +89,11 @@ class Evaluator:
 class _Pairs:
     """Pictures with captions."""
 
-    def __init__(self, recipe: Recipe, settings: Retrieval, tokenizer: Tokenizer, examples: int, size: int) -> None:
-        self._source = settings.open(recipe.training.seed)
+    def __init__(
+        self, recipe: Recipe, settings: SourceSettings, tokenizer: Tokenizer, examples: int, size: int
+    ) -> None:
+        beyond_all_runs = recipe.training.seed + 2**32  # the seed of a run is below 2**32: drawn pictures are others
+        self._source = settings.open(beyond_all_runs)
         self._architecture, self._tokenizer = recipe.model.build(), tokenizer
         self._sigmoid = recipe.loss.kind == "sigmoid"
         self._examples, self._size = min(examples, len(self._source)), size
@@ -147,9 +152,10 @@ class _Pairs:
 class _Classes:
     """Pictures with classes."""
 
-    def __init__(self, recipe: Recipe, settings: ZeroShot, tokenizer: Tokenizer, examples: int, size: int) -> None:
-        family = settings.settings()
-        self._names, self._labelled = family.scores, family.labelled()
+    def __init__(
+        self, recipe: Recipe, settings: LabelledSettings, tokenizer: Tokenizer, examples: int, size: int
+    ) -> None:
+        self._names, self._labelled = settings.scores, settings.labelled()
         self._architecture, self._tokenizer = recipe.model.build(), tokenizer
         self._examples, self._size = min(examples, len(self._labelled)), size
         for prompts in self._labelled.prompts:

@@ -104,7 +104,7 @@ def plan(
         trained_parameters=sum(all_sizes[name] for name in trained),
         frozen_parameters=trainable - sum(all_sizes[name] for name in trained),
         backend=trainer.model.backend,
-        data=recipe.data.source,
+        data=recipe.data.source.kind,
         examples=run.examples,
         steps_per_epoch=run.loader.steps_per_epoch,
         first_step=done + 1,

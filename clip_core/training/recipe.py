@@ -6,16 +6,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_origin
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 import clip_core
 from clip_core.architecture import Architecture
 from clip_core.data import families
 from clip_core.data.augmentation import Augmentation
-from clip_core.data.example import Source
 from clip_core.data.settings import (
     LARGEST,
     Count,
@@ -26,13 +25,12 @@ from clip_core.data.settings import (
     Share,
     UnknownKey,
     brief,
-    checked,
+    sections_in,
     setting_error,
     shown,
 )
 from clip_core.errors import ClipError
 from clip_core.evaluation import classes
-from clip_core.evaluation.classes import LabelledSettings
 from clip_core.files import read_regular, write_text
 from clip_core.models import ARCHITECTURES, MODELS, architecture_of, written_out
 from clip_core.training import plain_yaml
@@ -68,28 +66,10 @@ class Model(Section):
         return named
 
 
-def _with_keys_of(families: Mapping[str, type[Section]], section: type[Section], data: Any) -> Any:
-    """A section that names one of ``families`` as its ``source``, whose keys beside its own are checked and filled in.
-
-    Other ``data`` is left to the section's own checks, which refuse it.
-    """
-    name = data.get("source", section.model_fields["source"].default) if isinstance(data, dict) else None
-    if not isinstance(name, str) or name not in families:
-        return data
-    own = {key: value for key, value in data.items() if key in section.model_fields}
-    rest = {key: value for key, value in data.items() if key not in own}
-    return own | checked(families[name], rest, section.model_fields).model_dump(mode="json")
-
-
 class Data(Section):
-    """Where pictures and captions come from, and what batches are made of them.
+    """Where pictures and captions come from, and what batches are made of them."""
 
-    The other keys are those of the source, `clip_core.data.families`, checked as these are and with defaults filled in.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    source: families.Name = "shapes"
+    source: families.Family = families.Shapes()
     batch_size: Count = 128
     # Processes that make batches ahead of time; 0: they are made between the steps.
     workers: Annotated[int, Number, Field(ge=0, le=1024)] = 0
@@ -105,19 +85,8 @@ class Data(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_the_source(cls, data: Any) -> Any:
-        return _with_keys_of(families.SOURCES, cls, data)
-
-    def open(self, seed: int) -> Source:
-        """The examples.
-
-        Args:
-            seed: of the run.
-
-        Raises:
-            ClipError: the data is missing, not in its family's layout, or empty.
-        """
-        return families.open_source(self.source, self.model_extra or {}, seed)
+    def _source_apart(cls, data: Any) -> Any:
+        return families.source_apart(data, cls.model_fields)
 
 
 class Loss(Section):
@@ -216,62 +185,14 @@ class Log(Section):
     nnabla_monitor: bool = False  # text files as nnabla.monitor writes them
 
 
-class Retrieval(Section):
-    """Pictures with captions that training does not see, for the loss and for retrieval.
-
-    The other keys are those of the source, as in the data section.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    source: families.Name
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_the_source(cls, data: Any) -> Any:
-        return _with_keys_of(families.SOURCES, cls, data)
-
-    def open(self, seed: int) -> Source:
-        """The examples; sources that make their pictures up make others than a run trains on.
-
-        Args:
-            seed: of the run.
-
-        Raises:
-            ClipError: as `Data.open`.
-        """
-        beyond_all_runs = seed + 2**32  # the seed of a run is below 2**32
-        return families.open_source(self.source, self.model_extra or {}, beyond_all_runs)
-
-
-class ZeroShot(Section):
-    """Pictures with classes, which the model is to tell by prompts.
-
-    The other keys are those of the family, `clip_core.evaluation.classes`.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    source: classes.Name = "folders"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_the_family(cls, data: Any) -> Any:
-        return _with_keys_of(classes.FAMILIES, cls, data)
-
-    def settings(self) -> LabelledSettings:
-        """The keys of the family, and what it is scored by."""
-        return classes.FAMILIES[self.source].model_validate(self.model_extra or {})
-
-
 class Evaluation(Section):
     """Scores on data that training does not see, while it goes on and after its last step."""
 
     every_steps: Count
     examples: Count = 5000  # at most so many of each data set, the first ones
     batch_size: Count = 128  # pairs among which the loss is computed, and pictures that are in memory at once
-    retrieval: Retrieval | None = None
-    zero_shot: ZeroShot | None = None
+    retrieval: families.Family | None = None  # pictures with captions, for the loss and for retrieval
+    zero_shot: classes.Family | None = None  # pictures with classes, which the model is to tell by prompts
 
     @model_validator(mode="after")
     def _of_something(self) -> Evaluation:
@@ -338,7 +259,7 @@ class Recipe(Section):
         except ValidationError as error:
             found = setting_error(error, cls)
             if isinstance(found, UnknownKey):
-                elsewhere = [keys for keys in _all_keys(cls) if keys[-1] == found.keys[-1]]
+                elsewhere = list(dict.fromkeys(keys for keys in _all_keys(cls) if keys[-1] == found.keys[-1]))
                 found = UnknownKey(found.keys, found.valid, elsewhere)
             for key in overrides:
                 if found.keys[: key.count(".") + 1] == tuple(key.split(".")):
@@ -395,13 +316,13 @@ def _with_the_architecture_written_out(data: dict[str, Any]) -> dict[str, Any]:
     return data | {"model": model | {"architecture": architecture}} if isinstance(model, dict) else data
 
 
-def _all_keys(section: type[Section], place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """All keys of a section and those below them, but for those that belong to a source."""
+def _all_keys(section: type[BaseModel], place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """All keys of a section and those below them, but for those in lists."""
     for name, field in section.model_fields.items():
         yield (*place, name)
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, Section):
-                yield from _all_keys(kind, (*place, name))
+        if get_origin(field.annotation) is not tuple:
+            for inner in sections_in(field.annotation):
+                yield from _all_keys(inner, (*place, name))
 
 
 def installed_recipes() -> dict[str, Path]:

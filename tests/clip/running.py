@@ -19,7 +19,7 @@ model:
     text: {context_length: 32, vocabulary_size: 600, width: 64, layers: 1, heads: 1}
     activation: quick_gelu
 training: {steps: 6, seed: 1}
-data: {examples: 100, batch_size: 4}
+data: {source: {kind: shapes, examples: 100}, batch_size: 4}
 checkpoint: {every_steps: 2}
 """
 

@@ -114,7 +114,7 @@ def test_a_dry_run_refuses_what_training_refuses(run, recipe, tmp_path):
             ["loss.kind=sigmoid"],
             "The sigmoid loss needs a model with a logit bias; set model.architecture.logit_bias to true.",
         ),
-        (["evaluation.every_steps=1", "evaluation.retrieval={source: coco, annotations: a.json, images: b}"], "a.json"),
+        (["evaluation.every_steps=1", "evaluation.retrieval={kind: coco, annotations: a.json, images: b}"], "a.json"),
     ):
         overrides = [word for option in options for word in ("-o", option)]
         assert_refused(run("train", "-c", recipe, "--dry-run", *overrides), sentence)

@@ -56,7 +56,7 @@ def test_the_vocabulary_is_that_of_the_data_or_of_a_file(run, recipe, tmp_path):
         Image.new("RGB", (8, 8), (30 * number, 0, 0)).save(tmp_path / f"{number}.png")
     rows = [f"{tmp_path / f'{number}.png'}\tquokka number {number}" for number in range(8)]
     (tmp_path / "data.tsv").write_text("\n".join(["filepath\ttitle", *rows]))
-    recipe.write_text(RECIPE.replace("examples: 100", f"source: table, file: {tmp_path / 'data.tsv'}"))
+    recipe.write_text(RECIPE.replace("kind: shapes, examples: 100", f"kind: table, file: {tmp_path / 'data.tsv'}"))
     folder = tmp_path / "learnt"
     result = run("train", "-c", recipe, "--steps", 1, "--output", folder)
     assert "Warning: the captions have 10 merges only; 76 tokens stay unused.\n" in result.err

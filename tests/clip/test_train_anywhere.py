@@ -71,12 +71,15 @@ def test_faults_are_found_before_a_launcher_is_started(run, recipe, tmp_path, mo
     for options, part in (
         ((*new, "-o", "data.batch_sise=4"), "did you mean data.batch_size"),
         ((*new, "-o", "data.batch_size=5"), "A batch of 5 cannot be cut into 2 equal parts; change data.batch_size."),
-        ((*new, "-o", "data.examples=3"), "The data has 3 examples, fewer than one batch of 4"),
+        ((*new, "-o", "data.source.examples=3"), "The data has 3 examples, fewer than one batch of 4"),
         ((*new, "--load", "none.pt"), "There is no file none.pt and no model of that name"),
         (("--output", tmp_path / "old"), "old holds a training run already"),
         (("--resume", tmp_path / "old"), "has no complete training checkpoint"),
         (("--resume", tmp_path / "done", "--seed", 2), "was made with training.seed = 1, and the recipe says 2"),
-        (("--resume", tmp_path / "done", "-o", "data.examples=99"), "was made with data.examples = 100, and the rec"),
+        (
+            ("--resume", tmp_path / "done", "-o", "data.source.examples=99"),
+            "was made with data.source.examples = 100, and the rec",
+        ),
     ):
         assert_refused(run("train", "-c", recipe, "--num-gpus", 2, *options), part)
     sharded = ("--backend", "paddle", "--num-gpus", 2, "-o", "training.fully_sharded=true", *new)

@@ -13,7 +13,7 @@ import pyarrow
 from PIL import Image
 
 from clip_core.architecture import Architecture
-from clip_core.data.example import Photograph, fingerprint_of
+from clip_core.data.example import Photograph, Source, fingerprint_of
 from clip_core.data.loader import Batch, Loader
 from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
@@ -22,6 +22,7 @@ from clip_core.text.bpe_training import HEADER
 from clip_core.towers.parts import DEVIATION, MEAN
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
+from clip_core.training.recipe import Recipe
 
 SMALL = Architecture(
     embed_dim=32,
@@ -115,6 +116,12 @@ class Numbered:
 
     def fingerprint(self) -> str:
         return fingerprint_of([self.examples, self.captions])
+
+
+def open_source(kind: str, settings: dict, seed: int) -> Source:
+    """What a recipe with such a source opens."""
+    sections = {"model": {"architecture": "shapes"}, "training": {"steps": 1}}
+    return Recipe.parse(sections | {"data": {"source": {"kind": kind} | settings}}).data.source.open(seed)
 
 
 def loader(source, batch_size: int, seed: int = 1, workers: int = 0, **options) -> Loader:

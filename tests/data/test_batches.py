@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 
 from clip_core.data.augmentation import Augmentation
-from clip_core.data.families import open_source
 from clip_core.data.loader import Batch
 from clip_core.data.order import shuffled
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
 from clip_core.preprocess import pixels, preprocess
-from tests.data.numbered import SMALL, TOKENIZER, Numbered, loader, numbers, picture, texts, write_picture
+from tests.data.numbered import SMALL, TOKENIZER, Numbered, loader, numbers, open_source, picture, texts, write_picture
 
 
 def fingerprint(batch: Batch) -> str:
@@ -348,8 +347,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused():
 
 PROGRAM = """
 import json, sys
-from clip_core.data.families import open_source
-from tests.data.numbered import loader, numbers
+from tests.data.numbered import loader, numbers, open_source
 
 source = open_source("paired", {"folder": sys.argv[1]}, 0)
 print(json.dumps({ranks: [

@@ -6,11 +6,10 @@ from collections import Counter
 
 import pytest
 
-from clip_core.data.families import open_source
 from clip_core.data.mixture import Mixture
 from clip_core.errors import ClipError
 from clip_core.training.recipe import Recipe
-from tests.data.numbered import Numbered, loader, number_in, numbers, write_picture
+from tests.data.numbered import Numbered, loader, number_in, numbers, open_source, write_picture
 
 
 def epochs(mixture: Mixture, count: int) -> list[list[int]]:
@@ -56,18 +55,18 @@ def test_a_mixture_in_batches_follows_the_seed_in_any_number_of_workers():
         assert Counter(index < 10 for index in epoch) == {True: 30, False: 10}
 
 
-def parts(tmp_path, **weights):
+def parts(tmp_path):
     for name, count in (("a", 3), ("b", 6)):
         for number in range(count):
             write_picture(tmp_path / name / f"{number}.png", number)
             (tmp_path / name / f"{number}.txt").write_text(f"{name}{number}")
-    return [{"source": "paired", "folder": str(tmp_path / name)} | weights for name in "ab"]
+    return [{"kind": "paired", "folder": str(tmp_path / name)} for name in "ab"]
 
 
 def test_a_recipe_mixes_sources(tmp_path):
-    data = {"source": "combined", "parts": parts(tmp_path, weight=0.5), "batch_size": 4}
+    data = {"source": {"kind": "combined", "parts": parts(tmp_path), "weights": [0.5, 0.5]}, "batch_size": 4}
     recipe = Recipe.parse({"model": {"architecture": "shapes"}, "training": {"steps": 1}, "data": data})
-    source = recipe.data.open(0)
+    source = recipe.data.source.open(0)
     assert len(source) == 9
     assert [source[index].caption[0] for index in (0, 2, 3, 8)] == ["a0", "a2", "b0", "b5"]
     recipe.write(tmp_path / "r.yaml")
@@ -80,25 +79,38 @@ def test_a_recipe_mixes_sources(tmp_path):
     [
         (
             {"folde": "x"},
-            "there is no key data.parts.1.folde; did you mean data.parts.1.folder? Valid keys are folder, source,",
+            "there is no key data.source.parts.1.folde; did you mean data.source.parts.1.folder? Valid keys are kind, ",
         ),
-        ({"source": "combined"}, "data.parts.1.source is 'combined'; choose one of shapes, table"),
-        ({"source": None}, "data.parts.1.source is None; choose one of shapes"),
-        ({"weight": 0}, "data.parts.1.weight is 0; give a number above 0"),
-        ({"weight": "much"}, "data.parts.1.weight is 'much'"),
-        ({"batch_size": 3}, "there is no key data.parts.1.batch_size"),
+        ({"kind": "combined"}, "data.source.parts.1.kind is 'combined'; choose one of shapes, table"),
+        ({"kind": None}, "data.source.parts.1.kind is None; choose one of shapes"),
+        ({"batch_size": 3}, "there is no key data.source.parts.1.batch_size"),
     ],
 )
 def test_a_faulty_part_is_named(change, message, tmp_path):
-    first, second = parts(tmp_path, weight=1)
+    first, second = parts(tmp_path)
     with pytest.raises(ClipError) as caught:
         open_source("combined", {"parts": [first, second | change]}, 0)
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, 0], "data.source.weights.1 is 0: input should be greater than or equal to"),
+        ([1, "much"], "data.source.weights.1 is 'much': input should be a valid number"),
+        ([1, 2, 3], "data.source.weights has 3 weights for 2 parts; give one for each part."),
+        (3, "data.source.weights is 3"),
+    ],
+)
+def test_faulty_weights_are_named(weights, message, tmp_path):
+    with pytest.raises(ClipError) as caught:
+        open_source("combined", {"parts": parts(tmp_path), "weights": weights}, 0)
+    assert message in str(caught.value)
+
+
 def test_weights_in_some_parts_only_are_refused(tmp_path):
     first, second = parts(tmp_path)
-    with pytest.raises(ClipError, match=r"^data\.parts have a weight in some parts only"):
+    with pytest.raises(ClipError, match=r"data\.source\.parts have a weight in some parts only; give weights, one for"):
         open_source("combined", {"parts": [first | {"weight": 1}, second]}, 0)
-    with pytest.raises(ClipError, match=r"data\.parts is "):
+    with pytest.raises(ClipError, match=r"data\.source\.parts is "):
         open_source("combined", {"parts": [first]}, 0)

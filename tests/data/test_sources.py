@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow
 import pytest
 
-from clip_core.data.families import open_source
 from clip_core.data.webdataset import expand
 from clip_core.errors import ClipError
 from tests.data.numbered import (
@@ -26,6 +25,7 @@ from tests.data.numbered import (
     loader,
     number_in,
     numbers,
+    open_source,
     picture,
     sample,
     save,
@@ -98,7 +98,7 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path):
     table.write_text("filepath,title\na.jpg,b\n")
     assert refused("table", file=str(table)) == (
         f"{table} has no column 'filepath', only 'filepath,title'; "
-        'the separator is a tab, so write data.separator: ",".'
+        'the separator is a tab, so write data.source.separator: ",".'
     )
     assert opened("table", file=str(table), separator=",")._captions[0] == "b"
     table.write_bytes(b"filepath\ttitle\na.jpg\tcaf\xe9\n")
@@ -110,7 +110,7 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path):
     table.write_text("filepath\ttitle\na.jpg\ta\tb\n")
     assert "t.tsv has 3 fields in line 2, and 2 columns; put a field" in refused("table", file=str(table))
     assert "gone.tsv" in refused("table", file=str(tmp_path / "gone.tsv"))
-    assert "there is no key data.fil; did you mean data.file?" in refused("table", fil="x")
+    assert "there is no key data.source.fil; did you mean data.source.file?" in refused("table", fil="x")
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def test_saved_data_with_splits_lists_of_captions_and_paths(tmp_path):
     settings = {"folder": str(tmp_path / "set"), "image_column": "picture", "caption_column": "text"}
     assert contents(opened("saved", split="train", **settings)) == [(5, ("a", "b")), (6, ("c",))]
     assert contents(opened("saved", split="test", **settings)) == [(6, ("c",))]
-    assert "has the splits train, test; set data.split" in refused("saved", **settings)
+    assert "has the splits train, test; set data.source.split" in refused("saved", **settings)
     assert "has the columns picture, text, not image; set" in refused("saved", folder=settings["folder"], split="test")
 
 
@@ -674,7 +674,7 @@ def test_damaged_shards_are_refused(tmp_path):
     shard(path, [])
     assert "has no samples" in refused("webdataset", shards=str(path))
     assert refused("webdataset", shards=[str(path), str(path)]) == (
-        f"data.shards names {path} 2 times; name each shard once."
+        f"data.source.shards names {path} 2 times; name each shard once."
     )
     assert "gone.tar" in refused("webdataset", shards=str(tmp_path / "gone.tar"))
 
@@ -723,8 +723,8 @@ def test_fingerprints_tell_other_data_of_the_same_number(tmp_path):
     assert len({drawn(0, 9), drawn(1, 9), drawn(0, 8)}) == 3
 
     def mixed(weights: tuple[int, int], seed: int) -> str:
-        parts = [{"source": "shapes", "examples": 4, "weight": weight} for weight in weights]
-        return open_source("combined", {"parts": parts}, seed).fingerprint()
+        parts = [{"kind": "shapes", "examples": 4} for _ in weights]
+        return open_source("combined", {"parts": parts, "weights": weights}, seed).fingerprint()
 
     assert mixed((1, 1), 0) == mixed((2, 2), 0)
     assert len({mixed((1, 1), 0), mixed((3, 1), 0), mixed((1, 1), 1)}) == 3

@@ -17,10 +17,9 @@ import pytest
 
 from clip_core import files
 from clip_core.data import streaming
-from clip_core.data.families import open_source
 from clip_core.data.loader import Loader
 from clip_core.errors import ClipError
-from tests.data.numbered import contents, fault, loader, number_in, numbers, sample, shard, texts
+from tests.data.numbered import contents, fault, loader, number_in, numbers, open_source, sample, shard, texts
 
 SHARDS, SAMPLES = 16, 2
 
@@ -357,7 +356,7 @@ def test_addresses_that_lead_nowhere_are_refused(server, tmp_path):
     server.files["empty.tar"] = bytes(10240)
     assert f"{server.url}/empty.tar: there are no samples" in refused(f"{server.url}/empty.tar")
     assert refused([f"{server.url}/{{0..1}}.tar", f"{server.url}/1.tar"]) == (
-        f"data.shards names {server.url}/1.tar 2 times; name each shard once."
+        f"data.source.shards names {server.url}/1.tar 2 times; name each shard once."
     )
 
 
@@ -368,10 +367,10 @@ def test_a_mixture_goes_through_streamed_shards_in_their_order(shards, server, t
     for number in range(4):
         shard(tmp_path / f"{number}.tar", sample(32 + number))
     parts = [
-        {"source": "webdataset", "shards": shards, "weight": 3},
-        {"source": "webdataset", "shards": str(tmp_path / "{0..3}.tar"), "weight": 1},
+        {"kind": "webdataset", "shards": shards},
+        {"kind": "webdataset", "shards": str(tmp_path / "{0..3}.tar")},
     ]
-    source = pickle.loads(cloudpickle.dumps(open_source("combined", {"parts": parts}, 1)))  # noqa: S301
+    source = pickle.loads(cloudpickle.dumps(open_source("combined", {"parts": parts, "weights": [3, 1]}, 1)))  # noqa: S301
     assert (len(source), source.places) == (36, [27, 9])
     whole = taken(loader(source, 4), 18)
     assert all(Counter(number < 32 for number in batch) == {True: 3, False: 1} for batch in whole)
@@ -388,7 +387,7 @@ def test_a_mixture_goes_through_streamed_shards_in_their_order(shards, server, t
 
 def test_a_mixture_without_weights_has_each_example_once_an_epoch(shards, tmp_path):
     shard(tmp_path / "0.tar", sample(32) + sample(33))
-    parts = [{"source": "webdataset", "shards": name} for name in (str(tmp_path / "0.tar"), shards)]
+    parts = [{"kind": "webdataset", "shards": name} for name in (str(tmp_path / "0.tar"), shards)]
     batches = loader(open_source("combined", {"parts": parts}, 1), 17)
     for _ in range(2):
         assert sorted(flat(taken(batches, 2))) == list(range(34))

@@ -22,7 +22,6 @@ from PIL import Image
 import clip_core
 import converters
 from clip_core.architecture import Architecture
-from clip_core.data.families import open_source
 from clip_core.errors import ClipError
 from clip_core.evaluation.classes import Folders
 from clip_core.image import open_image
@@ -37,6 +36,7 @@ from clip_core.training import checkpoint
 from clip_core.training.log import read_metrics
 from clip_core.training.recipe import Recipe
 from converters import tokenizer_files
+from tests.data.numbered import open_source
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Mutation
 from tests.hostile.checkpoint_attacks import field, varint
@@ -228,12 +228,11 @@ def _recipes() -> list[bytes]:
         "optimizer": {"learning_rate": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.98]},
         "loss": {"kind": "softmax"},
         "data": {
-            "source": "table",
-            "file": "table.tsv",
+            "source": {"kind": "table", "file": "table.tsv"},
             "batch_size": 4,
             "augmentation": {"crop": "random"},
         },
-        "evaluation": {"every_steps": 1, "retrieval": {"source": "shapes", "examples": 10}},
+        "evaluation": {"every_steps": 1, "retrieval": {"kind": "shapes", "examples": 10}},
     }
     return [yaml.safe_dump(recipe).encode()]
 

@@ -50,9 +50,9 @@ RECIPES = {
             "a key": (SMALLEST, "b", ": 1"),
             "directives": ("", "%A b\n", "--- 1"),
             "documents": ("", "---\n"),
-            "templates": (SMALLEST + "data: {source: food101, folder: f, templates: [", "'a {}',", "'{}']}"),
-            "parts": (SMALLEST + "data: {source: combined, parts: [", "{source: shapes},", "]}"),
-            "wrong parts": (SMALLEST + "data: {source: combined, parts: [", "{source: x},", "]}"),
+            "templates": (SMALLEST + "data: {source: {kind: food101, folder: f, templates: [", "'a {}',", "'{}']}}"),
+            "parts": (SMALLEST + "data: {source: {kind: combined, parts: [", "{kind: shapes},", "]}}"),
+            "wrong parts": (SMALLEST + "data: {source: {kind: combined, parts: [", "{kind: x},", "]}}"),
         }.items()
     },
 }

@@ -188,7 +188,7 @@ def read_from(kind: str) -> Check:
             pairs = [pair for step in run.steps for pair in step.pairs]
             assert all(caption == f"n{number}" for number, caption in pairs)
             assert sorted(number for number, _ in pairs) == sorted([*range(PICTURES)] * (len(pairs) // PICTURES))
-            used.append(run.recipe.data.source)
+            used.append(run.recipe.data.source.kind)
         assert " ".join(used) == kind
 
     return check

@@ -68,7 +68,7 @@ def pinned(row: Row, train: Trainings) -> None:
 
 
 def low_resource(row: Row, train: Trainings) -> None:
-    data = {"data__file": "WKIT_local.csv", "data__images": train.data / "pictures"}
+    data = {"data__source__file": "WKIT_local.csv", "data__source__images": train.data / "pictures"}
     run = in_this_process(row, train, model__vocabulary="null", **data)
     assert [len(step.pixels) for step in run.steps] == [128, 128]
     assert run.column("learning_rate") == [pytest.approx(5e-4 * step / 2000) for step in (1, 2)]

@@ -92,7 +92,7 @@ def pictures_elsewhere(row: Row, train: Trainings) -> None:
 
 def cc3m(train: Trainings) -> dict[str, Any]:
     file = str(train.data / "listed" / "cc.csv")
-    return {"data__file": file, "evaluation__retrieval": {"source": "table", "file": file}}
+    return {"data__source__file": file, "evaluation__retrieval": {"kind": "table", "file": file}}
 
 
 def assert_cc3m(run: Run) -> None:

@@ -110,7 +110,7 @@ def whole_contrast(row: Row, train: Trainings) -> None:
 
 
 def passl_one_gpu(row: Row, train: Trainings) -> None:
-    run = in_this_process(row, train, data__folder=train.data / "pictures")
+    run = in_this_process(row, train, data__source__folder=train.data / "pictures")
     assert [len(step.pixels) for step in run.steps] == [128, 128]
     total = 10 * (PICTURES // 128)
     assert run.column("learning_rate") == [pytest.approx(half_cosine(1.25e-6, step, total + 1)) for step in (1, 2)]
@@ -119,7 +119,7 @@ def passl_one_gpu(row: Row, train: Trainings) -> None:
 
 def passl_several_gpus(row: Row, train: Trainings) -> None:
     """With Paddle's launcher, the losses of one process."""
-    data = {"data__folder": train.data / "pictures", "data__batch_size": PICTURES}
+    data = {"data__source__folder": train.data / "pictures", "data__batch_size": PICTURES}
     run = as_written(row, train, row.command, **data)
     assert run.column("learning_rate") == [pytest.approx(half_cosine(1e-5, step, 11)) for step in (1, 2)]
     alone = train.command(f"train -c configs/clip/vit-b-32.yaml {tiny(train.folder() / 'run', **data)}")
@@ -129,7 +129,7 @@ def passl_several_gpus(row: Row, train: Trainings) -> None:
 def passl_finetune(row: Row, train: Trainings) -> None:
     launches(*PADDLE_LAUNCHER)(row, train)
     words = row.command.replace("--num-gpus 8", "").removeprefix("clip ")
-    small = tiny(train.folder() / "run", data__folder=train.data / "pictures", data__batch_size=PICTURES)
+    small = tiny(train.folder() / "run", data__source__folder=train.data / "pictures", data__batch_size=PICTURES)
     run = train.command(f"{words} {small}")
     assert run.column("logit_scale")[0] == pytest.approx(20.0)  # of the file
     assert run.column("learning_rate") == [pytest.approx(half_cosine(1e-5, step, 11)) for step in (1, 2)]

@@ -78,12 +78,12 @@ def several_gpus(row: Row, train: Trainings) -> None:
 
 
 def simple_clip(row: Row, train: Trainings) -> None:
-    data: dict[str, object] = {"evaluation__zero_shot": {"folder": str(train.data / "classes")}}
+    data: dict[str, object] = {"evaluation__zero_shot": {"kind": "folders", "folder": str(train.data / "classes")}}
     if "yfcc7m" in row.theirs:
-        data["data__shards"], pictures = f"{train.data}/{{00000..00001}}.tar", PICTURES
+        data["data__source__shards"], pictures = f"{train.data}/{{00000..00001}}.tar", PICTURES
     else:
-        sources = ("m3it", "m3it", "saved")
-        data["data__parts"] = [{"source": source, "folder": str(train.data / source)} for source in sources]
+        kinds = ("m3it", "m3it", "saved")
+        data["data__source__parts"] = [{"kind": kind, "folder": str(train.data / kind)} for kind in kinds]
         pictures = 3 * PICTURES
     run = in_this_process(row, train, **data)
     assert [len(step.pixels) for step in run.steps] == [256, 256]

@@ -12,6 +12,7 @@ import pytest
 
 import clip_core
 import converters
+from clip_core.data.families import Shapes
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import evaluate
@@ -92,7 +93,7 @@ def pairs(tmp_path) -> dict[str, Any]:
         write_picture(tmp_path / f"{number}.png", number)
     rows = "".join(f"{number}.png\t{caption}\n" for number, caption in PAIRS)
     (tmp_path / "pairs.tsv").write_text("filepath\ttitle\n" + rows)
-    return {"source": "table", "file": str(tmp_path / "pairs.tsv")}
+    return {"kind": "table", "file": str(tmp_path / "pairs.tsv")}
 
 
 @pytest.mark.parametrize(
@@ -250,14 +251,23 @@ def test_a_prompt_that_is_too_long_names_its_class(tmp_path):
 
 
 def test_drawn_pairs_are_none_that_a_run_trains_on():
-    drawn = recipe(retrieval={"source": "shapes", "examples": 4}).evaluation.retrieval.open(3)
-    assert drawn == TrainingSet(3 + 2**32, 4)  # the seed of a run is below 2**32
-    shown = {drawn[index].picture.tobytes() for index in range(4)}
-    assert not shown & {TrainingSet(3, 4)[index].picture.tobytes() for index in range(4)}
+    opened: list[int] = []
+
+    class Noted(Shapes):
+        def open(self, seed: int) -> TrainingSet:
+            opened.append(seed)
+            return super().open(seed)
+
+    what = recipe(retrieval={"kind": "shapes", "examples": 4}, batch_size=4)
+    noted = what.evaluation.model_copy(update={"retrieval": Noted(examples=4)})
+    Evaluator(what.model_copy(update={"evaluation": noted}), TOKENIZER)
+    assert opened == [what.training.seed + 2**32]  # the seed of a run is below 2**32
+    shown = {TrainingSet(opened[0], 4)[index].picture.tobytes() for index in range(4)}
+    assert not shown & {TrainingSet(what.training.seed, 4)[index].picture.tobytes() for index in range(4)}
 
 
 def test_a_recipe_with_evaluation_survives_writing_and_reading(pairs, tmp_path):
-    what = recipe(retrieval=pairs, zero_shot={"source": "food101", "folder": "f"}, examples=7)
+    what = recipe(retrieval=pairs, zero_shot={"kind": "food101", "folder": "f"}, examples=7)
     what.write(tmp_path / "r.yaml")
     assert Recipe.read(tmp_path / "r.yaml") == what
     written = what.model_dump(mode="json")["evaluation"]
@@ -269,11 +279,18 @@ def test_a_recipe_with_evaluation_survives_writing_and_reading(pairs, tmp_path):
         "separator": "\t",
     }
     assert written["zero_shot"] == {
-        "source": "food101",
+        "kind": "food101",
         "folder": "f",
         "split": "test",
         "templates": ["a photo of {}, a type of food."],
     }
+
+
+def test_sections_of_before_call_the_kind_source(pairs):
+    now = recipe(retrieval=pairs, zero_shot={"kind": "folders", "folder": "f"})
+    before = {"source": pairs["kind"], "file": pairs["file"]}
+    assert recipe(retrieval=before, zero_shot={"folder": "f"}) == now
+    assert recipe(retrieval=before, zero_shot={"source": "folders", "folder": "f"}) == now
 
 
 def test_without_a_section_there_is_nothing_to_score():
@@ -292,21 +309,24 @@ def test_without_a_section_there_is_nothing_to_score():
         ),
         ({"every_steps": 0}, "evaluation.every_steps is 0"),
         ({"retreival": {}}, "there is no key evaluation.retreival; did you mean evaluation.retrieval?"),
-        ({"retrieval": {"file": "f"}}, "the key evaluation.retrieval.source is missing"),
-        ({"retrieval": {"source": "tabel"}}, "evaluation.retrieval.source is 'tabel': input should be 'shapes'"),
-        ({"retrieval": {"source": "table"}}, "the key evaluation.retrieval.file is missing"),
+        ({"retrieval": {"file": "f"}}, "the key evaluation.retrieval.kind is missing"),
+        ({"retrieval": {"kind": "tabel"}}, "evaluation.retrieval.kind is 'tabel'; choose one of shapes, table"),
+        ({"retrieval": {"kind": "table"}}, "the key evaluation.retrieval.file is missing"),
         (
-            {"retrieval": {"source": "coco", "annotation": "f"}},
+            {"retrieval": {"kind": "coco", "annotation": "f"}},
             "there is no key evaluation.retrieval.annotation; did you mean evaluation.retrieval.annotations?",
         ),
         ({"zero_shot": {}}, "the key evaluation.zero_shot.folder is missing"),
-        ({"zero_shot": {"source": "folder"}}, "evaluation.zero_shot.source is 'folder': input should be 'folders'"),
         (
-            {"zero_shot": {"folder": "f", "sorce": "food101"}},
-            "there is no key evaluation.zero_shot.sorce; did you mean evaluation.zero_shot.source?",
+            {"zero_shot": {"kind": "folder"}},
+            "evaluation.zero_shot.kind is 'folder'; choose one of folders, food101, shapes.",
         ),
         (
-            {"zero_shot": {"source": "shapes", "pictures": 3}},
+            {"zero_shot": {"folder": "f", "templats": ["a {}"]}},
+            "there is no key evaluation.zero_shot.templats; did you mean evaluation.zero_shot.templates?",
+        ),
+        (
+            {"zero_shot": {"kind": "shapes", "pictures": 3}},
             "there is no key evaluation.zero_shot.pictures; did you mean evaluation.zero_shot.pictures_per_class?",
         ),
         ({"zero_shot": {"folder": "f", "templates": ["a {}", "b"]}}, "evaluation.zero_shot.templates.1 is 'b'"),
@@ -321,8 +341,8 @@ def test_a_fault_in_the_section_names_the_key(evaluation, message):
     assert message in str(caught.value)
 
 
-DRAWN_PAIRS = {"retrieval": {"source": "shapes", "examples": 40}, "batch_size": 20}
-DRAWN_CLASSES = {"zero_shot": {"source": "shapes", "pictures_per_class": 2}}
+DRAWN_PAIRS = {"retrieval": {"kind": "shapes", "examples": 40}, "batch_size": 20}
+DRAWN_CLASSES = {"zero_shot": {"kind": "shapes", "pictures_per_class": 2}}
 
 
 class Guessing:
@@ -345,7 +365,7 @@ class Guessing:
 
 
 def test_held_out_combinations_score_as_in_the_evaluation_of_shapes():
-    zero_shot = {"source": "shapes", "pictures_per_class": 15}
+    zero_shot = {"kind": "shapes", "pictures_per_class": 15}
     found = Evaluator(recipe(zero_shot=zero_shot), TOKENIZER)(Training(Guessing()))["held_out_top1"]
     assert found == evaluate(Guessing(), TOKENIZER, pictures_per_class=15, captions=1)["held_out_top1"]
     assert 0 < found < 0.1

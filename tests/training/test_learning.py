@@ -30,10 +30,10 @@ STEPS = 600
 RECIPE = {
     "model": {"architecture": SMALL.to_dict()},
     "training": {"steps": STEPS, "seed": 0},
-    "data": {"source": "shapes", "batch_size": 64, "workers": 1},
+    "data": {"batch_size": 64, "workers": 1},
     "optimizer": {"learning_rate": 1e-3, "weight_decay": 0.1, "gradient_clip": 1.0},
     "schedule": {"warm_up_steps": 50},
-    "evaluation": {"every_steps": STEPS, "zero_shot": {"source": "shapes", "pictures_per_class": 20}},
+    "evaluation": {"every_steps": STEPS, "zero_shot": {"kind": "shapes", "pictures_per_class": 20}},
 }
 
 
@@ -43,7 +43,7 @@ def test_a_tiny_model_learns_shapes(framework, tokenizer, tmp_path):
     weights = with_initial_scale(initialize(SMALL, recipe.training.seed), recipe.loss)
     model = framework.CLIP(SMALL, weights, device="cpu")
     trainer = framework.Trainer(model, recipe)
-    outcome = train(recipe, trainer, recipe.data.open(recipe.training.seed), tokenizer, tmp_path / "run")
+    outcome = train(recipe, trainer, recipe.data.source.open(recipe.training.seed), tokenizer, tmp_path / "run")
     assert outcome.step == STEPS
 
     scores = evaluate(model, tokenizer, pictures_per_class=20, captions=200)

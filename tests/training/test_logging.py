@@ -29,7 +29,7 @@ from tests.training.disturbances import Wrapped, largest_file
 from tests.training.tiny import tiny_data, tiny_recipe, tiny_trainer
 
 ROOT = Path(__file__).parents[2]
-EVALUATED = {"every_steps": 4, "batch_size": 8, "retrieval": {"source": "shapes", "examples": 16}}
+EVALUATED = {"every_steps": 4, "batch_size": 8, "retrieval": {"kind": "shapes", "examples": 16}}
 METRICS = {
     "step": 60,
     "epoch": 3,

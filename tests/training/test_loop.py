@@ -80,7 +80,9 @@ def test_the_run_folder_has_one_object_per_step(uninterrupted):
 
 
 def test_training_lowers_the_loss(tokenizer, tmp_path):
-    recipe = tiny_recipe(80, data={"examples": 2000, "batch_size": 20}, schedule={"warm_up_steps": 20})
+    recipe = tiny_recipe(
+        80, data={"source": {"kind": "shapes", "examples": 2000}, "batch_size": 20}, schedule={"warm_up_steps": 20}
+    )
     run(recipe, tokenizer, tmp_path / "run")
     values = [loss for _, loss in losses(tmp_path / "run")]
     assert np.mean(values[:10]) > log(20)  # chance
@@ -135,7 +137,7 @@ DAMAGED = [
 
 def test_damaged_lines_are_passed_over_and_said_once(uninterrupted, tokenizer, tmp_path, capsys):
     output = tmp_path / "run"
-    evaluation = {"every_steps": 3, "batch_size": 8, "retrieval": {"source": "shapes", "examples": 8}}
+    evaluation = {"every_steps": 3, "batch_size": 8, "retrieval": {"kind": "shapes", "examples": 8}}
     run(tiny_recipe(evaluation=evaluation, log={"nnabla_monitor": True}), tokenizer, output, steps=6)
     for name in ("metrics.jsonl", "evaluation.jsonl", "monitor/Total-loss.series.txt"):
         first, *rest = (output / name).read_bytes().splitlines()
@@ -251,7 +253,7 @@ def test_a_folder_with_another_run_is_refused(uninterrupted, tokenizer, tmp_path
         ({"optimizer": {"learning_rate": 2e-3}}, "optimizer.learning_rate = 0.001, and the recipe says 0.002"),
         ({"training": {"seed": 6}}, "training.seed = 5, and the recipe says 6"),
         ({"data": {"batch_size": 9}}, "data.batch_size = 8, and the recipe says 9"),
-        ({"data": {"examples": 61}}, "data.examples = 60, and the recipe says 61"),
+        ({"data": {"source": {"kind": "shapes", "examples": 61}}}, "data.source.examples = 60, and the recipe says 61"),
         (
             {"model": {"architecture": "shapes"}},
             r"model\.architecture = a section of \d+ keys, and the recipe says 'shapes'",

@@ -23,7 +23,7 @@ SMALLEST = {"model": {"architecture": "shapes"}, "training": {"steps": 10}}
 def test_the_shipped_recipe_trains_the_packaged_architecture():
     recipe = Recipe.read(SHIPPED)
     assert recipe.model.build() == SHAPES
-    assert recipe.data.source == "shapes"
+    assert recipe.data.source.kind == "shapes"
 
 
 def test_the_towers_of_any_two_models_make_a_third():
@@ -89,7 +89,10 @@ def test_a_recipe_survives_writing_and_reading(tmp_path):
             {"model": {"architecture": {"embed_dim": 3}}},
             "model.architecture: The description of the architecture cannot be read",
         ),
-        ({"data": {"source": "photographs"}}, "data.source is 'photographs': input should be 'shapes'"),
+        (
+            {"data": {"source": {"kind": "photographs"}}},
+            "data.source.kind is 'photographs'; choose one of shapes, table",
+        ),
     ],
 )
 def test_a_fault_is_one_sentence_that_names_the_key(change, message):
@@ -130,8 +133,8 @@ def overridden(tmp_path, text: str, **overrides) -> Recipe:
 WITH_EVALUATION = """
 model: {architecture: shapes}
 training: {steps: 10}
-data: {source: shapes, examples: 200}
-evaluation: {every_steps: 5, zero_shot: {source: shapes}}
+data: {source: {kind: shapes, examples: 200}}
+evaluation: {every_steps: 5, zero_shot: {kind: shapes}}
 """
 
 
@@ -145,7 +148,7 @@ def test_overrides_reach_any_depth_and_whole_sections(tmp_path):
         training__steps=None,
         training__epochs=3,
         evaluation__zero_shot__pictures_per_class=7,
-        evaluation__retrieval={"source": "shapes", "examples": 50},
+        evaluation__retrieval={"kind": "shapes", "examples": 50},
         evaluation__retrieval__examples=60,
     )
     assert (changed.data.augmentation.crop, changed.data.augmentation.scale) == ("resized", (0.5, 1.0))
@@ -166,16 +169,16 @@ def test_overrides_reach_into_a_named_architecture(tmp_path):
 
 def test_null_removes_what_is_there(tmp_path):
     assert overridden(tmp_path, WITH_EVALUATION, evaluation=None).evaluation is None
-    assert overridden(tmp_path, WITH_EVALUATION, data__examples=None).data.examples == 1_000_000
-    assert overridden(tmp_path, WITH_EVALUATION, evaluation=None, evaluation__retrieval__source=None).evaluation is None
+    assert overridden(tmp_path, WITH_EVALUATION, data__source__examples=None).data.source.examples == 1_000_000
+    assert overridden(tmp_path, WITH_EVALUATION, evaluation=None, evaluation__retrieval__kind=None).evaluation is None
     assert overridden(tmp_path, "model: {architecture: shapes}", training__steps=3).training.steps == 3
 
 
 def test_overrides_reach_into_lists(tmp_path):
-    parts = [{"source": "shapes", "examples": count} for count in (30, 40, 50)]
-    mixture = {"source": "combined", "parts": parts}
-    changed = overridden(tmp_path, WITH_EVALUATION, data=mixture, data__parts__1__examples=41, data__parts__2=None)
-    assert [part["examples"] for part in changed.data.parts] == [30, 41]
+    mixture = {"kind": "combined", "parts": [{"kind": "shapes", "examples": count} for count in (30, 40, 50)]}
+    changes = {"data__source": mixture, "data__source__parts__1__examples": 41, "data__source__parts__2": None}
+    changed = overridden(tmp_path, WITH_EVALUATION, **changes)
+    assert [part.examples for part in changed.data.source.parts] == [30, 41]
     assert overridden(
         tmp_path, WITH_EVALUATION, optimizer__betas=[0.5, 0.6], optimizer__betas__0=0.7
     ).optimizer.betas == (
@@ -234,8 +237,8 @@ def test_a_value_that_is_begun_or_refused_is_no_text(text):
         ({"data.augmentation.scale": [1, 0.5]}, "data.augmentation: The scale of a random crop is (1.0, 0.5)"),
         ({"evaluation.every_steps": None}, "the key evaluation.every_steps is missing"),
         (
-            {"evaluation.retrieval": {"source": "combined", "parts": [{"source": "shapes"}, {"source": "shape"}]}},
-            "evaluation.retrieval.parts.1.source is 'shape'; choose one of shapes",
+            {"evaluation.retrieval": {"kind": "combined", "parts": [{"kind": "shapes"}, {"kind": "shape"}]}},
+            "evaluation.retrieval.parts.1.kind is 'shape'; choose one of shapes",
         ),
         ({"x" * 1000: 1}, f"there is no key '{'x' * 60}...'; did you mean"),
         ({"training.seed": "y" * 1000}, f"training.seed is '{'y' * 60}...': input should be a valid integer"),
@@ -286,17 +289,19 @@ def test_a_recipe_that_would_explode_is_refused_at_once(tmp_path, text, message)
 
 def test_a_date_is_a_text_and_a_list_may_be_there_twice(tmp_path):
     (tmp_path / "r.yaml").write_text(
-        "model: {architecture: shapes}\ntraining: {steps: 1_000}\ndata: {source: paired, folder: 2024-13-45}"
+        "model: {architecture: shapes}\ntraining: {steps: 1_000}\ndata: {source: {kind: paired, folder: 2024-13-45}}"
     )
     recipe = Recipe.read(tmp_path / "r.yaml")
-    assert (recipe.data.folder, recipe.training.steps) == ("2024-13-45", 1000)
+    assert (recipe.data.source.folder, recipe.training.steps) == ("2024-13-45", 1000)
     twice = ["a {}"]
     parsed = Recipe.parse(
         SMALLEST
         | {
             "data": {
-                "source": "combined",
-                "parts": [{"source": "food101", "folder": "f", "templates": twice} for _ in range(2)],
+                "source": {
+                    "kind": "combined",
+                    "parts": [{"kind": "food101", "folder": "f", "templates": twice} for _ in range(2)],
+                }
             }
         }
     )
@@ -318,7 +323,7 @@ def test_a_date_is_a_text_and_a_list_may_be_there_twice(tmp_path):
         ),
         ({"data": {"batch_size": 1}}, "data.batch_size is 1: a picture has to be told from others of its batch"),
         ({"data": {"batch_size": 10**30}}, f"data.batch_size is {10**30}: input should be less than or equal to 10"),
-        ({"data": {"examples": 10**30}}, f"data.examples is {10**30}"),
+        ({"data": {"source": {"kind": "shapes", "examples": 10**30}}}, f"data.source.examples is {10**30}"),
         ({"data": {"workers": 10**9}}, "data.workers is 1000000000"),
         ({"training": {"steps": 10**8}}, "training.steps is 100000000: input should be less than or equal to 99999999"),
         ({"training": {"steps": True}}, "training.steps is True: give a number"),
@@ -379,7 +384,7 @@ def test_a_scale_may_be_held_in_its_place_and_plain_adam_decays_as_it_likes():
             "data.augmentation.interpolation has no effect: it belongs to a random or resized crop.",
         ),
         (
-            {"evaluation": {"every_steps": 1, "batch_size": 1, "retrieval": {"source": "shapes"}}},
+            {"evaluation": {"every_steps": 1, "batch_size": 1, "retrieval": {"kind": "shapes"}}},
             "evaluation.batch_size is 1, so that validation_loss is of pairs alone, with no others to tell from.",
         ),
     ],
@@ -418,6 +423,6 @@ def test_a_recipe_is_found_by_its_name_unless_a_file_is_there(tmp_path, monkeypa
 def test_exponents_are_numbers_with_and_without_a_point(tmp_path):
     for text, value in {"1e-5": 1e-5, "1E-05": 1e-5, "1.5e+3": 1500, ".5e1": 5, "-2e4": -2e4, "1e5m": "1e5m"}.items():
         assert plain_yaml.load(f"key: {text}", "it") == {"key": value}
-    recipe = Recipe.parse(SMALLEST | {"data": {"source": "paired", "folder": "1e5"}})
+    recipe = Recipe.parse(SMALLEST | {"data": {"source": {"kind": "paired", "folder": "1e5"}}})
     recipe.write(tmp_path / "w.yaml")
     assert Recipe.read(tmp_path / "w.yaml") == recipe

@@ -155,7 +155,7 @@ def test_the_command_trains_with_sharded_weights(tmp_path):
     recipe = {
         "model": {"architecture": ARCHITECTURE.to_dict()},
         "training": {"steps": 3},
-        "data": {"examples": 40, "batch_size": 8},
+        "data": {"source": {"kind": "shapes", "examples": 40}, "batch_size": 8},
         "checkpoint": {"every_steps": 2},
     }
     recipe["model"]["architecture"]["text"] |= {"vocabulary_size": 600, "end_of_text": 599, "context_length": 24}

@@ -66,10 +66,10 @@ def test_the_mixer_is_trained_as_the_transformer_beside_it():
     assert mixer == transformer.model_copy(update={"model": mixer.model})
 
 
-@pytest.mark.parametrize(("name", "source"), [("yfcc7m", "webdataset"), ("combined", "combined")])
-def test_simple_clip_recipes(name, source):
+@pytest.mark.parametrize(("name", "kind"), [("yfcc7m", "webdataset"), ("combined", "combined")])
+def test_simple_clip_recipes(name, kind):
     recipe = Recipe.read(CONFIGS / "clip" / f"simple-clip-{name}.yaml")
-    assert (recipe.data.source, recipe.data.batch_size) == (source, 256)
+    assert (recipe.data.source.kind, recipe.data.batch_size) == (kind, 256)
     assert (recipe.optimizer.name, recipe.optimizer.weight_decay, recipe.optimizer.betas) == ("adam", 0, (0.9, 0.999))
     assert recipe.loss.initial_logit_scale == 5
     assert learning_rate(recipe, 1, 57_800) == pytest.approx(1e-4, rel=1e-6)

@@ -6,7 +6,6 @@ import gzip
 
 import pytest
 
-from clip_core.data.families import open_source
 from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
 from clip_core.text.bpe import BytePairTokenizer
@@ -16,6 +15,7 @@ from clip_core.text.vocabulary import openai_merges
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.training import vocabulary
 from clip_core.training.vocabulary import Vocabulary, kept_vocabulary, vocabulary_of
+from tests.data.numbered import open_source
 
 WORDS = ["zebra", "quokka", "axolotl"]
 MERGES = learn(WORDS, 10**6)

@@ -29,7 +29,7 @@ def tiny_recipe(steps: int = 12, **changes: dict[str, Any]) -> Recipe:
     sections: dict[str, dict[str, Any]] = {
         "model": {"architecture": TINY.to_dict()},
         "training": {"steps": steps, "seed": 5},
-        "data": {"examples": 60, "batch_size": 8},
+        "data": {"source": {"kind": "shapes", "examples": 60}, "batch_size": 8},
         "optimizer": {"learning_rate": 1e-3, "gradient_clip": 1.0},
         "schedule": {"warm_up_steps": 3},
         "checkpoint": {"every_steps": 4, "keep": 2},
@@ -44,4 +44,4 @@ def tiny_trainer(recipe: Recipe) -> Trainer:
 
 
 def tiny_data(recipe: Recipe) -> TrainingSet:
-    return TrainingSet(recipe.training.seed, recipe.data.examples)
+    return recipe.data.source.open(recipe.training.seed)
