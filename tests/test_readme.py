@@ -48,6 +48,13 @@ SHORTENED = {
 }
 
 
+def test_the_table_of_models_is_that_of_the_command(capsys, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    table = text.partition("<!-- clip models --markdown -->\n")[2].partition("<!-- end -->")[0]
+    check_command(["clip", "models", "--markdown"], monkeypatch)
+    assert table == capsys.readouterr().out
+
+
 def needed(code: str) -> set[str]:
     """The frameworks that a piece of Python imports."""
     return {name for name in backends.NAMES if re.search(rf"^(import|from) .*\b{name}\b", code, re.MULTILINE)}

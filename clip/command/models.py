@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from clip.command.output import Json, console, print_json, print_table
 from clip_core.models import NamedArchitecture, NamedModel, everything
@@ -12,18 +15,45 @@ from clip_core.naming import count
 COLUMNS = ("name", "image_tower", "text_tower", "resolution", "context", "parameters", "image_gflops", "text_gflops")
 
 
-def run(json: Json = False) -> None:
+def run(
+    json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a table of the families for a document.")] = False,
+) -> None:
     """List the models that can be loaded by name, and the architectures that recipes know by name."""
     rows = [_row(named) for named in everything()]
     if json:
         print_json(rows)
         return
-    for family, members in groupby(rows, key=lambda row: row["family"]):
-        of_family = list(members)
+    families = [list(members) for _, members in groupby(rows, key=lambda row: row["family"])]
+    if markdown:
+        print(families_as_markdown(families))
+        return
+    for of_family in families:
         first = of_family[0]
-        print_table(COLUMNS, ([row[name] for name in COLUMNS] for row in of_family), title=family)
+        print_table(COLUMNS, ([row[name] for name in COLUMNS] for row in of_family), title=first["family"])
         console.print(f"tokenizer: {first['tokenizer']}; files: {first['files']}; weights: {first['weights']}")
         console.print()
+
+
+def families_as_markdown(families: Iterable[list[dict[str, Any]]]) -> str:
+    """One row for each family: what its models are made of, how large they are, and what loads into them."""
+    lines = ["| family | models | towers | parameters | GFLOPs of a picture | tokenizer | files that load |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for rows in families:
+        names = ", ".join(f"`{row['name']}`" for row in rows[:3]) + (f" and {len(rows) - 3} more" if rows[3:] else "")
+        images, texts = (
+            " or ".join(dict.fromkeys(row[f"{place}_tower"] for row in rows)) for place in ("image", "text")
+        )
+        size = _range([row["parameters"] / 1e6 for row in rows], " M")
+        work = _range([row["image_gflops"] for row in rows], "")
+        cells = (rows[0]["family"], names, f"{images} + {texts}", size, work, rows[0]["tokenizer"], rows[0]["files"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _range(values: Sequence[float], unit: str) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3g}{unit}" if low == high else f"{low:.3g} to {high:.3g}{unit}"
 
 
 def _row(named: NamedModel | NamedArchitecture) -> dict[str, Any]:
