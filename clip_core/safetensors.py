@@ -27,7 +27,7 @@ from clip_core.buffers import (
 )
 from clip_core.errors import CheckpointError
 
-MAX_HEADER_BYTES = 16 << 20  # a CLIP needs 0.1 MB, and its vocabulary up to 1 MB
+MAX_HEADER_BYTES = 32 << 20  # a CLIP needs 0.1 MB, its merges up to 1 MB, the largest tokenizer.json about 16 MB
 MANIFEST_KEY = "triclip"
 
 _DTYPES: dict[str, np.dtype] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,9 +14,11 @@ import numpy as np
 from clip_core.architecture import Architecture
 from clip_core.buffers import sha256
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.text.loading import MAXIMUM_BYTES, is_json
 
 FORMAT = 2
 OLD_FORMATS = (1,)  # whose architecture has one activation beside its towers
+_COMPRESSED = "zlib, base64"  # the name of a vocabulary that is stored like this
 _REMEDY = "the file is damaged or was changed by another program; convert it again from its source"
 
 
@@ -24,7 +28,7 @@ class Manifest:
 
     architecture: Architecture
     tensors: dict[str, tuple[str, str]]  # name -> dtype, SHA-256 of the bytes in C order, little-endian
-    vocabulary: str | None = None  # the merges of the byte-pair encoding, one a line; None: OpenAI's
+    vocabulary: str | None = None  # what defines the tokenizer: merges, or a tokenizer.json; None: OpenAI's
     source_sha256: str | None = None  # of the file that this one was converted from
     assumed: tuple[str, ...] = ()  # the fields of the architecture that nobody has stated (`converters.knowledge`)
 
@@ -36,7 +40,7 @@ class Manifest:
             "architecture": self.architecture.to_dict(),
             "assumed": list(self.assumed),
             "tensors": {name: {"dtype": dtype, "sha256": digest} for name, (dtype, digest) in self.tensors.items()},
-            "vocabulary": self.vocabulary,
+            "vocabulary": _packed(self.vocabulary),
         }
         return _dump(body | {"sha256": _digest(body)})
 
@@ -56,6 +60,7 @@ class Manifest:
                 raise CheckpointError(
                     f"the manifest has format {body['format']!r:.50}, expected {FORMAT}; update this package."
                 )
+            body["vocabulary"] = _unpacked(body["vocabulary"])
             for name in ("vocabulary", "source_sha256"):
                 if not isinstance(body[name], str | None):
                     raise TypeError(f"its {name} is {type(body[name]).__name__}, expected a text")
@@ -69,7 +74,7 @@ class Manifest:
                 source_sha256=body["source_sha256"],
                 assumed=tuple(assumed),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:
             raise CheckpointError(f"the manifest cannot be read ({error!r:.200}): {_REMEDY}.") from error
         except CheckpointError:
             raise
@@ -91,6 +96,28 @@ class Manifest:
                 elif sha256(weights[name]) != digest:
                     found.append(f"{name} does not match its SHA-256 in the manifest")
         return [f"{fault}: {_REMEDY}" for fault in found]
+
+
+def _packed(vocabulary: str | None) -> str | dict[str, str] | None:
+    """A tokenizer.json, which may have 34 MB, compressed; merges as they are."""
+    if vocabulary is None or not is_json(vocabulary):
+        return vocabulary
+    return {_COMPRESSED: base64.b64encode(zlib.compress(vocabulary.encode(), 9)).decode()}
+
+
+def _unpacked(packed: object) -> object:
+    """What `_packed` has packed.
+
+    Raises:
+        ValueError, zlib.error: it is damaged, or too large.
+    """
+    if not isinstance(packed, dict) or packed.keys() != {_COMPRESSED}:
+        return packed
+    stream = zlib.decompressobj()
+    text = stream.decompress(base64.b64decode(packed[_COMPRESSED], validate=True), MAXIMUM_BYTES)
+    if not stream.eof:
+        raise ValueError(f"its vocabulary is cut short, or has more than {MAXIMUM_BYTES} bytes")
+    return text.decode()
 
 
 def _dump(body: dict[str, object]) -> str:

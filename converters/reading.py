@@ -46,7 +46,7 @@ class ModelFile:
     layout: str = "openai"  # one of clip_core.layouts.LAYOUTS
     sha256: str = ""  # of the very bytes that were read; of several files, of the index and them one after the other
     size: int = 0  # bytes of the file, or of all of them
-    vocabulary: str | None = None  # the merges of the byte-pair encoding, one a line; None: OpenAI's
+    vocabulary: str | None = None  # what defines the tokenizer: merges, or a tokenizer.json; None: OpenAI's
     source_sha256: str | None = None  # of the file that this one was converted from, by its manifest
     prefix: str = ""  # of the names in the file, where the model is a part of a larger one
     left_out: tuple[str, ...] = ()  # the tensors of the file that are not below the prefix

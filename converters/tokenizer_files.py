@@ -11,7 +11,7 @@ from clip_core import files
 from clip_core.buffers import shown
 from clip_core.errors import CheckpointError, TextError
 from clip_core.text.bpe import END_OF_TEXT, END_OF_WORD, START_OF_TEXT, BytePairTokenizer
-from clip_core.text.loading import MAXIMUM_BYTES, misfit, read_tokenizer, tokenizer_from
+from clip_core.text.loading import MAXIMUM_BYTES, misfit, read_definition, tokenizer_from
 from clip_core.text.tokenizer import Tokenizer
 from clip_core.towers.parts import TextTower
 
@@ -72,12 +72,13 @@ def read(folder: Path) -> str | None:
 
     Raises:
         CheckpointError: it cannot be read, or is of CLIP's kind with ids in another order, or more of them.
-        ClipError: the library for a tokenizer.json is not installed.
     """
     try:
-        if _is_of_another_kind(folder):
-            return read_tokenizer(folder / "tokenizer.json").definition
+        if (other := _of_another_kind(folder)) is not None:
+            return read_definition(other)
         found = _vocabulary(folder)
+    except TextError as error:
+        raise CheckpointError(f"the tokenizer beside it cannot be read: {error}") from error
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the tokenizer beside it cannot be read: {error!r:.200}.") from error
     if found is None:
@@ -116,13 +117,14 @@ def equal(definition: str | None, other: str | None) -> bool:
     return first == second
 
 
-def _is_of_another_kind(folder: Path) -> bool:
-    """Whether it is described by a tokenizer.json, and not of CLIP's kind, which ends words by a symbol of its own."""
+def _of_another_kind(folder: Path) -> Path | None:
+    """The file of a tokenizer that is not of CLIP's kind, which ends words by a symbol of its own."""
     path = folder / "tokenizer.json"
-    if not path.exists():
-        return False
-    model = json.loads(files.read_regular(path, MAXIMUM_BYTES))["model"]
-    return bool(model["type"] != "BPE" or model.get("end_of_word_suffix") != END_OF_WORD)
+    if path.exists():
+        model = json.loads(files.read_regular(path, MAXIMUM_BYTES))["model"]
+        return None if model["type"] == "BPE" and model.get("end_of_word_suffix") == END_OF_WORD else path
+    of_clip = all((folder / name).exists() for name in VOCABULARY)
+    return None if of_clip or not (folder / "vocab.txt").exists() else folder / "vocab.txt"
 
 
 def _vocabulary(folder: Path) -> tuple[str, dict[str, Any], list[str]] | None:

@@ -109,11 +109,16 @@ def completed(body: dict[str, Any], settings: Mapping[str, Any]) -> str:
 
     That is which token fills texts up, whether BERT's lower-case, and what SigLIP's do to a text before.
 
+    Args:
+        settings: of a tokenizer_config.json, and under ``model_type`` that of a config.json; either may be missing.
+
     Raises:
         TextError: both contradict each other.
         KeyError, TypeError, AttributeError: something is missing, or of a wrong type.
     """
     ids = token_ids(body)
+    if settings.get("padding_side", "right") != "right":
+        raise TextError("its tokenizer_config.json fills texts up in front, and here that is done behind.")
     padding = settings.get("pad_token")
     padding = padding["content"] if isinstance(padding, dict) else padding
     if padding is None and body.get("padding") is None and body["model"]["type"] == "WordPiece":
@@ -126,7 +131,10 @@ def completed(body: dict[str, Any], settings: Mapping[str, Any]) -> str:
     if normalizer is not None and normalizer["type"] == "BertNormalizer":
         for theirs, ours in _BERT_SETTINGS.items():
             normalizer[ours] = settings.get(theirs, normalizer[ours])
-    steps = _BEFORE.get(settings.get("tokenizer_class", "").removesuffix("Fast"))
+    name = settings.get("tokenizer_class", "").removesuffix("Fast")
+    if settings.get("model_type") in ("siglip", "siglip2"):  # whose folders may name the class of another model
+        name = "SiglipTokenizer" if body["model"]["type"] == "Unigram" else "Siglip2Tokenizer"
+    steps = _BEFORE.get(name)
     if steps is not None:
         body["normalizer"] = {"type": "Sequence", "normalizers": steps if normalizer is None else [*steps, normalizer]}
     return dumped(body)

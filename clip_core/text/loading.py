@@ -21,9 +21,6 @@ from clip_core.towers.parts import TextTower
 MAXIMUM_BYTES = 64 << 20
 """Of a tokenizer's file: Gemma's tokenizer.json, which SigLIP 2 uses, has 34 MB."""
 
-SETTINGS = "tokenizer_config.json"
-"""Beside a tokenizer.json or vocab.txt it says what these do not."""
-
 
 def tokenizer_from(definition: str) -> Tokenizer:
     """The tokenizer that a text defines: a merges file, or else a tokenizer.json.
@@ -32,16 +29,29 @@ def tokenizer_from(definition: str) -> Tokenizer:
         TextError: it is neither.
         ClipError: the library for the latter is not installed.
     """
-    return JsonTokenizer(definition) if _is_json(definition) else BytePairTokenizer(definition)
+    return JsonTokenizer(definition) if is_json(definition) else BytePairTokenizer(definition)
 
 
 def read_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a merges file, a tokenizer.json or a vocab.txt, which may be compressed by gzip.
-
-    What only the tokenizer_config.json beside the last two says becomes a part of its definition.
+    """The tokenizer of a file that `read_definition` reads.
 
     Raises:
         ClipError: the file cannot be read, or is none of these, or the library that it needs is not installed.
+    """
+    definition = read_definition(path)
+    try:
+        return tokenizer_from(definition)
+    except TextError as error:
+        raise TextError(f"{os.fspath(path)} is no tokenizer: {error}") from error
+
+
+def read_definition(path: str | os.PathLike[str]) -> str:
+    """The text that defines a tokenizer, of a merges file, a tokenizer.json or a vocab.txt.
+
+    A file may be compressed by gzip. What only the tokenizer_config.json beside the last two says becomes a part of it.
+
+    Raises:
+        ClipError: the file cannot be read, or is none of these.
     """
     path = Path(path)
     data = read_regular(path, MAXIMUM_BYTES)
@@ -52,13 +62,13 @@ def read_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
             if not stream.eof:
                 raise zlib.error(f"it is cut short, or decompresses to more than {MAXIMUM_BYTES} bytes")
         text = data.decode()
-        if _is_json(text):
-            text = definitions.completed(parsed(text), _settings(path))
-        elif "#version" not in text.partition("\n")[0]:
-            if "[UNK]" not in text.split():
-                raise TextError(f"it starts with {text[:40]!r}; give a merges file, a tokenizer.json or a vocab.txt.")
-            text = definitions.wordpiece(text, _settings(path))
-        return tokenizer_from(text)
+        if is_json(text):
+            return definitions.completed(parsed(text), _settings(path))
+        if "#version" in text.partition("\n")[0]:
+            return text
+        if "[UNK]" in text.split():
+            return definitions.wordpiece(text, _settings(path))
+        raise TextError(f"it starts with {text[:40]!r}; give a merges file, a tokenizer.json or a vocab.txt.")
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, zlib.error, TextError) as error:
         reason = str(error) if isinstance(error, UnicodeDecodeError | zlib.error | TextError) else f"{error!r:.200}."
         raise TextError(f"{path} is no tokenizer: {reason}") from error
@@ -114,19 +124,30 @@ def _size(text: TextTower) -> int:
     return text.vocabulary_size if text.required_token is None else text.required_token + 1
 
 
-def _is_json(text: str) -> bool:
-    return text.lstrip("\ufeff \t\r\n").startswith("{")
+def is_json(definition: str) -> bool:
+    """Whether a text that defines a tokenizer is a tokenizer.json, and not merges."""
+    return definition.lstrip().startswith("{")
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """The tokenizer_config.json beside ``path``; empty where there is none."""
-    beside = path.with_name(SETTINGS)
+    """What the tokenizer_config.json beside ``path`` says, and the model_type of the config.json."""
+    model_type = _beside(path, "config.json").get("model_type")
+    return {"model_type": model_type} | _beside(path, "tokenizer_config.json")
+
+
+def _beside(path: Path, name: str) -> dict[str, Any]:
+    """The JSON object of a file beside ``path``; empty where there is none.
+
+    Raises:
+        TextError: it is none.
+    """
+    beside = path.with_name(name)
     if not beside.exists():
         return {}
     try:
-        settings = json.loads(read_regular(beside, MAXIMUM_BYTES))
+        content = json.loads(read_regular(beside, MAXIMUM_BYTES))
     except (ClipError, ValueError, RecursionError) as error:
-        raise TextError(f"{beside.name} beside it cannot be read: {error!s:.200}") from error
-    if not isinstance(settings, dict):
-        raise TextError(f"{beside.name} beside it is not a JSON object; download it again.")
-    return settings
+        raise TextError(f"{name} beside it cannot be read: {error!s:.200}") from error
+    if not isinstance(content, dict):
+        raise TextError(f"{name} beside it is not a JSON object; download it again.")
+    return content
