@@ -1,6 +1,6 @@
 """How other projects store a CLIP: one file a project, with its names and its configuration together."""
 
-from clip_core.layouts import huggingface, mixer_clip, nnabla, open_clip, openai, paddle, passl, timm
+from clip_core.layouts import huggingface, mixer_clip, nnabla, open_clip, openai, paddle, passl, simple_clip, timm
 from clip_core.layouts.parts import Layout
 
 LAYOUTS: dict[str, Layout] = {
@@ -14,5 +14,6 @@ LAYOUTS: dict[str, Layout] = {
         open_clip,
         mixer_clip,
         timm,
+        simple_clip,
     )
 }

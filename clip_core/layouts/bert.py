@@ -15,7 +15,7 @@ import numpy as np
 
 from clip_core.errors import CheckpointError
 from clip_core.layouts.configuration import number
-from clip_core.layouts.parts import starts
+from clip_core.layouts.parts import join_attention, starts
 from clip_core.naming import Weights
 from clip_core.towers import TEXT_TOWERS
 from clip_core.towers.parts import Shapes, TextTower
@@ -28,23 +28,47 @@ _EMBEDDINGS = {
 }
 _TYPES = "embeddings.token_type_embeddings.weight"
 _BLOCK = re.compile(r"(?:transformer|encoder)\.layer\.([0-9]+)\.(.+)\.(weight|bias)")
-_MODULES = {
-    **{f"attention.{part}_lin": f"attn.{part}" for part in "qkv"},
+_OWN_BLOCK = re.compile(r"resblocks\.([0-9]+)\.(.+)\.(weight|bias)")
+_DISTILBERT = {
+    **{f"attention.{part}_lin": f"attn.{part}_proj" for part in "qkv"},
     "attention.out_lin": "attn.out_proj",
     "sa_layer_norm": "ln_1",
     "ffn.lin1": "mlp.c_fc",
     "ffn.lin2": "mlp.c_proj",
     "output_layer_norm": "ln_2",
-    **{f"attention.self.{name}": f"attn.{name[0]}" for name in ("query", "key", "value")},
+}
+_BERT = {
+    **{f"attention.self.{name}": f"attn.{name[0]}_proj" for name in ("query", "key", "value")},
     "attention.output.dense": "attn.out_proj",
     "attention.output.LayerNorm": "ln_1",
     "intermediate.dense": "mlp.c_fc",
     "output.dense": "mlp.c_proj",
     "output.LayerNorm": "ln_2",
 }
+_MODULES = _DISTILBERT | _BERT
+_SPELLED = {ours: theirs for names in (_EMBEDDINGS, _DISTILBERT) for theirs, ours in names.items()}
 # What a model is trained with and without effect on the states of its tokens.
 _LEFT_OUT = re.compile(r"(pooler|cls|classifier|pre_classifier|qa_outputs|vocab_[a-z_]+)\..*|embeddings\.position_ids")
 _ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+
+
+def canonical(name: str) -> str:
+    """The tower's name for a parameter of a BERT or DistilBERT; an unknown name stays as it is.
+
+    Queries, keys and values are apart, as `clip_core.layouts.parts.join_attention` takes them.
+    """
+    match = _BLOCK.fullmatch(name)
+    if match and match[2] in _MODULES:
+        return f"resblocks.{match[1]}.{_MODULES[match[2]]}.{match[3]}"
+    return _EMBEDDINGS.get(name, name)
+
+
+def spell(name: str) -> str:
+    """DistilBERT's name for one that `canonical` gives."""
+    match = _OWN_BLOCK.fullmatch(name)
+    if match and match[2] in _SPELLED:
+        return f"transformer.layer.{match[1]}.{_SPELLED[match[2]]}.{match[3]}"
+    return _SPELLED.get(name, name)
 
 
 def text_tower(
@@ -62,24 +86,15 @@ def text_tower(
     """
     prefix = next((prefix for prefix in ("distilbert.", "bert.") if starts(tensors, prefix)), "")
     weights: Weights = {}
-    parts: dict[str, np.ndarray] = {}
     for full, array in tensors.items():
         name = full.removeprefix(prefix)
-        match = _BLOCK.fullmatch(name)
-        if name in _EMBEDDINGS:
-            weights[_EMBEDDINGS[name]] = array
-        elif match and match[2] in _MODULES:
-            module = _MODULES[match[2]]
-            place = parts if module in ("attn.q", "attn.k", "attn.v") else weights
-            place[f"resblocks.{match[1]}.{module}.{match[3]}"] = array
+        if (own := canonical(name)) != name:
+            weights[own] = array
         elif name != _TYPES and not _LEFT_OUT.fullmatch(name):
             raise CheckpointError(f"It holds {full}, which is no parameter of a BERT or DistilBERT.")
-    for name in [name for name in parts if ".attn.q." in name]:
-        inputs = [parts.get(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
-        found = [array for array in inputs if array is not None]
-        if len({array.shape for array in found}) != 1 or len(found) != 3:
-            raise CheckpointError(f"Its {name} has no key and value of the same shape.")
-        weights[name.replace(".attn.q.", ".attn.in_proj_")] = np.concatenate(found)
+    weights = join_attention(weights)
+    if apart := [name for name in weights if re.search(r"attn\.[qkv]_proj\.", name)]:
+        raise CheckpointError(f"Its {apart[0]} has no two others of the same shape and type, as q, k and v have.")
     types = tensors.get(prefix + _TYPES)
     if types is not None and types.ndim == 2:
         weights["positional_embedding"] = weights["positional_embedding"] + types[0]

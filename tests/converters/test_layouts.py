@@ -32,13 +32,14 @@ def test_what_each_holds():
     held = {
         name: [kind for kind, one in ARCHITECTURES.items() if layout.holds(one)] for name, layout in LAYOUTS.items()
     }
-    everything = {name: ["vit", "resnet", "mixer"] for name in ("openai", "nnabla", "paddle")}
+    everything = {name: list(ARCHITECTURES) for name in ("openai", "nnabla", "paddle")}
     assert held == everything | {
         "open_clip": ["vit", "resnet"],
         "passl": ["vit"],
         "huggingface": ["vit"],
         "mixer_clip": ["mixer"],
         "timm": [],
+        "simple_clip": ["torchvision", "efficientnet"],
     }
     held_of_siglip = [name for name, layout in LAYOUTS.items() if layout.holds(SIGLIP)]
     assert held_of_siglip == ["openai", "nnabla", "paddle", "huggingface", "timm"]

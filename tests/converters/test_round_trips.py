@@ -47,8 +47,9 @@ def test_every_format_and_layout(name, suffix, layout, dtype, tmp_path, assert_e
 )
 def test_a_layout_without_names_for_the_towers_is_refused(layout, name, tmp_path):
     checkpoint = ModelFile(random_weights(ARCHITECTURES[name]), ARCHITECTURES[name])
-    towers = {"vit": "ViT with a Transformer", "resnet": "ResNet with a Transformer", "mixer": "Mixer with a Mixer"}
-    with pytest.raises(ClipError, match=f"^The layout {layout} has no names for a {towers[name]}; choose openai, "):
+    towers = (getattr(ARCHITECTURES[name], place).title for place in ("image", "text"))
+    named = " with a ".join(towers)
+    with pytest.raises(ClipError, match=f"^The layout {layout} has no names for a {named}; choose openai, "):
         write(checkpoint, tmp_path / "a.safetensors", layout=layout)
     assert list(tmp_path.iterdir()) == []
 

@@ -94,7 +94,7 @@ def assert_equal_to_torchvision(backend: Backend, image: ImageTower) -> None:
     with torch.no_grad():
         expected = torchvisions(image, weights).eval()(torch.from_numpy(pixels).double()).numpy()
     judge = Reference(architecture, weights, precision="fp64").encode_image(pixels)
-    assert difference(normalize(judge), normalize(expected)) <= 1e-12
+    assert difference(normalize(judge), normalize(expected)) <= 1e-11
     found = backend.CLIP(architecture, weights, device="cpu").embed_image(pixels)
     assert difference(normalize(found), normalize(expected)) <= CONTRACT["image_embedding"].bound
     assert difference(normalize(expected[0]), normalize(expected[1])) > 500 * CONTRACT["image_embedding"].bound
