@@ -14,7 +14,8 @@ from clip_core.errors import ClipError
 from clip_core.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
-from clip_core.towers.parts import HEAD_WIDTH, Tower
+from clip_core.towers.parts import HEAD_WIDTH, Activation, Tower
+from clip_core.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 
@@ -42,6 +43,15 @@ LOW_RESOURCE = Family(
     "Low-resource CLIP",
     "byte pairs learnt from the captions; [EOS] is 1, [SOS] is 2, and 0 fills texts up",
     "those of the trainings here",
+)
+
+SIGLIP = Family(
+    "SigLIP", "SentencePiece, from the tokenizer.json in the model's folder", "Hugging Face folders; open_clip's files"
+)
+META_CLIP_2 = Family(
+    "MetaCLIP 2",
+    "SentencePiece of XLM-V (L: of mT5), from the tokenizer.json in the model's folder",
+    "open_clip folders and files",
 )
 
 
@@ -104,6 +114,43 @@ _MIXER = Architecture(
     image=VisionMixer(resolution=224, patch=32, width=768, layers=12),
     text=TextMixer(OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY_SIZE, width=512, layers=12),
 )
+
+_SIGLIP_SIZES = {  # width, layers, heads, inner width of the MLP
+    "B": (768, 12, 12, 3072),
+    "L": (1024, 24, 16, 4096),
+    "SO400M": (1152, 27, 16, 4304),
+    "gopt": (1536, 40, 16, 6144),
+}
+
+
+def _siglip(
+    name: str, size: str, patch: int, resolution: int, vocabulary_size: int, context_length: int = 64
+) -> NamedArchitecture:
+    width, layers, heads, mlp_width = _SIGLIP_SIZES[size]
+    image = SiglipVisionTransformer(resolution, patch, width, layers, heads, mlp_width)
+    text_size = _SIGLIP_SIZES["SO400M" if size == "gopt" else size]
+    text = SiglipTextTransformer(context_length, vocabulary_size, *text_size)
+    return NamedArchitecture(f"ViT-{size}-{patch}-{name}", Architecture(width, image, text, logit_bias=True), SIGLIP)
+
+
+_META_SIZES = {  # of the joint space; width, layers, heads and inner width of the image tower; width, layers and heads
+    # of the text tower; its tokens, and the one that ends a text
+    "L": (768, (1024, 24, 16, 4096), (768, 12, 12), 250100, 1),
+    "H": (1024, (1280, 32, 16, 5120), (1024, 24, 16), 901629, 2),
+    "bigG": (1280, (1664, 48, 16, 8192), (1280, 32, 20), 901629, 2),
+}
+
+
+def _meta_clip_2(
+    size: str, ending: str = "", resolution: int = 224, activation: Activation = "gelu"
+) -> NamedArchitecture:
+    embed_dim, image, text, tokens, end = _META_SIZES[size]
+    towers = (
+        VisionTransformer(resolution, 14, *image, activation=activation),
+        TextTransformer(OPENAI_CONTEXT_LENGTH, tokens, *text, activation=activation, end_of_text=end),
+    )
+    return NamedArchitecture(f"ViT-{size}-14-worldwide{ending}", Architecture(embed_dim, *towers), META_CLIP_2)
+
 
 MODELS: dict[str, NamedModel] = {
     model.name: model
@@ -197,6 +244,23 @@ ARCHITECTURES: dict[str, NamedArchitecture] = {
             )
             for image, text in zip(_LOW_RESOURCE_IMAGE, "SSSBBL")
         ),
+        _siglip("SigLIP", "B", 16, 224, 32000),
+        *(_siglip(f"SigLIP-{resolution}", "B", 16, resolution, 32000) for resolution in (256, 384, 512)),
+        *(_siglip(f"SigLIP-{resolution}", "L", 16, resolution, 32000) for resolution in (256, 384)),
+        _siglip("SigLIP", "SO400M", 14, 224, 32000, context_length=16),
+        *(_siglip(f"SigLIP-{resolution}", "SO400M", 14, resolution, 32000) for resolution in (378, 384)),
+        _siglip("SigLIP-i18n-256", "B", 16, 256, 250000),
+        _siglip("SigLIP2-256", "B", 32, 256, 256000),
+        _siglip("SigLIP2", "B", 16, 224, 256000),
+        *(_siglip(f"SigLIP2-{resolution}", "B", 16, resolution, 256000) for resolution in (256, 384, 512)),
+        *(_siglip(f"SigLIP2-{resolution}", "L", 16, resolution, 256000) for resolution in (256, 384, 512)),
+        _siglip("SigLIP2", "SO400M", 14, 224, 256000),
+        _siglip("SigLIP2-378", "SO400M", 14, 378, 256000),
+        *(_siglip(f"SigLIP2-{resolution}", "SO400M", 16, resolution, 256000) for resolution in (256, 384, 512)),
+        *(_siglip(f"SigLIP2-{resolution}", "gopt", 16, resolution, 256000) for resolution in (256, 384)),
+        *(_meta_clip_2(size) for size in _META_SIZES),
+        *(_meta_clip_2(size, "-quickgelu", activation="quick_gelu") for size in ("L", "H")),
+        *(_meta_clip_2(size, "-378", resolution=378) for size in ("H", "bigG")),
     )
 }
 """Without weights at a fixed address."""
