@@ -26,9 +26,9 @@ from clip_core.text.loading import tokenizer_of
 from clip_core.text.tokenizer import Tokenizer
 from clip_core.training import loop
 from clip_core.training.checkpoint import newest, run_of, vocabulary_in
-from clip_core.training.log import say
 from clip_core.training.loop import AVERAGE, MODEL, Outcome, enough_memory_for_the_model
 from clip_core.training.plan import Plan, plan
+from clip_core.training.progress import say
 from clip_core.training.recipe import Recipe, recipe_file
 from clip_core.training.stopping import stop_signals
 from clip_core.training.trainable import with_initial_scale

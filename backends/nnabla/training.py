@@ -36,7 +36,7 @@ from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
-from clip_core.training.step import SCALARS, chunks, clip_factor, log_scale_bounds
+from clip_core.training.step import SCALARS, TOWERS, chunks, clip_factor, log_scale_bounds
 from clip_core.training.trainable import check_trainable
 
 BLOCK = 1 << 15  # elements; a block of weights, gradient and moments stays in a core's cache
@@ -82,10 +82,9 @@ class Trainer:
             with nullcontext() if whole else nn.no_grad():
                 pairs = [self._encode(pixels[part], tokens[part]) for part in parts]
             sums, gradients = self._loss(*(np.concatenate([to_array(x) for x in side]) for side in zip(*pairs)))
-            towers = ("image", "text")
             for part, pair in zip(parts, pairs):
                 pair = pair if whole else self._encode(pixels[part], tokens[part])
-                for tower, features, gradient in zip(towers, pair, gradients):
+                for tower, features, gradient in zip(TOWERS, pair, gradients):
                     if tower not in self.recipe.optimizer.frozen:
                         features.backward(self.loss_scale * gradient[part], clear_buffer=True)
             result = self._update(sums, len(pixels) * self.processes.size, learning_rate)

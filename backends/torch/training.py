@@ -31,7 +31,7 @@ from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
-from clip_core.training.step import SCALARS, chunks, clip_factor, log_scale_bounds
+from clip_core.training.step import SCALARS, TOWERS, chunks, clip_factor, log_scale_bounds
 from clip_core.training.trainable import check_trainable
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -95,8 +95,9 @@ class Trainer:
             pairs = [self._encode(pixels[part], tokens[part]) for part in parts]
         sums, gradients = self._loss(*(torch.cat(side).detach() for side in zip(*pairs)))
         for part, pair in zip(parts, pairs):
-            for features, gradient in zip(pair if whole else self._encode(pixels[part], tokens[part]), gradients):
-                if features.requires_grad:  # not of a frozen tower
+            pair = pair if whole else self._encode(pixels[part], tokens[part])
+            for tower, features, gradient in zip(TOWERS, pair, gradients):
+                if tower not in self.recipe.optimizer.frozen:
                     features.backward(self.loss_scale * gradient[part])
         result = self._update(sums, len(pixels) * self.processes.size, learning_rate)
         self.model.eval()

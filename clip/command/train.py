@@ -60,7 +60,7 @@ def run(
     if json and not dry_run:
         raise ClipError("--json is for the plan that --dry-run prints; metrics.jsonl tells of a training in JSON.")
     from clip.training import Job
-    from clip_core.training.log import say
+    from clip_core.training.progress import say
 
     overrides = dict(_override(text) for text in override or [])
     job = Job.open(config, backend, output, load, resume, steps, seed, overrides)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from clip_core.errors import ClipError
 from clip_core.files import appending, read_regular, write_bytes
 
-FAULTS = "faults.jsonl"
+FAULTS = "faults.jsonl"  # of the run, whose examples could not be used
 
 
 class Fault(NamedTuple):

@@ -17,6 +17,7 @@ import numpy as np
 
 from clip_core.backend import StepResult, Trainer
 from clip_core.data.example import Source
+from clip_core.data.faults import FAULTS
 from clip_core.data.loader import Batch, Loader, check_batch
 from clip_core.data.settings import shown
 from clip_core.errors import ClipError
@@ -30,14 +31,15 @@ from clip_core.training import checkpoint as checkpoints
 from clip_core.training.cautions import cautions
 from clip_core.training.checkpoint import TrainingCheckpoint, Writer
 from clip_core.training.evaluation import Evaluator
-from clip_core.training.log import CURVE, EVALUATION, METRICS, RunLog, plot, say
+from clip_core.training.plot import CURVE, plot
+from clip_core.training.progress import say
 from clip_core.training.recipe import Recipe
+from clip_core.training.run_log import EVALUATION, METRICS, RunLog
 from clip_core.training.schedule import learning_rate
 from clip_core.training.stopping import stop_signals
 from clip_core.training.trainable import check_trainable
 
 RECIPE = "recipe.yaml"
-FAULTS = "faults.jsonl"  # examples that could not be used
 MODEL = "model.safetensors"  # what the caller of `train` writes into the folder in the end
 AVERAGE = "model-average.safetensors"
 

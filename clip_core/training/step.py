@@ -6,6 +6,7 @@ from math import log
 
 from clip_core.training.recipe import Optimizer
 
+TOWERS = ("image", "text")  # in the order of their features
 SCALARS = ("logit_scale", "logit_bias")  # of neither tower; their gradients come from the loss itself
 
 

@@ -33,8 +33,8 @@ from clip_core.text.bpe_training import HEADER
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training import checkpoint
-from clip_core.training.log import read_metrics
 from clip_core.training.recipe import Recipe
+from clip_core.training.run_log import read_metrics
 from converters import tokenizer_files
 from tests.data.numbered import open_source
 from tests.fuzz import mutations

@@ -21,9 +21,9 @@ from clip_core.naming import Weights
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.towers.parts import DEVIATION, MEAN
 from clip_core.training.evaluation import Evaluator
-from clip_core.training.log import EVALUATION, read_metrics
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
+from clip_core.training.run_log import EVALUATION, read_metrics
 from clip_core.training.trainable import with_initial_scale
 from tests.data.numbered import SMALL, STEP, TOKENIZER, write_picture
 from tests.requested import load_backend

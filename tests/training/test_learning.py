@@ -9,9 +9,9 @@ from clip_core.evaluation.shapes import evaluate
 from clip_core.initialize import initialize
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
-from clip_core.training.log import EVALUATION, read_metrics
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
+from clip_core.training.run_log import EVALUATION, read_metrics
 from clip_core.training.trainable import with_initial_scale
 
 # Share of 200 pictures that find their own description among 200; chance is 0.005. Measured 0.70 after 600 steps, and

@@ -20,10 +20,12 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from clip_core.training.checkpoint import newest, read
-from clip_core.training.log import EVALUATION, ProgressBar, ProgressLines, RunLog, plot, read_metrics
 from clip_core.training.loop import train
 from clip_core.training.monitors import EVENTS
+from clip_core.training.plot import plot
+from clip_core.training.progress import ProgressBar, ProgressLines
 from clip_core.training.recipe import Log
+from clip_core.training.run_log import EVALUATION, RunLog, read_metrics
 from tests.clip.running import RECIPE
 from tests.training.disturbances import Wrapped, largest_file
 from tests.training.tiny import tiny_data, tiny_recipe, tiny_trainer
@@ -179,7 +181,7 @@ def test_the_bar_shows_what_there_is_room_for(width, numbers):
 
 def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("clip_core.training.log.monotonic", lambda: now[0])
+    monkeypatch.setattr("clip_core.training.progress.monotonic", lambda: now[0])
     lines = ProgressLines(10, 100)
     for step in range(11, 101):
         now[0] += 1

@@ -23,9 +23,9 @@ from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
 from clip_core.files import exclusive, sha256
 from clip_core.training.checkpoint import newest, read
-from clip_core.training.log import read_metrics
 from clip_core.training.loop import Outcome, train
 from clip_core.training.recipe import Recipe
+from clip_core.training.run_log import read_metrics
 from clip_core.training.schedule import learning_rate
 from tests.training.tiny import METRICS, TINY, tiny_data, tiny_recipe, tiny_trainer
 

@@ -15,8 +15,8 @@ from clip_core.backend import StepResult
 from clip_core.errors import ClipError
 from clip_core.files import exclusive
 from clip_core.training.checkpoint import newest, read
-from clip_core.training.log import read_metrics
 from clip_core.training.loop import train
+from clip_core.training.run_log import read_metrics
 from tests.clip.running import RECIPE, ended, process
 from tests.launching import ENVIRONMENT
 from tests.training.disturbances import Wrapped, largest_file

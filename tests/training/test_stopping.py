@@ -14,7 +14,7 @@ import pytest
 
 from clip_core.files import exclusive
 from clip_core.training.checkpoint import newest, read
-from clip_core.training.log import read_metrics
+from clip_core.training.run_log import read_metrics
 from clip_core.training.stopping import WORD, stop_signals
 from tests.clip.running import RECIPE, ended, process
 from tests.launching import ENVIRONMENT
