@@ -60,6 +60,7 @@ class LoadedModel:
     name: str
     model: Model
     logit_scale: float  # what cosines are multiplied by
+    logit_bias: float | None = None  # what is added then, if the model was trained to judge each pair by itself
     assumed: tuple[str, ...] = ()  # what its file does not say and nobody stated, so that it was taken to be OpenAI's
 
     @property
@@ -167,6 +168,7 @@ def open_model(
         vocabulary=file.vocabulary,
     )
     logit_scale = float(np.exp(file.weights["logit_scale"], dtype=np.float64))
+    logit_bias = float(file.weights["logit_bias"]) if file.architecture.logit_bias else None
     warn_of_assumptions(path, file)
     if file.left_out:
         taken = f"below {file.prefix!r}" if file.prefix else "of one model"
@@ -175,7 +177,7 @@ def open_model(
             f"{file.left_out[0]}; clip inspect says more.",
             stacklevel=1,
         )
-    return LoadedModel(str(name), model, logit_scale, file.assumptions())
+    return LoadedModel(str(name), model, logit_scale, logit_bias, file.assumptions())
 
 
 def warn_of_assumptions(source: str | os.PathLike[str], file: converters.ModelFile) -> None:

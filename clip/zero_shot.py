@@ -16,7 +16,11 @@ from clip_core.evaluation.zero_shot import image_features, unit_features
 
 @dataclass(frozen=True)
 class Scores:
-    """Pictures by labels [n, m]."""
+    """Pictures by labels [n, m].
+
+    Of a model with a logit bias, which was trained to judge each pair by itself, each probability is that of its own
+    label alone; otherwise those of a picture add up to 1.
+    """
 
     logits: np.ndarray
     probabilities: np.ndarray
@@ -60,11 +64,14 @@ class Classifier:
         with np.errstate(all="ignore"):
             images = image_features(self.loaded.model, pixels)
             logits = similarity.logits(images, self._texts, self.loaded.logit_scale)
+            if self.loaded.logit_bias is not None:
+                logits += logits.dtype.type(self.loaded.logit_bias)
         if not np.isfinite(logits).all():
             raise CheckpointError(
                 f"{self.loaded.name} gives logits that are not finite numbers; look at its weights with clip inspect."
             )
-        return Scores(logits, similarity.probabilities(logits))
+        alone = self.loaded.logit_bias is not None
+        return Scores(logits, (similarity.pair_probabilities if alone else similarity.probabilities)(logits))
 
 
 def _check(loaded: LoadedModel, label: str, text: str, truncate: bool) -> None:

@@ -36,6 +36,11 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return np.exp(_log_softmax(logits, axis=-1))
 
 
+def pair_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Sigmoid, float64 of the same shape: how probable each pair is by itself, for logits that include a bias."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
 def contrastive_loss(logits: np.ndarray, reduction: Literal["mean", "sum"] = "mean") -> tuple[float, np.ndarray]:
     """The symmetric softmax loss of n matching pairs, and its gradient (paper, figure 3).
 

@@ -1,8 +1,10 @@
-"""A small SigLIP, and the models of transformers and open_clip of the same shape."""
+"""A small SigLIP, the models of transformers and open_clip of the same shape, and a folder as transformers writes."""
 
 from __future__ import annotations
 
+import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 from clip_core.architecture import Architecture
@@ -14,7 +16,7 @@ with warnings.catch_warnings():
     from open_clip.model import CustomTextCLIP
     from timm.models import register_model
     from timm.models.vision_transformer import VisionTransformer
-    from transformers import SiglipConfig, SiglipModel
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
 # Patches of 8 leave one row and one column over. Every number differs from its twin in the other tower.
 SIGLIP = Architecture(
@@ -23,6 +25,9 @@ SIGLIP = Architecture(
     text=SiglipTextTransformer(context_length=7, vocabulary_size=50, width=32, layers=3, heads=2, mlp_width=72),
     logit_bias=True,
 )
+
+
+PIECES = [*"abcdefghijklmnopqrstuvwxyz0123456789", "\u2581", "\u2581a", "\u2581red", "circle", "s", "photo", "of", "th"]
 
 
 def transformers_model() -> SiglipModel:
@@ -82,3 +87,39 @@ def open_clip_model() -> CustomTextCLIP:
         "act_kwargs": {"approximate": "tanh"},
     }
     return CustomTextCLIP(SIGLIP.embed_dim, vision, language, init_logit_bias=-10).eval()
+
+
+def siglip_folder(path: Path) -> Path:
+    """A new folder with what transformers writes, and the tokenizer of a SigLIP beside it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers_model().save_pretrained(path)
+        SiglipImageProcessor(size={"height": 33, "width": 33}, resample=2).save_pretrained(path)
+    (path / "tokenizer.json").write_text(tokenizer_json())
+    settings = {"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>", "eos_token": "</s>"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
+def tokenizer_json() -> str:
+    """A SentencePiece-unigram tokenizer of as many tokens as `SIGLIP` has, which ends texts as SigLIP's does."""
+    pieces = ["<pad>", "</s>", "<unk>", *dict.fromkeys(PIECES)]
+    pieces += [f"\u2581{number}{number}" for number in range(SIGLIP.text.vocabulary_size - len(pieces))]
+    body = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": place, "content": token, "special": True, "single_word": False, "lstrip": False, "rstrip": False}
+            | {"normalized": False}
+            for place, token in enumerate(pieces[:3])
+        ],
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
+        },
+        "decoder": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+        "model": {"type": "Unigram", "unk_id": 2, "vocab": [[piece, -float(len(pieces))] for piece in pieces]},
+    }
+    return json.dumps(body)

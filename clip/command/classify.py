@@ -92,7 +92,11 @@ def run(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for machines, a line for each label.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the probability of each label for each picture, as soon as it is computed."""
+    """Print the probability of each label for each picture, as soon as it is computed.
+
+    A model with a logit bias, such as SigLIP, judges each label by itself; of other models, the probabilities of a
+    picture add up to 1.
+    """
     names = _labels(labels, labels_file)
     form = _form(as_csv, as_json, output)
     paths = [path for image in images for path in _pictures(image)]
@@ -114,6 +118,10 @@ def run(
     if template is None:
         template = PLAIN_TEMPLATE if knows_shapes_only else PHOTO_TEMPLATE
     classifier = Classifier(loaded, names, template, truncate)
+    if loaded.logit_bias is not None:
+        errors.print(
+            f"clip: {loaded.name} judges each label by itself, so the probabilities of a picture need not add up to 1."
+        )
     # A bar that moves below results that scroll would be in their way.
     shown = errors.is_terminal and not (console.is_terminal and output is None)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -19,7 +19,7 @@ from clip_core.towers.parts import Pixels
 from clip_core.towers.siglip import SIGLIP_PIXELS
 from converters import ModelFile, convert, read, write
 from tests.models import sample_weights
-from tests.siglip import SIGLIP, transformers_model
+from tests.siglip import SIGLIP, siglip_folder, tokenizer_json
 from tests.weights import same
 
 with warnings.catch_warnings():
@@ -27,46 +27,11 @@ with warnings.catch_warnings():
     from transformers import AutoTokenizer, Siglip2Config, Siglip2Model, SiglipImageProcessor, SiglipModel
 
 WEIGHTS = sample_weights(SIGLIP)
-PIECES = [*"abcdefghijklmnopqrstuvwxyz0123456789", "\u2581", "\u2581a", "\u2581red", "circle", "s", "photo", "of", "th"]
-
-
-def tokenizer_json() -> str:
-    """A SentencePiece-unigram tokenizer of as many tokens as `SIGLIP` has, which ends texts as SigLIP's does."""
-    pieces = ["<pad>", "</s>", "<unk>", *dict.fromkeys(PIECES)]
-    pieces += [f"\u2581{number}{number}" for number in range(SIGLIP.text.vocabulary_size - len(pieces))]
-    body = {
-        "version": "1.0",
-        "added_tokens": [
-            {"id": place, "content": token, "special": True, "single_word": False, "lstrip": False, "rstrip": False}
-            | {"normalized": False}
-            for place, token in enumerate(pieces[:3])
-        ],
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
-        },
-        "decoder": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
-        "model": {"type": "Unigram", "unk_id": 2, "vocab": [[piece, -float(len(pieces))] for piece in pieces]},
-    }
-    return json.dumps(body)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """What transformers writes, and the tokenizer of a SigLIP beside it."""
-    path = tmp_path / "theirs"
-    model = transformers_model()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.save_pretrained(path)
-        SiglipImageProcessor(size={"height": 33, "width": 33}, resample=2).save_pretrained(path)
-    (path / "tokenizer.json").write_text(tokenizer_json())
-    settings = {"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>", "eos_token": "</s>"}
-    (path / "tokenizer_config.json").write_text(json.dumps(settings))
-    return path
+    return siglip_folder(tmp_path / "theirs")
 
 
 def test_a_folder_of_transformers_says_all_of_its_model(folder):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from clip_core.errors import ClipError
-from clip_core.similarity import contrastive_loss, logits, normalize, probabilities, sigmoid_loss
+from clip_core.similarity import contrastive_loss, logits, normalize, pair_probabilities, probabilities, sigmoid_loss
 
 
 def random_logits(n: int, seed: int = 0, scale: float = 5.0) -> np.ndarray:
@@ -55,6 +55,13 @@ def test_probabilities_by_hand_and_without_overflow():
 def test_probabilities_equal_pytorch():
     values = np.random.default_rng(1).standard_normal((2, 3, 5)) * 30
     np.testing.assert_allclose(probabilities(values), F.softmax(torch.tensor(values), dim=-1).numpy(), rtol=1e-13)
+
+
+def test_pair_probabilities_equal_pytorch_without_overflow():
+    values = np.append(np.random.default_rng(1).standard_normal(30) * 30, [1e4, -1e4, 0]).astype(np.float32)
+    found = pair_probabilities(values)
+    np.testing.assert_allclose(found, torch.sigmoid(torch.tensor(values, dtype=torch.float64)).numpy(), rtol=1e-13)
+    assert np.array_equal(found[-3:], [1, 0, 0.5])
 
 
 def test_contrastive_loss_by_hand():
