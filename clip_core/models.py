@@ -42,7 +42,7 @@ MIXER_CLIP = Family("Mixer CLIP", "OpenAI's byte pairs", "state dictionaries of 
 LOW_RESOURCE = Family(
     "Low-resource CLIP",
     "byte pairs learnt from the captions; [EOS] is 1, [SOS] is 2, and 0 fills texts up",
-    "those of the trainings here",
+    "Low-resource CLIP's checkpoints, whose text features are others there",
 )
 
 SIGLIP = Family(

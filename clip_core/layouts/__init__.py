@@ -1,6 +1,17 @@
 """How other projects store a CLIP: one file a project, with its names and its configuration together."""
 
-from clip_core.layouts import huggingface, mixer_clip, nnabla, open_clip, openai, paddle, passl, simple_clip, timm
+from clip_core.layouts import (
+    huggingface,
+    low_resource,
+    mixer_clip,
+    nnabla,
+    open_clip,
+    openai,
+    paddle,
+    passl,
+    simple_clip,
+    timm,
+)
 from clip_core.layouts.parts import Layout
 
 LAYOUTS: dict[str, Layout] = {
@@ -15,5 +26,6 @@ LAYOUTS: dict[str, Layout] = {
         mixer_clip,
         timm,
         simple_clip,
+        low_resource,
     )
 }

@@ -1,7 +1,7 @@
 """What layouts are made of: the way from a project's names and axes to the canonical ones and back, and what it says.
 
-A layout is a spelling of the names, the kinds of tensor that are stored transposed, axes of length 1 that are added,
-and tensors that are stored in parts. Nothing but `Parameter.kind` decides what is transposed.
+A layout is a spelling of the names, the tensors that are stored transposed, axes of length 1 that are added,
+and tensors that are stored in parts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from clip_core.buffers import Tensor
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights, parameters
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
-from clip_core.towers.parts import Kind
+from clip_core.towers.parts import Parameter
 
 _BLOCK = re.compile(r"(.+\.resblocks)\.([0-9]+)\.(.+)")
 _ATTENTION_INPUT = re.compile(r"(.+\.attn\.in_proj)_(weight|bias)")
@@ -56,7 +56,7 @@ def whole(weights: Weights) -> Weights:
     return weights
 
 
-def undivided(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def undivided(name: str, array: np.ndarray, architecture: Architecture) -> list[tuple[str, np.ndarray]]:
     """The tensor itself."""
     return [(name, array)]
 
@@ -79,12 +79,13 @@ class Layout:
     spell: Callable[[str], str] = same  # canonical name -> theirs
     canonical: Callable[[str], str] = same  # their name -> canonical; an unknown name stays as it is
     towers: tuple[tuple[str, str], ...] | None = None  # pairs of kinds, image and text; None: all
-    transposed: tuple[Kind, ...] = ()
+    transposed: tuple[str, ...] = ()  # kinds of parameters, or names
     added_axes: Mapping[str, int] = field(default_factory=dict)  # canonical name -> axes of length 1 put in front
     # Those of the logit scale and the logit bias, where they depend on the model.
     scalar_axes: Callable[[Architecture], int] = lambda architecture: 0
     join: Callable[[Weights], Weights] = whole  # after renaming: tensors that are stored in parts become whole
-    split: Callable[[str, np.ndarray], Iterable[tuple[str, np.ndarray]]] = undivided  # before renaming: the reverse
+    # Before renaming: the reverse, for a model.
+    split: Callable[[str, np.ndarray, Architecture], Iterable[tuple[str, np.ndarray]]] = undivided
     prefix: str = ""  # of all names in a file
     other_marks: tuple[tuple[str, str], ...] = ()  # such as `marks` gives, in spellings that are only read
     # What the configurations beside a weights file say of the model in it. Each project's are asked, whatever the
@@ -138,7 +139,7 @@ class Layout:
         if not self.transposed:
             return architecture
         # What is transposed depends on the kinds of the towers alone, whatever their numbers.
-        turned = {parameter.name for parameter in parameters(architecture) if parameter.kind in self.transposed}
+        turned = {parameter.name for parameter in parameters(architecture) if self._transposes(parameter)}
         return infer({name: shape[::-1] if name in turned else shape for name, shape in shapes.items()})
 
     def reorder(self, weights: Mapping[str, np.ndarray], architecture: Architecture) -> Weights:
@@ -147,7 +148,7 @@ class Layout:
         for parameter in parameters(architecture):
             if parameter.name in weights:
                 array = weights[parameter.name]
-                transposed = parameter.kind in self.transposed and array.ndim == 2
+                transposed = self._transposes(parameter) and array.ndim == 2
                 ordered[parameter.name] = array.T if transposed else array
             elif parameter.kind == "counter":
                 ordered[parameter.name] = np.zeros((), np.int64)
@@ -158,13 +159,16 @@ class Layout:
         stored: dict[str, Tensor] = {}
         for parameter in parameters(architecture):
             tensor = tensors[parameter.name]
-            array = tensor.array.T if parameter.kind in self.transposed else tensor.array
+            array = tensor.array.T if self._transposes(parameter) else tensor.array
             axes = self.added_axes.get(parameter.name, 0)
             axes += self.scalar_axes(architecture) if parameter.kind == "scalar" else 0
             array = array.reshape((1,) * axes + array.shape)
-            for name, part in self.split(parameter.name, array):
+            for name, part in self.split(parameter.name, array, architecture):
                 stored[self.prefix + self.spell(name)] = Tensor(part, tensor.dtype, tensor.trainable)
         return stored
+
+    def _transposes(self, parameter: Parameter) -> bool:
+        return parameter.kind in self.transposed or parameter.name in self.transposed
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ def starts(weights: Iterable[str], *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in weights)
 
 
-def split_attention(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def split_attention(name: str, array: np.ndarray, architecture: Architecture) -> list[tuple[str, np.ndarray]]:
     """The three inputs of an attention as ``q_proj``, ``k_proj`` and ``v_proj``; any other tensor as it is."""
     match = _ATTENTION_INPUT.fullmatch(name)
     if match is None:

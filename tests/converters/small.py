@@ -9,6 +9,7 @@ from clip_core.layouts import LAYOUTS
 from clip_core.naming import Weights, parameters
 from clip_core.towers.distilbert import DistilBERT
 from clip_core.towers.efficientnet_v2 import EfficientNetV2
+from clip_core.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.text_transformer import TextTransformer
@@ -46,6 +47,11 @@ ARCHITECTURES = {
         ),
         DistilBERT(context_length=16, vocabulary_size=50, width=24, layers=2, activation="quick_gelu"),
         logit_bias=True,
+    ),
+    "low_resource": Architecture(
+        32,
+        LowResourceVisionTransformer(24, 8, width=16, layers=1, heads=8, mlp_width=24, head_width=40, feature_width=28),
+        LowResourceTextTransformer(16, 50, width=24, layers=1, heads=8),
     ),
 }
 # Every layout with every model that it has names for.
