@@ -154,9 +154,9 @@ def _join(weights: Weights) -> Weights:
     return mount_text(joined) if "visual.attnpool.probe" in joined else joined
 
 
-def _split(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def _split(name: str, array: np.ndarray, architecture: Architecture) -> list[tuple[str, np.ndarray]]:
     """The attention pool's inputs are in one tensor."""
-    return [(name, array)] if name.startswith("visual.attnpool.") else split_attention(name, array)
+    return [(name, array)] if name.startswith("visual.attnpool.") else split_attention(name, array, architecture)
 
 
 def _words(path: Path, layout: str, inferred: Architecture) -> list[Word]:

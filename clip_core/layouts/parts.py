@@ -1,7 +1,7 @@
 """What layouts are made of: the way from a project's names and axes to the canonical ones and back, and what it says.
 
-A layout is a spelling of the names, the tensors that are stored transposed, axes of length 1 that are added,
-and tensors that are stored in parts.
+A layout is a spelling of the names, the tensors that are stored transposed, axes of length 1 that are added, and
+tensors that are stored in parts.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from clip_core.architecture import Architecture
 from clip_core.layouts.parts import Layout, Renaming, modules, starts
 from clip_core.naming import Weights
 
@@ -42,7 +43,7 @@ _NAMES = Renaming(
 _POOL = "visual.attnpool.attn."
 
 
-def _split(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def _split(name: str, array: np.ndarray, architecture: Architecture) -> list[tuple[str, np.ndarray]]:
     if match := re.fullmatch(re.escape(_POOL) + "in_proj_(weight|bias)", name):
         third = len(array) // 3
         return [(f"{_POOL}q_proj.{match[1]}", array[:third]), (f"{_POOL}kv_proj.{match[1]}", array[third:])]

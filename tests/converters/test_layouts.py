@@ -32,7 +32,7 @@ def test_what_each_holds():
     held = {
         name: [kind for kind, one in ARCHITECTURES.items() if layout.holds(one)] for name, layout in LAYOUTS.items()
     }
-    everything = {name: ["vit", "resnet", "mixer", "low_resource"] for name in ("openai", "nnabla", "paddle")}
+    everything = {name: list(ARCHITECTURES) for name in ("openai", "nnabla", "paddle")}
     assert held == everything | {
         "open_clip": ["vit", "resnet"],
         "passl": ["vit"],
@@ -40,3 +40,15 @@ def test_what_each_holds():
         "mixer_clip": ["mixer"],
         "timm": [],
         "simple_clip": ["torchvision", "efficientnet"],
+        "low_resource": ["low_resource"],
+    }
+    held_of_siglip = [name for name, layout in LAYOUTS.items() if layout.holds(SIGLIP)]
+    assert held_of_siglip == ["openai", "nnabla", "paddle", "huggingface", "timm"]
+
+
+def test_the_two_names_by_which_a_model_is_found():
+    assert set(LAYOUTS["huggingface"].marks()) == {
+        ("text_model.embeddings.token_embedding.weight", "vision_model.embeddings.patch_embedding.weight")
+    }
+    assert ("token_embedding/W", "visual/conv1/W") in LAYOUTS["nnabla"].marks()
+    assert ("text.token_embedding.weight", "visual.conv1.weight") in LAYOUTS["open_clip"].marks()
