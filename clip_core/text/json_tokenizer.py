@@ -56,9 +56,13 @@ class JsonTokenizer(Tokenizer):
             _check_growth(body)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             raise TextError(f"the tokenizer.json is damaged ({error!r:.200}); download it again.") from error
-        self.special = frozenset(token for token in (self.start, self.end, self.padding) if token is not None)
-        if unknown := [token for token in self.special if token not in range(self.vocabulary_size)]:
-            raise TextError(f"the tokenizer.json puts the token {unknown[0]} around texts, which is none of its own.")
+        around = [token for token in (self.start, self.end, self.padding) if token is not None]
+        for token in around:
+            if type(token) is not int or not 0 <= token < self.vocabulary_size:
+                raise TextError(
+                    f"the tokenizer.json puts the token {token!r:.80} around texts, which is none of its own."
+                )
+        self.special = frozenset(around)
         self._tokenizer = _built(body)
         for token in body.get("added_tokens") or ():
             if self._tokenizer.token_to_id(token["content"]) != token["id"]:

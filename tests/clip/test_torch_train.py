@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
@@ -15,6 +16,7 @@ import converters
 from clip_core.data.shapes import vocabulary_captions
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import learn, padded
+from clip_core.text.loading import read_tokenizer
 from tests.clip.running import RECIPE, assert_refused, ended, metrics, process
 from tests.training.tiny import METRICS
 
@@ -71,6 +73,34 @@ def test_the_vocabulary_is_that_of_the_data_or_of_a_file(run, recipe, tmp_path):
     assert_refused(run("train", "-c", recipe, *named, "--resume", folder), "was made with model.vocabulary = None")
     weights = ("--load", folder / "model.safetensors", "--output", tmp_path / "again")
     assert_refused(run("train", "-c", recipe, *named, *weights), "carries the vocabulary that its weights were trained")
+
+
+def test_a_recipe_names_any_tokenizer(run, recipe, tmp_path):
+    """It is learnt beforehand, goes into checkpoints and the model, and a resumed run refuses another one."""
+    (tmp_path / "corpus.txt").write_text("\n".join(vocabulary_captions()))
+    learning = ("tokenizer", "train", tmp_path / "corpus.txt", "--kind", "bytes", "--vocab-size", 300)
+    assert run(*learning, "-o", tmp_path / "tokenizer.json").code == 0
+    text = recipe.read_text().replace("vocabulary_size: 600", "vocabulary_size: 300, end_of_text: 1")
+    recipe.write_text(text.replace("model:", f"model:\n  vocabulary: {tmp_path / 'tokenizer.json'}"))
+    folder, definition = tmp_path / "run", (tmp_path / "tokenizer.json").read_text()
+    assert run("train", "-c", recipe, "--steps", 2, "--output", folder).code == 0
+    assert (folder / "checkpoints" / "step-00000002" / "vocabulary.txt").read_text() == definition
+    assert run("train", "-c", recipe, "--steps", 4, "--resume", folder).code == 0
+    assert len(metrics(folder)) == 4
+    assert converters.read(folder / "model.safetensors").vocabulary == definition
+    clip.load(folder / "model.safetensors", backend="numpy")
+    expected = read_tokenizer(tmp_path / "tokenizer.json").tokenize("Red circles", 32)
+    np.testing.assert_array_equal(clip.tokenize("Red circles", 32), expected)
+    assert run(*learning[:-1], 299, "-o", tmp_path / "tokenizer.json", "--force").code == 0
+    assert_refused(
+        run("train", "-c", recipe, "--resume", folder),
+        "was made with another vocabulary than the one that is given: byte-pair encoding of 300 tokens there",
+    )
+    recipe.write_text(recipe.read_text().replace("end_of_text: 1", "end_of_text: 2"))
+    assert_refused(
+        run("train", "-c", recipe, "--output", tmp_path / "other"),
+        "tokenizer.json, a tokenizer of 299 tokens that ends texts with 1, and its text tower is for 300",
+    )
 
 
 def test_a_resumed_run_keeps_its_merges(run, recipe, tmp_path):

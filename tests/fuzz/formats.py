@@ -28,8 +28,10 @@ from clip_core.image import open_image
 from clip_core.layouts import LAYOUTS
 from clip_core.naming import parameters
 from clip_core.preprocess import preprocess
+from clip_core.text import definitions
 from clip_core.text.bpe import BytePairTokenizer
-from clip_core.text.bpe_training import HEADER
+from clip_core.text.bpe_training import HEADER, learn_byte_level
+from clip_core.text.loading import read_tokenizer
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training import checkpoint
@@ -219,6 +221,17 @@ def _merges() -> list[bytes]:
 
 def _read_merges(path: Path) -> None:
     BytePairTokenizer(path.read_bytes().decode("utf-8", "replace")).tokenize(["a large red circle"], 77)
+
+
+def _tokenizers() -> list[bytes]:
+    pairs = definitions.byte_level(learn_byte_level(["a large red circle"] * 2, 10))
+    words = definitions.wordpiece("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nred\n##s\n", {})
+    return [pairs.encode(), words.encode()]
+
+
+def _read_tokenizer(path: Path) -> None:
+    tokenizer = read_tokenizer(path)
+    tokenizer.decode(tokenizer.tokenize(["a large red circle"], 77)[0])
 
 
 def _recipes() -> list[bytes]:
@@ -426,6 +439,7 @@ FORMATS: dict[str, Format] = {
     "bmp": Format("a.bmp", _pictures("BMP", ("RGB", {}), ("P", {}), ("1", {})), _BYTES, _read_picture),
     "pnm": Format("a.ppm", _pictures("PPM", ("RGB", {}), ("L", {}), ("1", {})), _BYTES, _read_picture),
     "merges": Format("merges.txt", _merges, _BYTES, _read_merges),
+    "tokenizer": Format("tokenizer.json", _tokenizers, (mutations.blind, mutations.json_document), _read_tokenizer),
     "recipe": Format("recipe.yaml", _recipes, (mutations.blind, mutations.yaml_document), Recipe.read),
     "shard": Format(
         "a.tar", _shards, (mutations.blind, mutations.tar_headers), _examples("webdataset", shards="a.tar")
