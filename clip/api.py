@@ -15,9 +15,9 @@ from PIL import Image
 import backends
 import clip_core
 import converters
-from clip_core import files
 from clip_core import preprocess as preprocessing
 from clip_core.backend import Model, Tensor
+from clip_core.download import cache_folder, download
 from clip_core.errors import AssumptionWarning, CheckpointError, ClipError
 from clip_core.models import ARCHITECTURES, MODELS, OPENAI_CONTEXT_LENGTH, NamedModel, name_of
 from clip_core.naming import count
@@ -221,9 +221,9 @@ def weights_file(
         return converters.find(name), None
     if named.url is None:
         return RESOURCES / named.file, named
-    folder = Path(download_root) if download_root is not None else files.cache_folder() / "models"
+    folder = Path(download_root) if download_root is not None else cache_folder() / "models"
     most = 4 * count(named.architecture) + (16 << 20)  # bytes; the files are half of that, and have code beside it
-    return files.download(named.url, folder / named.file, named.sha256, limit=most, progress=progress), named
+    return download(named.url, folder / named.file, named.sha256, limit=most, progress=progress), named
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = OPENAI_CONTEXT_LENGTH, truncate: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ and processes, each with its own part of a batch, share the stretches instead of
 A shard is fetched whole when its turn comes, the one after it in the background, and at most `KEPT` are on the disk, in
 the cache folder, where all processes of a machine find them; those opened longest ago are removed. The last ones stay
 there for the next run, so delete the folder when the server has other shards under the same addresses. The server needs
-no ranges, and `clip_core.files.download` says how often a connection that breaks is tried again.
+no ranges, and `clip_core.download.download` says how often a connection that breaks is tried again.
 
 The number of samples in each shard has to be known before: it is taken from the ``00000_stats.json`` that img2dataset
 writes beside ``00000.tar``; where there is none, the shard is fetched at the first start to count them.
@@ -38,8 +38,9 @@ import numpy as np
 from clip_core.data.example import Photograph, Place, Texts, fingerprint_of
 from clip_core.data.order import shuffled
 from clip_core.data.shards import Shards, samples_in
+from clip_core.download import cache_folder, download
 from clip_core.errors import ClipError, DownloadError
-from clip_core.files import cache_folder, download, read_regular, write_text
+from clip_core.files import read_regular, write_text
 
 SIDE_BY_SIDE = 8
 """Shards that a batch is made from."""

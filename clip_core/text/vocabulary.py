@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clip_core import files
+from clip_core.download import cache_folder, download
 from clip_core.errors import ClipError, DownloadError, TextError
 
 NAME = "bpe_simple_vocab_16e6.txt.gz"
@@ -65,7 +66,7 @@ def are_openais(merges: Sequence[str]) -> bool:
 
 
 def _in_cache() -> Path:
-    return files.cache_folder() / NAME
+    return cache_folder() / NAME
 
 
 def _cached() -> Path:
@@ -82,7 +83,7 @@ def _installed() -> Path:
 
 
 def _fetched() -> Path:
-    return files.download(ADDRESS, _in_cache(), SHA256, expected_size=SIZE)
+    return download(ADDRESS, _in_cache(), SHA256, expected_size=SIZE)
 
 
 def _merges(data: bytes, name: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_core import files
+from clip_core import download
 from clip_core.errors import ClipError, DownloadError
 
 ROOT = Path(__file__).parents[2]
@@ -102,8 +102,8 @@ def status(code: int) -> Answer:
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(files, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(files, "TIMEOUT", 5.0)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(download, "TIMEOUT", 5.0)
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -126,7 +126,7 @@ def only(folder: Path) -> list[str]:
 
 def test_plain_download(server, tmp_path):
     target = tmp_path / "new" / "folder" / "weights.bin"
-    assert files.download(server.url, target, SHA256.upper(), expected_size=len(DATA)) == target
+    assert download.download(server.url, target, SHA256.upper(), expected_size=len(DATA)) == target
     assert target.read_bytes() == DATA
     assert only(target.parent) == ["weights.bin"]
     assert server.ranges == [None]
@@ -136,8 +136,8 @@ def test_plain_download(server, tmp_path):
 def test_file_that_is_there_needs_no_network(server, tmp_path):
     target = tmp_path / "weights.bin"
     target.write_bytes(DATA)
-    assert files.download(server.url, str(target), SHA256) == target
-    assert files.download(server.url, target, None, expected_size=len(DATA)) == target
+    assert download.download(server.url, str(target), SHA256) == target
+    assert download.download(server.url, target, None, expected_size=len(DATA)) == target
     assert server.ranges == []
 
 
@@ -145,18 +145,18 @@ def test_wrong_file_that_is_there_is_replaced(server, tmp_path):
     target = tmp_path / "weights.bin"
     target.write_bytes(OTHER)
     target.chmod(0o600)
-    files.download(server.url, target, SHA256)
+    download.download(server.url, target, SHA256)
     assert target.read_bytes() == DATA
     assert target.stat().st_mode & 0o777 == 0o600
     target.write_bytes(DATA[:-1])
-    files.download(server.url, target, None, expected_size=len(DATA))
+    download.download(server.url, target, None, expected_size=len(DATA))
     assert target.read_bytes() == DATA
 
 
 def test_progress(server, tmp_path):
     server.script = [cut(100_000), whole]
     seen: list[tuple[int, int | None]] = []
-    files.download(server.url, tmp_path / "weights.bin", SHA256, progress=lambda *call: seen.append(call))
+    download.download(server.url, tmp_path / "weights.bin", SHA256, progress=lambda *call: seen.append(call))
     done = [present for present, _ in seen]
     assert done == sorted(set(done))
     assert seen[-1] == (len(DATA), len(DATA))
@@ -165,7 +165,7 @@ def test_progress(server, tmp_path):
 
 def test_without_a_digest(server, tmp_path):
     server.script = [cut(100_000), whole]
-    target = files.download(server.url, tmp_path / "weights.bin", None)
+    target = download.download(server.url, tmp_path / "weights.bin", None)
     assert target.read_bytes() == DATA
     assert server.ranges == [None, None]  # parts of unknown files are not put together
     assert only(tmp_path) == ["weights.bin"]
@@ -173,7 +173,7 @@ def test_without_a_digest(server, tmp_path):
 
 def test_link_is_followed(server, tmp_path):
     (tmp_path / "link").symlink_to("weights.bin")
-    files.download(server.url, tmp_path / "link", SHA256)
+    download.download(server.url, tmp_path / "link", SHA256)
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "weights.bin").read_bytes() == DATA
 
@@ -188,7 +188,7 @@ def test_chunked_answer(server, tmp_path):
 
     server.script = [chunked]
     for name, digest in (("a", SHA256), ("b", None)):
-        assert files.download(server.url, tmp_path / name, digest).read_bytes() == DATA
+        assert download.download(server.url, tmp_path / name, digest).read_bytes() == DATA
 
 
 def test_server_that_keeps_the_connection_open(server, tmp_path):
@@ -200,14 +200,14 @@ def test_server_that_keeps_the_connection_open(server, tmp_path):
         done.wait(30)
 
     server.script = [lingering]
-    files.download(server.url, tmp_path / "weights.bin", SHA256)
+    download.download(server.url, tmp_path / "weights.bin", SHA256)
     done.set()
     assert server.ranges == [None]
 
 
 def test_redirect(server, tmp_path):
     server.script = [lambda handler: handler.answer(302, Location="/elsewhere"), whole]
-    assert files.download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == DATA
+    assert download.download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == DATA
 
 
 # Going on after an interruption ---------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_redirect(server, tmp_path):
 
 def test_cut_connection_goes_on(server, tmp_path):
     server.script = [cut(100_000), cut(50_000), whole]
-    assert files.download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == DATA
+    assert download.download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == DATA
     assert server.ranges == [None, "bytes=100000-", "bytes=150000-"]
 
 
@@ -223,12 +223,12 @@ def test_later_call_goes_on(server, tmp_path):
     target = tmp_path / "weights.bin"
     server.script = [cut(1000)]
     with pytest.raises(DownloadError, match="could not be fetched in 5 attempts: the connection ended after 5000 of"):
-        files.download(server.url, target, SHA256)
+        download.download(server.url, target, SHA256)
     assert only(tmp_path) == [partial_of(target).name]
     assert partial_of(target).read_bytes() == DATA[:5000]
     server.ranges.clear()
     server.script = [whole]
-    assert files.download(server.url, target, SHA256).read_bytes() == DATA
+    assert download.download(server.url, target, SHA256).read_bytes() == DATA
     assert server.ranges == ["bytes=5000-"]
     assert only(tmp_path) == ["weights.bin"]
 
@@ -236,7 +236,7 @@ def test_later_call_goes_on(server, tmp_path):
 def test_complete_partial_file_needs_no_network(server, tmp_path):
     target = tmp_path / "weights.bin"
     partial_of(target).write_bytes(DATA)
-    assert files.download(server.url, target, SHA256).read_bytes() == DATA
+    assert download.download(server.url, target, SHA256).read_bytes() == DATA
     assert server.ranges == []
 
 
@@ -244,18 +244,18 @@ def test_complete_partial_file_needs_no_network(server, tmp_path):
 def test_wrong_partial_file_is_dropped(server, tmp_path, start):
     target = tmp_path / "weights.bin"
     partial_of(target).write_bytes(start)
-    assert files.download(server.url, target, SHA256).read_bytes() == DATA
+    assert download.download(server.url, target, SHA256).read_bytes() == DATA
     assert server.ranges == [f"bytes={len(start)}-", None]
 
 
 CHILD = """
 import sys
-from clip_core import files
+from clip_core import download
 def progress(done, total):
     print(done, flush=True)
     if done > 50_000:
         sys.stdin.read()
-files.download(sys.argv[1], sys.argv[2], sys.argv[3], progress=progress)
+download.download(sys.argv[1], sys.argv[2], sys.argv[3], progress=progress)
 """
 
 
@@ -284,7 +284,7 @@ def test_killed_download_goes_on(server, tmp_path, sent):
     assert only(tmp_path) == [partial_of(target).name]
     kept = partial_of(target).stat().st_size
     assert kept > 40_000
-    assert files.download(server.url, target, SHA256).read_bytes() == DATA
+    assert download.download(server.url, target, SHA256).read_bytes() == DATA
     assert server.ranges == [None, f"bytes={kept}-"]
 
 
@@ -302,7 +302,7 @@ def test_two_at_once(server, tmp_path):
     server.script = [slow]
     results: list[bytes] = []
     threads = [
-        threading.Thread(target=lambda: results.append(files.download(server.url, target, SHA256).read_bytes()))
+        threading.Thread(target=lambda: results.append(download.download(server.url, target, SHA256).read_bytes()))
         for _ in range(4)
     ]
     for thread in threads:
@@ -331,7 +331,7 @@ def test_the_second_takes_over_when_the_first_fails(server, tmp_path):
 
     def attempt() -> None:
         try:
-            outcomes.append(files.download(server.url, target, SHA256).read_bytes())
+            outcomes.append(download.download(server.url, target, SHA256).read_bytes())
         except DownloadError as error:
             outcomes.append(type(error))
 
@@ -354,7 +354,7 @@ def test_range_ignored(server, tmp_path):
     target = tmp_path / "weights.bin"
     partial_of(target).write_bytes(DATA[:5000])
     server.script = [lambda handler: handler.answer(200, DATA)]
-    assert files.download(server.url, target, SHA256).read_bytes() == DATA
+    assert download.download(server.url, target, SHA256).read_bytes() == DATA
     assert server.ranges == ["bytes=5000-"]
 
 
@@ -367,14 +367,14 @@ def test_wrong_content_range_starts_afresh(server, tmp_path, stated):
     target = tmp_path / "weights.bin"
     partial_of(target).write_bytes(DATA[:5000])
     server.script = [lambda handler: handler.answer(206, DATA[5000:], Content_Range=stated), whole]
-    assert files.download(server.url, target, SHA256).read_bytes() == DATA
+    assert download.download(server.url, target, SHA256).read_bytes() == DATA
     assert server.ranges == ["bytes=5000-", None]
 
 
 def test_partial_answer_that_nobody_asked_for(server, tmp_path):
     server.script = [lambda handler: handler.answer(206, DATA[1:], Content_Range="bytes 1-307199/307200")]
     with pytest.raises(DownloadError, match=r"it answers 206 with Content-Range 'bytes 1-307199/307200' when asked"):
-        files.download(server.url, tmp_path / "weights.bin", SHA256)
+        download.download(server.url, tmp_path / "weights.bin", SHA256)
     assert only(tmp_path) == []
 
 
@@ -385,7 +385,7 @@ def test_range_shorter_than_asked_for(server, tmp_path):
     target = tmp_path / "weights.bin"
     partial_of(target).write_bytes(DATA[:5000])
     server.script = [short, whole]
-    assert files.download(server.url, target, SHA256).read_bytes() == DATA
+    assert download.download(server.url, target, SHA256).read_bytes() == DATA
     assert server.ranges == ["bytes=5000-", "bytes=6000-"]
 
 
@@ -394,7 +394,7 @@ def test_wrong_bytes(server, tmp_path):
     target.write_bytes(b"old")
     server.script = [lambda handler: handler.answer(200, OTHER)]
     with pytest.raises(DownloadError) as caught:
-        files.download(server.url, target, SHA256)
+        download.download(server.url, target, SHA256)
     found = hashlib.sha256(OTHER).hexdigest()
     assert str(caught.value) == f"{server.url} has SHA-256 {found}, not {SHA256}; it is not the file asked for."
     assert target.read_bytes() == b"old"
@@ -406,7 +406,7 @@ def test_wrong_bytes(server, tmp_path):
 def test_wrong_length(server, tmp_path, digest):
     server.script = [lambda handler: handler.answer(200, DATA[:-1])]
     with pytest.raises(DownloadError, match="has 307199 bytes, not 307200; it is not the file asked for"):
-        files.download(server.url, tmp_path / "weights.bin", digest, expected_size=len(DATA))
+        download.download(server.url, tmp_path / "weights.bin", digest, expected_size=len(DATA))
     assert only(tmp_path) == []
     assert server.ranges == [None]
 
@@ -419,7 +419,7 @@ def test_endless_answer(server, tmp_path):
 
     server.script = [endless]
     with pytest.raises(DownloadError, match="gives more than 307200 bytes; it is not the file asked for"):
-        files.download(server.url, tmp_path / "weights.bin", SHA256, expected_size=len(DATA))
+        download.download(server.url, tmp_path / "weights.bin", SHA256, expected_size=len(DATA))
     assert only(tmp_path) == []
 
 
@@ -433,16 +433,16 @@ def chunked_without_end(handler: Handler) -> None:
 def test_chunks_without_end_and_without_a_size(server, tmp_path, digest):
     server.script = [chunked_without_end]
     with pytest.raises(DownloadError, match="gives more than 1000000 bytes; it is not the file asked for"):
-        files.download(server.url, tmp_path / "weights.bin", digest, limit=1_000_000)
+        download.download(server.url, tmp_path / "weights.bin", digest, limit=1_000_000)
     assert only(tmp_path) == []
     assert len(server.ranges) == 1
 
 
 def test_stated_size_beyond_the_limit(server, tmp_path):
     with pytest.raises(DownloadError, match="has 307200 bytes, more than 307199; it is not the file asked for"):
-        files.download(server.url, tmp_path / "weights.bin", SHA256, limit=len(DATA) - 1)
+        download.download(server.url, tmp_path / "weights.bin", SHA256, limit=len(DATA) - 1)
     assert only(tmp_path) == []
-    assert files.download(server.url, tmp_path / "weights.bin", SHA256, limit=len(DATA)).read_bytes() == DATA
+    assert download.download(server.url, tmp_path / "weights.bin", SHA256, limit=len(DATA)).read_bytes() == DATA
 
 
 def head_without_end(handler: Handler) -> None:
@@ -459,17 +459,17 @@ def trailers_without_end(handler: Handler) -> None:
 
 @pytest.mark.parametrize("answer", [head_without_end, trailers_without_end])
 def test_what_is_no_body_ends_too(server, tmp_path, monkeypatch, answer):
-    monkeypatch.setattr(files, "TIMEOUT", 0.1)
+    monkeypatch.setattr(download, "TIMEOUT", 0.1)
     server.script = [answer]
     with pytest.raises(DownloadError, match="could not be fetched in 5 attempts: the answer does not go on"):
-        files.download(server.url, tmp_path / "weights.bin", None)
+        download.download(server.url, tmp_path / "weights.bin", None)
     assert only(tmp_path) == []
 
 
 def test_download_of_a_day(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "TIMEOUT", 0.1)
-    monkeypatch.setattr(files, "LONGEST", 0.3)
-    monkeypatch.setattr(files, "SLOWEST", 10)
+    monkeypatch.setattr(download, "TIMEOUT", 0.1)
+    monkeypatch.setattr(download, "LONGEST", 0.3)
+    monkeypatch.setattr(download, "SLOWEST", 10)
 
     def steady(handler: Handler) -> None:
         handler.answer(200, Content_Length=len(DATA))
@@ -479,7 +479,7 @@ def test_download_of_a_day(server, tmp_path, monkeypatch):
 
     server.script = [steady]
     with pytest.raises(DownloadError, match="did not come within 0 hours; try again later"):
-        files.download(server.url, tmp_path / "weights.bin", SHA256)
+        download.download(server.url, tmp_path / "weights.bin", SHA256)
     assert only(tmp_path) == [partial_of(tmp_path / "weights.bin").name]  # which a later call goes on from
     assert len(server.ranges) == 1
 
@@ -487,14 +487,14 @@ def test_download_of_a_day(server, tmp_path, monkeypatch):
 def test_no_length_and_no_digest(server, tmp_path):
     server.script = [lambda handler: handler.answer(200, DATA, Content_Length=None)]
     with pytest.raises(DownloadError, match="states no length, so a cut could not be noticed"):
-        files.download(server.url, tmp_path / "weights.bin", None)
-    assert files.download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == DATA
+        download.download(server.url, tmp_path / "weights.bin", None)
+    assert download.download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == DATA
 
 
 def test_compressed_answer(server, tmp_path):
     server.script = [lambda handler: handler.answer(200, DATA, Content_Encoding="gzip")]
     with pytest.raises(DownloadError, match="is sent compressed although that was not asked for"):
-        files.download(server.url, tmp_path / "weights.bin", None)
+        download.download(server.url, tmp_path / "weights.bin", None)
     assert only(tmp_path) == []
 
 
@@ -505,7 +505,7 @@ def test_compressed_answer(server, tmp_path):
 def test_refusal_is_not_repeated(server, tmp_path, code):
     server.script = [status(code)]
     with pytest.raises(DownloadError, match=f"weights.bin answers {code} .*; check the address") as caught:
-        files.download(server.url, tmp_path / "weights.bin", SHA256)
+        download.download(server.url, tmp_path / "weights.bin", SHA256)
     assert str(caught.value).endswith(
         f", or put the file with SHA-256 {SHA256} at {tmp_path / 'weights.bin'} yourself."
     )
@@ -516,16 +516,16 @@ def test_refusal_is_not_repeated(server, tmp_path, code):
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503])
 def test_failure_that_passes_is_tried_again(server, tmp_path, code):
     server.script = [status(code), status(code), whole]
-    assert files.download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == DATA
+    assert download.download(server.url, tmp_path / "weights.bin", SHA256).read_bytes() == DATA
 
 
 def test_attempts_are_bounded_and_farther_and_farther_apart(server, tmp_path, monkeypatch):
     pauses: list[float] = []
-    monkeypatch.setattr(files, "FIRST_PAUSE", 0.5)
-    monkeypatch.setattr(files.time, "sleep", pauses.append)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
     server.script = [status(500)]
     with pytest.raises(DownloadError, match="could not be fetched in 5 attempts: it answers 500 Internal Server Error"):
-        files.download(server.url, tmp_path / "weights.bin", SHA256)
+        download.download(server.url, tmp_path / "weights.bin", SHA256)
     assert pauses == [0.5, 1, 2, 4]
     assert len(server.ranges) == 5
 
@@ -534,21 +534,21 @@ def test_no_server(server, tmp_path):
     server.shutdown()
     server.server_close()
     with pytest.raises(DownloadError, match="could not be fetched in 5 attempts: Connection refused; try again later"):
-        files.download(server.url, tmp_path / "weights.bin", SHA256)
+        download.download(server.url, tmp_path / "weights.bin", SHA256)
 
 
 def test_silent_server(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "TIMEOUT", 0.1)
+    monkeypatch.setattr(download, "TIMEOUT", 0.1)
     done = threading.Event()
     server.script = [lambda _: bool(done.wait(30))]
     with pytest.raises(DownloadError, match="could not be fetched in 5 attempts: timed out"):
-        files.download(server.url, tmp_path / "weights.bin", SHA256)
+        download.download(server.url, tmp_path / "weights.bin", SHA256)
     done.set()
 
 
 def test_trickle(server, tmp_path, monkeypatch):
     """Each byte comes in time, but the file never would."""
-    monkeypatch.setattr(files, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     done = threading.Event()
 
     def trickle(handler: Handler) -> None:
@@ -562,7 +562,7 @@ def test_trickle(server, tmp_path, monkeypatch):
 
     server.script = [trickle]
     with pytest.raises(DownloadError, match=r"in 5 attempts: only [0-9]+ bytes came in 0 seconds"):
-        files.download(server.url, tmp_path / "weights.bin", SHA256)
+        download.download(server.url, tmp_path / "weights.bin", SHA256)
     done.set()
     kept = partial_of(tmp_path / "weights.bin").read_bytes()
     assert 5 <= len(kept) < 500
@@ -573,22 +573,22 @@ def test_unsafe_redirects(server, tmp_path):
     for location in ("file:///etc/passwd", "ftp://127.0.0.1/x"):
         server.script = [lambda handler, location=location: handler.answer(302, Location=location)]
         with pytest.raises(DownloadError, match=r"302|less safe"):
-            files.download(server.url, tmp_path / "weights.bin", SHA256)
+            download.download(server.url, tmp_path / "weights.bin", SHA256)
     assert only(tmp_path) == []
 
 
 def test_redirect_from_https_to_http():
-    request = files.urllib.request.Request("https://example.org/a")
+    request = download.urllib.request.Request("https://example.org/a")
     with pytest.raises(DownloadError, match=r"https://example\.org/a redirects to http://example\.org/b, which"):
-        files._HttpOnly().redirect_request(request, None, 302, "Found", {}, "http://example.org/b")
-    followed = files._HttpOnly().redirect_request(request, None, 302, "Found", {}, "https://example.org/b")
+        download._HttpOnly().redirect_request(request, None, 302, "Found", {}, "http://example.org/b")
+    followed = download._HttpOnly().redirect_request(request, None, 302, "Found", {}, "https://example.org/b")
     assert followed.full_url == "https://example.org/b"
 
 
 def test_redirect_loop(server, tmp_path):
     server.script = [lambda handler: handler.answer(302, Location="/weights.bin")]
     with pytest.raises(DownloadError, match=r"answers 302 .* infinite loop") as caught:
-        files.download(server.url, tmp_path / "weights.bin", SHA256)
+        download.download(server.url, tmp_path / "weights.bin", SHA256)
     assert "\n" not in str(caught.value)
     assert len(server.ranges) < 20
 
@@ -597,7 +597,7 @@ def test_redirect_loop(server, tmp_path):
 def test_redirect_to_an_impossible_address(server, tmp_path, location):
     server.script = [lambda handler: handler.answer(302, Location=location)]
     with pytest.raises(DownloadError, match=r"leads to an impossible address: .*; check the address"):
-        files.download(server.url, tmp_path / "weights.bin", SHA256)
+        download.download(server.url, tmp_path / "weights.bin", SHA256)
     assert only(tmp_path) == []
     assert len(server.ranges) == 1
 
@@ -609,18 +609,18 @@ def test_no_room_is_noticed_before(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(DownloadError, match="has 1000 bytes free, and 307200 are needed"):
-        files.download(server.url, tmp_path / "weights.bin", SHA256)
+        download.download(server.url, tmp_path / "weights.bin", SHA256)
     assert only(tmp_path) == []
 
 
 FILL = """
 import resource, signal, sys
-from clip_core import files
+from clip_core import download
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
-    files.download(sys.argv[1], sys.argv[2], sys.argv[3])
-except files.ClipError as error:
+    download.download(sys.argv[1], sys.argv[2], sys.argv[3])
+except download.DownloadError as error:
     print(type(error).__name__, error)
 """
 
@@ -642,7 +642,7 @@ def test_no_room_on_the_way(server, tmp_path):
 )  # fmt: skip
 def test_addresses(tmp_path, url):
     with pytest.raises(DownloadError, match="is not an address to fetch from; it must start with http:// or https://"):
-        files.download(url, tmp_path / "weights.bin", SHA256)
+        download.download(url, tmp_path / "weights.bin", SHA256)
     assert only(tmp_path) == []
 
 
@@ -657,12 +657,12 @@ def test_addresses(tmp_path, url):
 def test_impossible_targets(server, tmp_path, name, sentence):
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(ClipError, match=sentence):
-        files.download(server.url, os.path.join(tmp_path, name), SHA256)
+        download.download(server.url, os.path.join(tmp_path, name), SHA256)
     assert server.ranges == []
     assert only(tmp_path) == ["file"]
 
 
 def test_long_name(server, tmp_path):
     name = "語" * 85
-    files.download(server.url, tmp_path / name, SHA256)
+    download.download(server.url, tmp_path / name, SHA256)
     assert only(tmp_path) == [name]

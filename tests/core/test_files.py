@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from clip_core import files
+from clip_core.download import cache_folder
 from clip_core.errors import ClipError
 
 ROOT = Path(__file__).parents[2]
@@ -380,7 +381,7 @@ def test_a_disk_that_fails_while_reading(tmp_path):
 
 def test_cache_folder(monkeypatch):
     monkeypatch.setenv("CLIP_CACHE", "/somewhere/else")
-    assert files.cache_folder() == Path("/somewhere/else")
+    assert cache_folder() == Path("/somewhere/else")
     monkeypatch.setenv("CLIP_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/me/.cache")
-    assert files.cache_folder() == Path("/home/me/.cache/triclip")
+    assert cache_folder() == Path("/home/me/.cache/triclip")

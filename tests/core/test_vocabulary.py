@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_core import files
+from clip_core import download
 from clip_core.errors import DownloadError, TextError
 from clip_core.text import vocabulary
 
@@ -35,7 +35,7 @@ def nowhere(tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv("CLIP_VOCABULARY", raising=False)
     monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(files, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(vocabulary, "ADDRESS", f"http://127.0.0.1:9/{vocabulary.NAME}")  # nobody listens there
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     return tmp_path / "cache"

@@ -15,7 +15,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from clip_core import files
+from clip_core import download
 from clip_core.data import streaming
 from clip_core.data.loader import Loader
 from clip_core.errors import ClipError
@@ -72,7 +72,7 @@ class Server:
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(files, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.001)
     found = Server()
     threading.Thread(target=found.http.serve_forever, args=(0.01,), daemon=True).start()
     yield found
