@@ -9,6 +9,7 @@ import pytest
 from clip_core.models import ARCHITECTURES, MODELS
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
+from clip_core.training.trainable import OPTIONAL_KEYS, check_trainable
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -64,6 +65,15 @@ def test_the_mixer_is_trained_as_the_transformer_beside_it():
     mixer, transformer = (Recipe.read(CONFIGS / "clip" / f"{name}.yaml") for name in ("mixer-b-32", "laion-coco"))
     assert mixer.model.build() == ARCHITECTURES["Mixer-B/32"].architecture
     assert mixer == transformer.model_copy(update={"model": mixer.model})
+
+
+def test_siglip_recipe():
+    recipe = Recipe.read(CONFIGS / "clip" / "siglip-b-16.yaml")
+    assert recipe.model.build() == ARCHITECTURES["ViT-B-16-SigLIP"].architecture
+    check_trainable(recipe.model.build(), recipe, OPTIONAL_KEYS)
+    assert (recipe.loss.kind, recipe.loss.initial_logit_scale, recipe.loss.initial_logit_bias) == ("sigmoid", 10, -10)
+    assert (recipe.data.batch_size, recipe.optimizer.betas) == (32768, (0.9, 0.95))
+    assert learning_rate(recipe, 3000, recipe.training.steps) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("yfcc7m", "webdataset"), ("combined", "combined")])
