@@ -287,6 +287,7 @@ OF_SOME = {"LayerNorm.__init__", "BatchNorm2d.__init__", "BatchNorm2d.forward", 
 }
 NOT_NUMPY = {
     "Block",
+    "Block.drop",
     "CLIP.tower",
     "CLIP.recompute_blocks",
     "CLIP._pixels",

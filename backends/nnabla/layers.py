@@ -33,6 +33,7 @@ from clip_core.backend import Observe
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
+from clip_core.training.noise import Noise
 
 
 class LayerNorm(Module):
@@ -187,8 +188,15 @@ class Block(Module):
     """What is recomputed in one piece."""
 
     recomputed = False  # whether backward passes compute it again, in place of keeping what it computed
+    noise: Noise | None = None  # of the step under way
 
     __call__: Callable[..., nn.Variable]
+
+    def drop(self, x: nn.Variable, part: int) -> nn.Variable:
+        """What a part of the block, the first (0) or the second (1), adds [n, ..., d], with the noise of training."""
+        if self.noise is None or not self.training:
+            return x
+        return x * to_tensor(self.noise.factors(part, x.shape))
 
 
 def run(block: Block, *inputs: nn.Variable | None) -> nn.Variable:
@@ -273,10 +281,10 @@ class ResidualAttentionBlock(Block):
     def __call__(self, x: nn.Variable, mask: nn.Variable | None, pooled: nn.Variable | None = None) -> nn.Variable:
         """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
         if pooled is None:
-            x = x + self.attn(self.ln_1(x), mask)
+            x = x + self.drop(self.attn(self.ln_1(x), mask), 0)
         else:
-            x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
-        return x + self.mlp(self.ln_2(x))
+            x = pick(x, pooled) + self.drop(self.attn.forward_pooled(self.ln_1(x), pooled, mask), 0)
+        return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
 
 class Transformer(Module):
@@ -319,10 +327,11 @@ class MixerBlock(Block):
     def __call__(self, x: nn.Variable, pooled: nn.Variable | None = None) -> nn.Variable:
         """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
         channels = swap_axes(self.ln_1(x))  # [n, l, d] -> [n, d, l]
-        x = x + swap_axes(self.token_mlp(channels))  # [n, d, l] -> [n, l, d]
+        mixed = swap_axes(self.token_mlp(channels))  # [n, d, l] -> [n, l, d]
+        x = x + self.drop(mixed, 0)
         if pooled is not None:
             x = pick(x, pooled)
-        return x + self.mlp(self.ln_2(x))
+        return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
 
 class Mixer(Module):

@@ -24,7 +24,7 @@ from nnabla.ext_utils import get_extension_context
 from nnabla.solver import SolverState
 
 from backends.nnabla.functions import linear, on_cpu
-from backends.nnabla.layers import normalize
+from backends.nnabla.layers import Block, normalize
 from backends.nnabla.model import CLIP
 from backends.nnabla.module import SWITCHES, plain_errors
 from backends.nnabla.process_group import ProcessGroup
@@ -36,7 +36,7 @@ from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
-from clip_core.training.step import SCALARS, TOWERS, chunks, clip_factor, log_scale_bounds
+from clip_core.training.step import SCALARS, TOWERS, chunks, clear_noise, clip_factor, log_scale_bounds, set_noise
 from clip_core.training.trainable import check_trainable
 
 BLOCK = 1 << 15  # elements; a block of weights, gradient and moments stays in a core's cache
@@ -68,6 +68,9 @@ class Trainer:
         self.groups = parameter_groups(model.architecture, recipe)
         variables = dict(model.named_parameters())
         self.trained = {name: variables[name] for name in self.groups}
+        image = [module for module in model.visual.modules() if isinstance(module, Block)]
+        text = [module for module in model.modules() if isinstance(module, Block) and module not in image]
+        self.blocks = {"image": image, "text": text}
         self._begin({})
 
     @np.errstate(over="ignore", invalid="ignore")  # the norm of the gradients tells
@@ -80,15 +83,16 @@ class Trainer:
             parts = chunks(len(pixels), self.recipe.training.micro_batch_size)
             whole = len(parts) == 1
             with nullcontext() if whole else nn.no_grad():
-                pairs = [self._encode(pixels[part], tokens[part]) for part in parts]
+                pairs = [self._encode(pixels, tokens, part) for part in parts]
             sums, gradients = self._loss(*(np.concatenate([to_array(x) for x in side]) for side in zip(*pairs)))
             for part, pair in zip(parts, pairs):
-                pair = pair if whole else self._encode(pixels[part], tokens[part])
+                pair = pair if whole else self._encode(pixels, tokens, part)
                 for tower, features, gradient in zip(TOWERS, pair, gradients):
                     if tower not in self.recipe.optimizer.frozen:
                         features.backward(self.loss_scale * gradient[part], clear_buffer=True)
             result = self._update(sums, len(pixels) * self.processes.size, learning_rate)
             self.model.eval()
+            clear_noise(self.blocks)
             return result
 
     @property
@@ -106,14 +110,15 @@ class Trainer:
             finally:
                 self.model.context = before
 
-    def _encode(self, pixels: np.ndarray, tokens: np.ndarray) -> tuple[nn.Variable, nn.Variable]:
-        """Features [n, d] of both towers; a frozen tower keeps nothing for a gradient."""
+    def _encode(self, pixels: np.ndarray, tokens: np.ndarray, part: slice) -> tuple[nn.Variable, nn.Variable]:
+        """Features [n, d] of both towers for a part of the batch; a frozen one keeps nothing for gradients."""
+        set_noise(self.blocks, self.recipe, self.updates, self.processes.rank * len(pixels) + part.start)
         frozen = self.recipe.optimizer.frozen
         with nn.auto_forward():
             with nn.no_grad() if "image" in frozen else nullcontext():
-                image = self.model.encode_image(pixels)
+                image = self.model.encode_image(pixels[part])
             with nn.no_grad() if "text" in frozen else nullcontext():
-                text = self.model.encode_text(tokens)
+                text = self.model.encode_text(tokens[part])
         return image, text
 
     def _loss(self, image: np.ndarray, text: np.ndarray) -> tuple[nn.NdArray, list[np.ndarray]]:

@@ -19,7 +19,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from backends.paddle.layers import normalize
+from backends.paddle.layers import Block, normalize
 from backends.paddle.model import CLIP
 from backends.paddle.process_group import ProcessGroup
 from backends.paddle.tensors import to_array
@@ -30,7 +30,7 @@ from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
-from clip_core.training.step import SCALARS, TOWERS, chunks, clip_factor, log_scale_bounds
+from clip_core.training.step import SCALARS, TOWERS, chunks, clear_noise, clip_factor, log_scale_bounds, set_noise
 from clip_core.training.trainable import check_trainable
 
 AUTOCAST = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
@@ -69,6 +69,9 @@ class Trainer:
         self.trained = {name: tensors[name] for name in self.groups}
         # Paddle stores linear weights [in, out].
         self.transposed = {parameter.name for parameter in parameters(model.architecture) if parameter.kind == "linear"}
+        image = [module for module in model.visual.sublayers() if isinstance(module, Block)]
+        text = [module for module in model.sublayers() if isinstance(module, Block) and module not in image]
+        self.blocks = {"image": image, "text": text}
         self._begin({})
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
@@ -78,16 +81,17 @@ class Trainer:
         parts = chunks(len(pixels), self.recipe.training.micro_batch_size)
         whole = len(parts) == 1
         with paddle.set_grad_enabled(whole):
-            pairs = [self._encode(pixels[part], tokens[part]) for part in parts]
+            pairs = [self._encode(pixels, tokens, part) for part in parts]
         sums, gradients = self._loss(*(paddle.concat(side).detach() for side in zip(*pairs)))
         for part, pair in zip(parts, pairs):
-            pair = pair if whole else self._encode(pixels[part], tokens[part])
+            pair = pair if whole else self._encode(pixels, tokens, part)
             for tower, features, gradient in zip(TOWERS, pair, gradients):
                 if tower not in self.recipe.optimizer.frozen:
                     features.backward(self.loss_scale * gradient[part])
         with paddle.no_grad():
             result = self._update(sums, len(pixels) * self.processes.size, learning_rate)
         self.model.eval()
+        clear_noise(self.blocks)
         return result
 
     @property
@@ -95,14 +99,15 @@ class Trainer:
         """What the gradients of the towers are multiplied by in the backward pass."""
         return 1.0 if self.scaling is None else self.scaling.scale
 
-    def _encode(self, pixels: np.ndarray, tokens: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Float32 features [n, d] of both towers; a frozen tower keeps nothing for a gradient."""
+    def _encode(self, pixels: np.ndarray, tokens: np.ndarray, part: slice) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Float32 features [n, d] of both towers for a part of the batch; a frozen one keeps nothing for gradients."""
+        set_noise(self.blocks, self.recipe, self.updates, self.processes.rank * len(pixels) + part.start)
         frozen, keep = self.recipe.optimizer.frozen, paddle.is_grad_enabled()
         with paddle.amp.auto_cast(enable=self.autocast is not None, dtype=self.autocast or "float16"):
             with paddle.set_grad_enabled(keep and "image" not in frozen):
-                image = self.model.encode_image(pixels)
+                image = self.model.encode_image(pixels[part])
             with paddle.set_grad_enabled(keep and "text" not in frozen):
-                text = self.model.encode_text(tokens)
+                text = self.model.encode_text(tokens[part])
         return image.astype("float32"), text.astype("float32")
 
     def _loss(self, image: paddle.Tensor, text: paddle.Tensor) -> tuple[paddle.Tensor, list[paddle.Tensor]]:

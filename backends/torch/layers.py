@@ -20,6 +20,7 @@ from clip_core.inputs import check_tokens
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
+from clip_core.training.noise import Noise
 
 
 class LayerNorm(nn.LayerNorm):
@@ -93,6 +94,13 @@ class Block(nn.Module):
     """What is recomputed, compiled and sharded in one piece."""
 
     recomputed = False  # whether backward passes compute it again, in place of keeping what it computed
+    noise: Noise | None = None  # of the step under way
+
+    def drop(self, x: torch.Tensor, part: int) -> torch.Tensor:
+        """What a part of the block, the first (0) or the second (1), adds [n, ..., d], with the noise of training."""
+        if self.noise is None or not self.training:
+            return x
+        return x * torch.from_numpy(self.noise.factors(part, x.shape)).to(x)
 
 
 def run(block: Block, *inputs: torch.Tensor | None) -> torch.Tensor:
@@ -175,10 +183,10 @@ class ResidualAttentionBlock(Block):
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None, pooled: torch.Tensor | None = None) -> torch.Tensor:
         """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
         if pooled is None:
-            x = x + self.attn(self.ln_1(x), mask)
+            x = x + self.drop(self.attn(self.ln_1(x), mask), 0)
         else:
-            x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
-        return x + self.mlp(self.ln_2(x))
+            x = pick(x, pooled) + self.drop(self.attn.forward_pooled(self.ln_1(x), pooled, mask), 0)
+        return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
 
 class Transformer(nn.Module):
@@ -222,10 +230,11 @@ class MixerBlock(Block):
     def forward(self, x: torch.Tensor, pooled: torch.Tensor | None = None) -> torch.Tensor:
         """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
         channels = self.ln_1(x).transpose(1, 2)  # [n, l, d] -> [n, d, l]
-        x = x + self.token_mlp(channels).transpose(1, 2)  # [n, d, l] -> [n, l, d]
+        mixed = self.token_mlp(channels).transpose(1, 2)  # [n, d, l] -> [n, l, d]
+        x = x + self.drop(mixed, 0)
         if pooled is not None:
             x = pick(x, pooled)
-        return x + self.mlp(self.ln_2(x))
+        return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
 
 class Mixer(nn.Module):

@@ -31,7 +31,7 @@ from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
-from clip_core.training.step import SCALARS, TOWERS, chunks, clip_factor, log_scale_bounds
+from clip_core.training.step import SCALARS, TOWERS, chunks, clear_noise, clip_factor, log_scale_bounds, set_noise
 from clip_core.training.trainable import check_trainable
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,6 +82,9 @@ class Trainer:
             betas=recipe.optimizer.betas,
             eps=recipe.optimizer.epsilon,
         )
+        image = [module for module in model.visual.modules() if isinstance(module, Block)]
+        text = [module for module in model.modules() if isinstance(module, Block) and module not in image]
+        self.blocks = {"image": image, "text": text}
         self._begin({})
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
@@ -92,15 +95,16 @@ class Trainer:
         parts = chunks(len(pixels), self.recipe.training.micro_batch_size)
         whole = len(parts) == 1
         with nullcontext() if whole else torch.no_grad():
-            pairs = [self._encode(pixels[part], tokens[part]) for part in parts]
+            pairs = [self._encode(pixels, tokens, part) for part in parts]
         sums, gradients = self._loss(*(torch.cat(side).detach() for side in zip(*pairs)))
         for part, pair in zip(parts, pairs):
-            pair = pair if whole else self._encode(pixels[part], tokens[part])
+            pair = pair if whole else self._encode(pixels, tokens, part)
             for tower, features, gradient in zip(TOWERS, pair, gradients):
                 if tower not in self.recipe.optimizer.frozen:
                     features.backward(self.loss_scale * gradient[part])
         result = self._update(sums, len(pixels) * self.processes.size, learning_rate)
         self.model.eval()
+        clear_noise(self.blocks)
         return result
 
     @property
@@ -108,14 +112,15 @@ class Trainer:
         """What the gradients of the towers are multiplied by in the backward pass."""
         return 1.0 if self.scaling is None else self.scaling.scale
 
-    def _encode(self, pixels: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float32 features [n, d] of both towers; a frozen tower keeps nothing for a gradient."""
+    def _encode(self, pixels: np.ndarray, tokens: np.ndarray, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float32 features [n, d] of both towers for a part of the batch; a frozen one keeps nothing for gradients."""
+        set_noise(self.blocks, self.recipe, self.updates, self.processes.rank * len(pixels) + part.start)
         frozen, keep = self.recipe.optimizer.frozen, torch.is_grad_enabled()
         with torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None):
             with torch.set_grad_enabled(keep and "image" not in frozen):
-                image = self.model.encode_image(pixels)
+                image = self.model.encode_image(pixels[part])
             with torch.set_grad_enabled(keep and "text" not in frozen):
-                text = self.model.encode_text(tokens)
+                text = self.model.encode_text(tokens[part])
         return image.float(), text.float()
 
     def _loss(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -51,6 +51,7 @@ class LowResourceVisionTransformer(ImageTower):
     title: ClassVar[str] = "low-resource ViT"
     mark: ClassVar[str] = "patch_embedding"
     untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon", "pixels")
+    takes_noise: ClassVar[bool] = True
 
     resolution: int  # pixels along one side
     patch: int  # pixels along one side

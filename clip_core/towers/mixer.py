@@ -46,6 +46,7 @@ class VisionMixer(ImageTower):
     title: ClassVar[str] = "Mixer"
     mark: ClassVar[str] = "conv1.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "epsilon", "pixels")
+    takes_noise: ClassVar[bool] = True
 
     resolution: int  # pixels along one side
     patch: int  # pixels along one side
@@ -121,6 +122,7 @@ class TextMixer(TextTower):
     title: ClassVar[str] = "Mixer"
     mark: ClassVar[str] = "token_embedding.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "epsilon", "end_of_text")
+    takes_noise: ClassVar[bool] = True
 
     context_length: int
     vocabulary_size: int

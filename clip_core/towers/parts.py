@@ -158,6 +158,7 @@ class Tower(ABC):
     width: int
     at_root: ClassVar[bool] = False  # whether its parts are the model's own, without a prefix
     mark: ClassVar[str]  # a parameter by whose name the tower is found among those of a larger module
+    takes_noise: ClassVar[bool] = False  # whether its blocks can drop what they add (`clip_core.training.noise`)
     # The fields that tensors do not tell: `infer` takes them to be as usual, and files that say more are believed.
     untold: ClassVar[tuple[str, ...]] = ()
 

@@ -47,6 +47,7 @@ class SiglipVisionTransformer(ImageTower):
     title: ClassVar[str] = "SigLIP ViT"
     mark: ClassVar[str] = "conv1.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon", "resolution", "pixels")
+    takes_noise: ClassVar[bool] = True
 
     resolution: int  # pixels along one side
     patch: int  # pixels along one side
@@ -135,6 +136,7 @@ class SiglipTextTransformer(TextTower):
     title: ClassVar[str] = "SigLIP Transformer"
     mark: ClassVar[str] = "token_embedding.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon")
+    takes_noise: ClassVar[bool] = True
 
     context_length: int
     vocabulary_size: int

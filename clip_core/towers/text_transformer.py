@@ -31,6 +31,7 @@ class TextTransformer(TextTower):
     title: ClassVar[str] = "Transformer"
     mark: ClassVar[str] = "token_embedding.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon", "end_of_text")
+    takes_noise: ClassVar[bool] = True
     at_root: ClassVar[bool] = True
 
     context_length: int

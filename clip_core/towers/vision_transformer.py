@@ -39,6 +39,7 @@ class VisionTransformer(ImageTower):
     title: ClassVar[str] = "ViT"
     mark: ClassVar[str] = "conv1.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon", "pixels")
+    takes_noise: ClassVar[bool] = True
 
     resolution: int  # pixels along one side
     patch: int  # pixels along one side

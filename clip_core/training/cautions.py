@@ -33,6 +33,12 @@ def _optimizer(recipe: Recipe) -> list[str]:
         for tower in sorted(set(optimizer.frozen))
         if getattr(optimizer, f"{tower}_learning_rate") is not None
     ]
+    found += [
+        f"regularization.{tower}.{key} has no effect: optimizer.frozen names the {tower} tower."
+        for tower in sorted(set(optimizer.frozen))
+        for key, rate in getattr(recipe.regularization, tower)
+        if rate
+    ]
     if set(optimizer.frozen) == {"image", "text"}:
         found.append("optimizer.frozen names both towers, so that nothing but the scale of the logits is trained.")
     low, high = optimizer.logit_scale_bounds

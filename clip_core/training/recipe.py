@@ -133,6 +133,20 @@ class Optimizer(Section):
         return self
 
 
+class Noise(Section):
+    """What the blocks of one tower drop at random while they are trained (`clip_core.training.noise`)."""
+
+    dropout: Share = 0.0  # of the numbers that attention and MLP add
+    drop_path: Share = 0.0  # of the examples to which attention or MLP of the last block add nothing
+
+
+class Regularization(Section):
+    """Noise of training, the same in every framework."""
+
+    image: Noise = Noise()
+    text: Noise = Noise()
+
+
 class Schedule(Section):
     """Linear warm-up, then half a cosine."""
 
@@ -211,6 +225,7 @@ class Recipe(Section):
     data: Data = Data()
     optimizer: Optimizer = Optimizer()
     loss: Loss = Loss()
+    regularization: Regularization = Regularization()
     schedule: Schedule = Schedule()
     checkpoint: CheckpointSettings = CheckpointSettings()
     log: Log = Log()

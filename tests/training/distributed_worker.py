@@ -40,7 +40,9 @@ def batches() -> list[tuple[np.ndarray, np.ndarray]]:
 def main(backend: str, loss: str, output: str) -> None:
     architecture = replace(ARCHITECTURE, logit_bias=loss == "sigmoid")
     sections: dict = {"model": {"architecture": "shapes"}, "training": {"steps": 4}}
-    recipe = Recipe.parse(sections | {"loss": {"kind": loss}, "optimizer": {"ema_decay": 0.5}})
+    noise = {"image": {"dropout": 0.1}, "text": {"drop_path": 0.2}}
+    sections |= {"loss": {"kind": loss}, "optimizer": {"ema_decay": 0.5}, "regularization": noise}
+    recipe = Recipe.parse(sections)
     framework = backends.get(backend)
     processes = framework.ProcessGroup()
     model = framework.CLIP(architecture, initialize(architecture, 0), device="cpu")
