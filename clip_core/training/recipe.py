@@ -42,7 +42,7 @@ class Model(Section):
 
     # A name that `clip models` lists, or what Architecture.to_dict gives, whose towers may be names, too.
     architecture: str | dict[str, Any]
-    vocabulary: str | None = None  # a merges file; by default OpenAI's, or for another size learnt from the captions
+    vocabulary: str | None = None  # a tokenizer's file; by default OpenAI's, or learnt from the captions
 
     @field_validator("architecture", mode="before")
     @classmethod
