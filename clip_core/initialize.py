@@ -15,7 +15,7 @@ import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.naming import Weights, parameters
-from clip_core.towers.parts import ZERO, Uniform
+from clip_core.towers.parts import Uniform
 
 
 def initialize(architecture: Architecture, seed: int) -> Weights:
@@ -45,7 +45,7 @@ def random_weights(architecture: Architecture, seed: int) -> Weights:
     for parameter in parameters(architecture):
         if parameter.kind in ("norm", "vector", "statistic"):
             weights[parameter.name] += generator.uniform(0, 0.1, parameter.shape).astype(np.float32)
-            if parameter.initial == ZERO and parameter.name.endswith(".weight"):  # a gain
+            if parameter.name.endswith(".bn3.weight"):  # which starts at 0 in the blocks of OpenAI's ResNets
                 weights[parameter.name] += np.float32(0.5)
         elif parameter.kind == "conv":
             outputs, inputs = parameter.shape[:2]
