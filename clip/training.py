@@ -29,10 +29,11 @@ from clip_core.training.checkpoint import newest, run_of, vocabulary_in
 from clip_core.training.loop import AVERAGE, MODEL, Outcome, enough_memory_for_the_model
 from clip_core.training.plan import Plan, plan
 from clip_core.training.progress import say
-from clip_core.training.recipe import Recipe, recipe_file
+from clip_core.training.recipe import Pretrained, Recipe, recipe_file
 from clip_core.training.stopping import stop_signals
 from clip_core.training.trainable import with_initial_scale
 from clip_core.training.vocabulary import Vocabulary, kept_vocabulary, vocabulary_of
+from converters.pretrained import tokenizer_beside, with_tower
 
 File = str | os.PathLike[str]
 
@@ -197,12 +198,21 @@ class Job:
         """The architecture, the first weights, and the vocabulary, which a checkpoint to go on from has kept."""
         recipe, load = self.recipe, self.load
         architecture, file = recipe.model.build(), recipe.model.vocabulary
+        pretrained = recipe.model.pretrained
         if load is None:
             weights = with_initial_scale(initialize(architecture, recipe.training.seed), recipe.loss)
+            if self.resume is None:  # a checkpoint has all weights, and its vocabulary
+                if pretrained.image is not None:
+                    weights = with_tower(architecture, weights, "image", pretrained.image)
+                if pretrained.text is not None:
+                    weights = with_tower(architecture, weights, "text", pretrained.text)
+                    file = file or tokenizer_beside(pretrained.text)
             kept = vocabulary_in(newest(self.resume)) if self.resume is not None and file is None else None
             if kept is not None:
                 return architecture, weights, kept_vocabulary(kept)
             return architecture, weights, vocabulary_of(architecture.text, file, self.source)
+        if pretrained != Pretrained():
+            raise ClipError(f"{load} has the weights of both towers; remove model.pretrained.")
         loaded = converters.read(weights_file(load)[0], expected=architecture)
         if found := differences(loaded.architecture, architecture):
             raise CheckpointError(

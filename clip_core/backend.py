@@ -110,7 +110,7 @@ class ModelClass(Protocol):
             device: the framework's own name of a device.
             precision: ``fp32``, or another that the framework computes inference in.
             source: what the weights came from, for messages.
-            vocabulary: defines the tokenizer (`clip_core.text.loading.tokenizer_from`); without it, that is OpenAI's.
+            vocabulary: the text of a merges file; without it, the vocabulary is OpenAI's.
 
         Raises:
             ClipError: there is no such device or precision, or the weights do not fit the architecture.
@@ -123,7 +123,7 @@ class Model(Protocol):
     architecture: Architecture
     backend: str
     source: str  # what the weights came from, for messages
-    vocabulary: str | None  # defines the tokenizer; None: it is OpenAI's
+    vocabulary: str | None  # the text of a merges file; None: it is OpenAI's
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -15,7 +15,7 @@ import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.naming import Weights, parameters
-from clip_core.towers.parts import Uniform
+from clip_core.towers.parts import ZERO, Uniform
 
 
 def initialize(architecture: Architecture, seed: int) -> Weights:
@@ -45,12 +45,14 @@ def random_weights(architecture: Architecture, seed: int) -> Weights:
     for parameter in parameters(architecture):
         if parameter.kind in ("norm", "vector", "statistic"):
             weights[parameter.name] += generator.uniform(0, 0.1, parameter.shape).astype(np.float32)
-            if parameter.name.endswith(".bn3.weight"):  # which starts at 0 in the blocks of OpenAI's ResNets
+            if parameter.initial == ZERO and parameter.name.endswith(".weight"):  # a gain
                 weights[parameter.name] += np.float32(0.5)
         elif parameter.kind == "conv":
             outputs, inputs = parameter.shape[:2]
-            even = isinstance(parameter.initial, Uniform)  # torchvision's keep the size of gradients
-            weights[parameter.name] *= np.float32((6 if even else outputs / inputs) ** 0.5)
+            # torchvision's initial values keep the size of gradients. A little less than that of pictures is kept here,
+            # so that sums of many blocks stay small and squeeze-and-excitation stays smooth.
+            even = isinstance(parameter.initial, Uniform)
+            weights[parameter.name] *= np.float32((6 if even else 1.28 * outputs / inputs) ** 0.5)
         elif parameter.kind == "counter":
             weights[parameter.name] += 7
     weights["logit_scale"] = np.array(log(100), np.float32)

@@ -11,12 +11,15 @@ from typing import Any
 
 from clip_core.architecture import Architecture, plain
 from clip_core.errors import ClipError
+from clip_core.towers.distilbert import DistilBERT
+from clip_core.towers.efficientnet_v2 import EfficientNetV2
 from clip_core.towers.low_resource import LowResourceTextTransformer, LowResourceVisionTransformer
 from clip_core.towers.mixer import TextMixer, VisionMixer
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.towers.parts import HEAD_WIDTH, Activation, Tower
 from clip_core.towers.siglip import SiglipTextTransformer, SiglipVisionTransformer
 from clip_core.towers.text_transformer import TextTransformer
+from clip_core.towers.torchvision_resnet import TorchvisionResNet
 from clip_core.towers.vision_transformer import VisionTransformer
 
 OPENAI_CONTEXT_LENGTH = 77
@@ -39,6 +42,7 @@ OPENAI = Family(
     "OpenAI .pt; Hugging Face and open_clip folders; NNabla .h5, .protobuf and .nnp; PASSL .pdparams (ViT)",
 )
 MIXER_CLIP = Family("Mixer CLIP", "OpenAI's byte pairs", "state dictionaries of Mixer CLIP")
+SIMPLE_CLIP = Family("simple-clip", "DistilBERT's WordPiece", "clip_model.pth of simple-clip")
 LOW_RESOURCE = Family(
     "Low-resource CLIP",
     "byte pairs learnt from the captions; [EOS] is 1, [SOS] is 2, and 0 fills texts up",
@@ -231,6 +235,20 @@ _LOW_RESOURCE_TEXT = {
     # The 12 heads of its L do not divide the width. With 8, it is B.
     for name, layers, mlp_width in (("S", 8, 1024), ("B", 12, 2048), ("L", 12, 2048))
 }
+_TORCHVISION = {
+    "resnet18": TorchvisionResNet(resolution=224, blocks=(2, 2, 2, 2), block="basic"),
+    "resnet50": TorchvisionResNet(resolution=224, blocks=(3, 4, 6, 3), block="bottleneck"),
+    "efficientnet": EfficientNetV2(  # the size S
+        resolution=224,
+        stem=24,
+        widths=(24, 48, 64, 128, 160, 256),
+        blocks=(2, 4, 4, 6, 9, 15),
+        expansions=(1, 4, 4, 4, 6, 6),
+        strides=(1, 2, 2, 2, 1, 2),
+        fused=3,
+        width=1280,
+    ),
+}
 TOWERS: dict[str, Mapping[str, Tower]] = {"image": _LOW_RESOURCE_IMAGE, "text": _LOW_RESOURCE_TEXT}
 """Towers that recipes know by a name of their own, for descriptions of any pair of them."""
 
@@ -243,6 +261,13 @@ ARCHITECTURES: dict[str, NamedArchitecture] = {
                 f"{image}+{text}", Architecture(512, _LOW_RESOURCE_IMAGE[image], _LOW_RESOURCE_TEXT[text]), LOW_RESOURCE
             )
             for image, text in zip(_LOW_RESOURCE_IMAGE, "SSSBBL")
+        ),
+        *(
+            # Its texts have 100 tokens of the 512 that DistilBERT has positions for.
+            NamedArchitecture(
+                f"simple-clip-{name}", Architecture(256, image, DistilBERT(100), logit_bias=True), SIMPLE_CLIP
+            )
+            for name, image in _TORCHVISION.items()
         ),
         _siglip("SigLIP", "B", 16, 224, 32000),
         *(_siglip(f"SigLIP-{resolution}", "B", 16, resolution, 32000) for resolution in (256, 384, 512)),

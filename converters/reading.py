@@ -197,16 +197,33 @@ def load(path: str | os.PathLike[str], given: Given, original: ModelFile | None 
         CheckpointError: nothing can be said of what the file holds.
     """
     path = find(path)
-    if folders.is_index(path):
-        content, size, digest = _joined(path)
-    else:
-        data = _bytes_of(path, MAX_FILE_BYTES, formats.of)
-        content, size, digest = _content(path, data), len(data), hashlib.sha256(data)
+    content, size, digest = _opened(path)
     with _about(path):
-        return _understand(path, content, size, digest.hexdigest(), given, original)
+        return _understand(path, content, size, digest, given, original)
 
 
-def _joined(index: Path) -> tuple[Content, int, hashlib._Hash]:
+def tensors_of(path: str | os.PathLike[str]) -> tuple[Weights, str]:
+    """The tensors of any weights file by their own names, and its SHA-256; arrays are views of the file.
+
+    Raises:
+        ClipError: as `read`, but for what a CLIP must have.
+    """
+    path = find(path)
+    with enough_memory(path):
+        content, size, digest = _opened(path)
+        with _about(path):
+            return _plain(content.tensors, size), digest
+
+
+def _opened(path: Path) -> tuple[Content, int, str]:
+    """The content of a file or of all that an index names, the bytes of it, and their digest."""
+    if folders.is_index(path):
+        return _joined(path)
+    data = _bytes_of(path, MAX_FILE_BYTES, formats.of)
+    return _content(path, data), len(data), hashlib.sha256(data).hexdigest()
+
+
+def _joined(index: Path) -> tuple[Content, int, str]:
     """The tensors of all files that ``index`` names, their bytes and the index's, and the digest of these."""
     data = _bytes_of(index, folders.MAX_INDEX_BYTES)
     with _about(index):
@@ -224,7 +241,7 @@ def _joined(index: Path) -> tuple[Content, int, hashlib._Hash]:
             raise CheckpointError(f"{part}: {name!r:.200} {found}, and {index.name} says otherwise; fetch both again.")
         container = content.container
         tensors |= content.tensors
-    return Content(container, tensors), size, digest
+    return Content(container, tensors), size, digest.hexdigest()
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class CLIP(Module):
             whatever it is when a function is called.
         precision: ``fp32``.
         source: what the weights came from, for messages.
-        vocabulary: defines the tokenizer (`clip_core.text.loading.tokenizer_from`); without it, that is OpenAI's.
+        vocabulary: the text of a merges file; without it, the vocabulary is OpenAI's.
 
     Raises:
         CheckpointError: the weights do not fit the architecture; every fault is listed.

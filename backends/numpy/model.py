@@ -33,7 +33,7 @@ class CLIP:
         device: the CPU is the only one.
         precision: ``fp32``, or ``fp64`` for the judge.
         source: what the weights came from, for messages.
-        vocabulary: defines the tokenizer (`clip_core.text.loading.tokenizer_from`); without it, that is OpenAI's.
+        vocabulary: the text of a merges file; without it, the vocabulary is OpenAI's.
 
     Raises:
         CheckpointError: the weights do not fit the architecture; every fault is listed.

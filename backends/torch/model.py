@@ -48,7 +48,7 @@ class CLIP(nn.Module):
         device: a PyTorch device; the first CUDA device if there is one, else the CPU.
         precision: ``fp32``, ``bf16`` or ``fp16``; the latter two keep norms, embeddings and logits in float32.
         source: what the weights came from, for messages.
-        vocabulary: defines the tokenizer (`clip_core.text.loading.tokenizer_from`); without it, that is OpenAI's.
+        vocabulary: the text of a merges file; without it, the vocabulary is OpenAI's.
 
     Raises:
         CheckpointError: the weights do not fit the architecture; every fault is listed.

@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_core.errors import TextError
 from clip_core.text.bpe import BYTE_SYMBOLS
-from clip_core.text.json_tokenizer import around, dumped, token_ids
+from clip_core.text.json_tokenizer import dumped, token_ids
 
 BYTE_LEVEL_SPECIALS = ("[NON]", "[EOS]", "[SOS]")
 """Padding, end and start, which are the first tokens of a byte-level vocabulary that is learnt here."""
@@ -73,7 +73,7 @@ def wordpiece(vocabulary: str, settings: Mapping[str, Any]) -> str:
             "vocab": ids,
         },
         special=[token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token in ids],
-        ends=("[CLS]", "[SEP]", "[PAD]"),
+        around=("[CLS]", "[SEP]", "[PAD]"),
     )
     return completed(body, settings)
 
@@ -99,7 +99,7 @@ def byte_level(merges: Sequence[tuple[str, str]]) -> str:
             "merges": [" ".join(merge) for merge in merges],
         },
         special=BYTE_LEVEL_SPECIALS,
-        ends=(start, end, padding),
+        around=(start, end, padding),
     )
     return dumped(body)
 
@@ -119,12 +119,6 @@ def completed(body: dict[str, Any], settings: Mapping[str, Any]) -> str:
     ids = token_ids(body)
     if settings.get("padding_side", "right") != "right":
         raise TextError("its tokenizer_config.json fills texts up in front, and here that is done behind.")
-    for name, token in zip(("add_bos_token", "add_eos_token"), around(body.get("post_processor"))):
-        if name in settings and bool(settings[name]) != (token is not None):
-            raise TextError(
-                f"its tokenizer_config.json says {name} = {settings[name]!r:.20}, and its post_processor says "
-                "otherwise; save it once more with transformers."
-            )
     padding = settings.get("pad_token")
     padding = padding["content"] if isinstance(padding, dict) else padding
     if padding is None and body.get("padding") is None and body["model"]["type"] == "WordPiece":
@@ -152,16 +146,16 @@ def _body(
     decoder: dict[str, Any],
     model: dict[str, Any],
     special: Sequence[str],
-    ends: tuple[str, str, str],
+    around: tuple[str, str, str],
 ) -> dict[str, Any]:
     """The content of a tokenizer.json.
 
     Args:
         special: its special tokens.
-        ends: those in front of a text, behind it, and behind that.
+        around: those in front of a text, behind it, and behind that.
     """
     ids = model["vocab"]
-    start, end, padding = ends
+    start, end, padding = around
     pieces = [{"SpecialToken": {"id": token, "type_id": 0}} for token in (start, end)]
     single = [pieces[0], {"Sequence": {"id": "A", "type_id": 0}}, pieces[1]]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}

@@ -50,19 +50,19 @@ class JsonTokenizer(Tokenizer):
             ids = _ids(body)
             self.kind = _KINDS[body["model"]["type"]]
             self.vocabulary_size = len(ids)
-            self.start, self.end = around(body.get("post_processor"))
+            self.start, self.end = _around(body.get("post_processor"))
             self.padding = _padding(body)
             _check_model(body["model"], ids)
             _check_growth(body)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             raise TextError(f"the tokenizer.json is damaged ({error!r:.200}); download it again.") from error
-        special = [token for token in (self.start, self.end, self.padding) if token is not None]
-        for token in special:
+        around = [token for token in (self.start, self.end, self.padding) if token is not None]
+        for token in around:
             if type(token) is not int or not 0 <= token < self.vocabulary_size:
                 raise TextError(
                     f"the tokenizer.json puts the token {token!r:.80} around texts, which is none of its own."
                 )
-        self.special = frozenset(special)
+        self.special = frozenset(around)
         self._tokenizer = _built(body)
         for token in body.get("added_tokens") or ():
             if self._tokenizer.token_to_id(token["content"]) != token["id"]:
@@ -219,7 +219,7 @@ def _longest_replacement(table: bytes) -> int:
     return max(1, *map(len, table[start:].split(b"\0")))
 
 
-def around(processor: Any) -> tuple[int | None, int | None]:
+def _around(processor: Any) -> tuple[int | None, int | None]:
     """The tokens that a post-processor puts in front of a text and behind it.
 
     Raises:
@@ -232,7 +232,7 @@ def around(processor: Any) -> tuple[int | None, int | None]:
     if kind in ("BertProcessing", "RobertaProcessing"):
         return int(processor["cls"][1]), int(processor["sep"][1])
     if kind == "Sequence":
-        adding = [found for part in processor["processors"] if (found := around(part)) != (None, None)]
+        adding = [around for part in processor["processors"] if (around := _around(part)) != (None, None)]
         if len(adding) < 2:
             return adding[0] if adding else (None, None)
     if kind == "TemplateProcessing":

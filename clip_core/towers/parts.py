@@ -20,6 +20,8 @@ HEAD_WIDTH = 64  # OpenAI's models have heads of this width in every tower
 MLP_RATIO = 4  # of the inner width of a block's MLP to the tower's width
 WIDEST = 1024  # of OpenAI's transformers; wider ones that others have trained have heads of 80 and more
 
+HEAD = "head."  # of a tower whose network was made for something else: the parameters that lead into the joint space
+
 # A made-up description must not keep its reader busy with listing parameters.
 MAX_LAYERS = 1000
 MAX_NUMBER = 10**7
@@ -449,8 +451,8 @@ def halved(side: int) -> int:
 
 def mlp_head(width: int, embed_dim: int) -> Iterator[Parameter]:
     """Two matrices without bias, with PyTorch's initial values, as simple-clip ends both of its towers."""
-    yield Parameter("head.c_fc.weight", (width, width), "linear", Uniform(width**-0.5))
-    yield Parameter("head.c_proj.weight", (embed_dim, width), "linear", Uniform(width**-0.5))
+    yield Parameter(f"{HEAD}c_fc.weight", (width, width), "linear", Uniform(width**-0.5))
+    yield Parameter(f"{HEAD}c_proj.weight", (embed_dim, width), "linear", Uniform(width**-0.5))
 
 
 def tower_from_dict(kind: type[Tower], place: str, data: Mapping[str, Any], activation: Any) -> Any:

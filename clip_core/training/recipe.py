@@ -32,17 +32,29 @@ from clip_core.data.settings import (
 from clip_core.errors import ClipError
 from clip_core.evaluation import classes
 from clip_core.files import read_regular, write_text
-from clip_core.models import ARCHITECTURES, MODELS, architecture_of, written_out
+from clip_core.models import architecture_of, written_out
 from clip_core.training import plain_yaml
 from clip_core.training.checkpoint import LAST_STEP
 
 
+class Pretrained(Section):
+    """Towers that start from weights trained before, but for their heads.
+
+    Each is a path, or a name in PyTorch's cache, such as ``torchvision/resnet50``, or in Hugging Face's, such as
+    ``distilbert-base-uncased``.
+    """
+
+    image: str | None = None
+    text: str | None = None  # brings its tokenizer along, unless model.vocabulary names another
+
+
 class Model(Section):
-    """What is trained, from `clip_core.initialize`'s values."""
+    """What is trained, from `clip_core.initialize`'s values unless ``pretrained`` says otherwise."""
 
     # A name that `clip models` lists, or what Architecture.to_dict gives, whose towers may be names, too.
     architecture: str | dict[str, Any]
-    vocabulary: str | None = None  # a tokenizer's file; by default OpenAI's, or learnt from the captions
+    vocabulary: str | None = None  # a merges file; by default OpenAI's, or for another size learnt from the captions
+    pretrained: Pretrained = Pretrained()
 
     @field_validator("architecture", mode="before")
     @classmethod
@@ -55,7 +67,7 @@ class Model(Section):
             except ClipError as error:
                 raise SettingError((), f"{{}}: {error}") from error
         if not isinstance(value, str) or architecture_of(value) is None:
-            raise ValueError(f"there is no such model; choose one of {', '.join([*MODELS, *ARCHITECTURES])}")
+            raise ValueError("there is no such model; choose one that clip models lists, such as ViT-B/32")
         return value
 
     def build(self) -> Architecture:

@@ -48,8 +48,9 @@ def check_trainable(architecture: Architecture, recipe: Recipe, followed: Collec
 
 
 def with_initial_scale(weights: Weights, loss: Loss) -> Weights:
-    """Initial ``weights`` with the scale and the bias that the recipe's loss starts from."""
-    start = {"logit_scale": log(loss.initial_logit_scale), "logit_bias": loss.initial_logit_bias}
+    """Initial ``weights`` with the scale and the bias that the recipe's loss starts from; softmax sees no bias."""
+    bias = loss.initial_logit_bias if loss.kind == "sigmoid" else 0.0
+    start = {"logit_scale": log(loss.initial_logit_scale), "logit_bias": bias}
     return {
         name: array * 0 + array.dtype.type(start[name]) if name in start else array for name, array in weights.items()
     }

@@ -82,18 +82,6 @@ def four_epochs(row: Row, train: Trainings) -> None:
     assert run.column("learning_rate") == [pytest.approx(half_cosine(4e-5, 1, 4 * 4 + 1))]
 
 
-def dropout(rate: float) -> Check:
-    """The losses are others, and the same again in a second run."""
-
-    def check(row: Row, train: Trainings) -> None:
-        assert row.settings == {"regularization": {"image": {"dropout": rate}}}
-        with_dropout, again, without = (train(settings).column("loss") for settings in (row.settings, row.settings, {}))
-        assert with_dropout == again
-        assert with_dropout[0] != pytest.approx(without[0], rel=1e-4)
-
-    return check
-
-
 SMALL = {
     "embed_dim": 16,
     "image": {"kind": "low_resource", "resolution": 32, "patch": 16, "width": 32, "layers": 1, "heads": 8}
@@ -149,7 +137,6 @@ CHECKS: dict[str, Check] = {
     "schedule: linear up, linear down to 0": linear_descent,
     "autocast and GradScaler": loss_scales,
     "no clipping of gradients": gradient_clip(None),
-    "dropout of 0.1 in the image towers": dropout(0.1),
     "mean of the two cross-entropies, scale from 14.2857": reduction(1, 14.2857),
     "resize of the short side, random crop": cropped("random"),
     "pixels from 0 to 255 in training, from 0 to 1 in evaluation": unscaled,

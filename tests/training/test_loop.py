@@ -325,17 +325,6 @@ def test_a_checkpoint_from_before_a_key_was_there_resumes(uninterrupted, tokeniz
     assert "Resumed with" not in capsys.readouterr().err
 
 
-def test_a_checkpoint_from_before_the_source_was_a_section_resumes(uninterrupted, tokenizer, tmp_path):
-    output = tmp_path / "run"
-    run(tiny_recipe(), tokenizer, output, steps=4)
-    with open_described(newest(output)) as described:
-        source = described["recipe"]["data"].pop("source")
-        described["recipe"]["data"] |= {"source": source.pop("kind"), **source}
-        assert described["recipe"]["data"]["examples"] == 60
-    run(tiny_recipe(), tokenizer, output, resume=output)
-    assert losses(output) == losses(uninterrupted)
-
-
 def test_a_checkpoint_with_a_key_that_is_not_known_is_refused(tokenizer, tmp_path):
     run(tiny_recipe(), tokenizer, tmp_path / "run", steps=2)
     with open_described(newest(tmp_path / "run")) as described:

@@ -79,7 +79,7 @@ def test_a_recipe_survives_writing_and_reading(tmp_path):
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate is nan"),
         (
             {"model": {"architecture": "ViT-Z"}},
-            "model.architecture is 'ViT-Z': there is no such model; choose one of shapes, RN50",
+            "model.architecture is 'ViT-Z': there is no such model; choose one that clip models lists",
         ),
         (
             {"model": {"architecture": {"embed_dim": 8, "image": "M/14", "text": "S"}}},

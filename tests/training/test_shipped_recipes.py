@@ -47,7 +47,6 @@ def test_low_resource_recipes(name, rate):
     tower = recipe.model.build().image
     assert (tower.patch, tower.resolution, tower.width) == (patch, resolution, 768)
     assert (recipe.optimizer.weight_decay, recipe.optimizer.decay) == (0.2, "all")
-    assert (recipe.regularization.image.dropout, recipe.regularization.text.dropout) == (0.1, 0.0)
     assert (recipe.data.batch_size, recipe.training.epochs, recipe.training.precision) == (128, 4, "fp16")
     assert learning_rate(recipe, 2000, 100_000) == pytest.approx(rate)
     assert learning_rate(recipe, 100_000, 100_000) < 1e-10
