@@ -303,8 +303,10 @@ def _understand(
     asked: str | None = None
     faults: list[str] = []
     try:
-        if manifest is None and any(one.has_tokenizer(path, layout.name) for one in LAYOUTS.values()):
-            vocabulary = _vocabulary_beside(path, original)
+        owners = [one for one in LAYOUTS.values() if one.has_tokenizer(path, layout.name)]
+        if manifest is None and owners:
+            cleaning = next((found for one in owners if (found := one.cleaning(path)) is not None), None)
+            vocabulary = _vocabulary_beside(path, cleaning, original)
         architecture, assumed = _architecture(path, weights, layout, sha256, manifest, given, original)
         weights = layout.reorder(weights, architecture)
         if given.expected is None:
@@ -332,13 +334,13 @@ def _understand(
     )
 
 
-def _vocabulary_beside(path: Path, original: ModelFile | None) -> str | None:
-    """The merges of the tokenizer beside ``path``; None where there is none, or it is OpenAI's.
+def _vocabulary_beside(path: Path, cleaning: str | None, original: ModelFile | None) -> str | None:
+    """What defines the tokenizer beside ``path``; None where there is none, or it is OpenAI's.
 
     Raises:
         CheckpointError: it cannot be used, or is another than that of ``original``.
     """
-    found = tokenizer_files.read(path.parent)
+    found = tokenizer_files.read(path.parent, cleaning)
     if found is None:
         return None
     if original is not None and _tells_vocabulary(original) and not tokenizer_files.equal(found, original.vocabulary):

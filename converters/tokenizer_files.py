@@ -11,6 +11,7 @@ from clip_core import files
 from clip_core.buffers import shown
 from clip_core.errors import CheckpointError, TextError
 from clip_core.text.bpe import END_OF_TEXT, END_OF_WORD, START_OF_TEXT, BytePairTokenizer
+from clip_core.text.definitions import cleaned
 from clip_core.text.loading import MAXIMUM_BYTES, misfit, read_definition, tokenizer_from
 from clip_core.text.tokenizer import Tokenizer
 from clip_core.towers.parts import TextTower
@@ -67,15 +68,19 @@ def _texts_of_json(tokenizer: Tokenizer, text: TextTower) -> dict[str, str]:
     return {"tokenizer.json": tokenizer.definition, "tokenizer_config.json": json.dumps(settings, indent=2) + "\n"}
 
 
-def read(folder: Path) -> str | None:
+def read(folder: Path, cleaning: str | None = None) -> str | None:
     """What defines the tokenizer in ``folder``: the merges of CLIP's kind, a tokenizer.json; None where there is none.
+
+    Args:
+        cleaning: one of `clip_core.text.definitions.CLEANINGS`, done before a tokenizer that is not of CLIP's kind.
 
     Raises:
         CheckpointError: it cannot be read, or is of CLIP's kind with ids in another order, or more of them.
     """
     try:
         if (other := _of_another_kind(folder)) is not None:
-            return read_definition(other)
+            definition = read_definition(other)
+            return definition if cleaning is None else cleaned(definition, cleaning)
         found = _vocabulary(folder)
     except TextError as error:
         raise CheckpointError(f"the tokenizer beside it cannot be read: {error}") from error

@@ -13,6 +13,7 @@ import numpy as np
 from clip_core import files
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.layouts import timm
 from clip_core.layouts.configuration import (
     MAX_BYTES,
     as_object,
@@ -24,6 +25,7 @@ from clip_core.layouts.configuration import (
     without_assumed,
 )
 from clip_core.layouts.parts import Folder, Layout, Word
+from clip_core.text.definitions import CLEANINGS
 from clip_core.towers import TEXT_TOWERS
 from clip_core.towers.parts import DEVIATION, HEAD_WIDTH, MEAN, Pixels, Shapes, Transformer
 
@@ -78,6 +80,7 @@ _TRAINERS_PIXELS = {
     "image_interpolation": "interpolation",
     "image_resize_mode": "resize_mode",
 }
+_SHAPE = ("width", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs")
 _DEFAULT_END = 2  # open_clip's eos_id where none is given
 
 
@@ -101,37 +104,80 @@ def _configuration(path: Path, inferred: Architecture) -> list[Word]:
         model = as_object(config.get("model_cfg"), "model_cfg")
         vision, text = (as_object(model.get(f"{tower}_cfg"), f"{tower}_cfg") for tower in ("vision", "text"))
         _refuse_others(model, "model", ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg"))
-        shape = ("width", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs")
-        _refuse_others(vision, "vision", (*shape, "image_size", "patch_size", "head_width"))
-        _refuse_others(text, "text", (*shape, "context_length", "vocab_size", "heads"))
         quick = bool(model.get("quick_gelu", False))
-        width, resolution = number(vision, "width", 768), side(vision, "image_size", 224)
-        image: dict[str, Any] = {"width": width, "resolution": resolution}
-        if isinstance(vision.get("layers"), list):
-            image |= {"blocks": tuple(vision["layers"])}
-            width *= 32
-        else:
-            image |= {"layers": vision.get("layers", 12), "patch": side(vision, "patch_size", 16)}
-            image |= _transformer(vision, width, quick)
-        image |= {"heads": width // number(vision, "head_width", HEAD_WIDTH)}
+        siglip = "timm_model_name" in vision
+        image = _timm_tower(vision) if siglip else _image_tower(vision, quick)
         if (preparation := config.get("preprocess_cfg")) is not None:
-            image |= {"pixels": _pixels(as_object(preparation, "preprocess_cfg"), resolution)}
-        vocabulary_size = number(text, "vocab_size", 49408)
-        text_width = number(text, "width", 512)
-        # The highest token of a text is its end, or a token of their tokenizer's.
-        end = text.get("eos_id", _DEFAULT_END) if text.get("pool_type") == "eos" else vocabulary_size - 1
-        texts = {
-            "context_length": text.get("context_length", 77),
-            "vocabulary_size": vocabulary_size,
-            "width": text_width,
-            "layers": text.get("layers", 12),
-            "heads": text.get("heads", 8),
-            "end_of_text": end,
-        } | _transformer(text, text_width, quick)
+            image |= {"pixels": _pixels(as_object(preparation, "preprocess_cfg"), image["resolution"])}
+        texts = _text_tower(text, quick, siglip)
         fields = {"embed_dim": model.get("embed_dim")} | placed("image", image) | placed("text", texts)
     except ClipError as error:
         raise CheckpointError(f"{file.name} beside it cannot be used: {error}") from error
     return without_assumed([Word(f"{file.name} beside it", fields)], config, inferred)
+
+
+def _image_tower(vision: Mapping[str, Any], quick: bool) -> dict[str, Any]:
+    _refuse_others(vision, "vision", (*_SHAPE, "image_size", "patch_size", "head_width"))
+    width = number(vision, "width", 768)
+    image: dict[str, Any] = {"width": width, "resolution": side(vision, "image_size", 224)}
+    if isinstance(vision.get("layers"), list):
+        image |= {"blocks": tuple(vision["layers"])}
+        width *= 32
+    else:
+        image |= {"layers": vision.get("layers", 12), "patch": side(vision, "patch_size", 16)}
+        image |= _transformer(vision, width, quick)
+    return image | {"heads": width // number(vision, "head_width", HEAD_WIDTH)}
+
+
+def _timm_tower(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """The image tower of SigLIP."""
+    image = timm.trunk(vision["timm_model_name"])
+    _require(vision, "vision", {"timm_pool": "map", "timm_proj": "none"})
+    _refuse_others(vision, "vision", ("image_size", "timm_model_name"))
+    return image | {"resolution": side(vision, "image_size", 224)}
+
+
+def _text_tower(text: Mapping[str, Any], quick: bool, siglip: bool) -> dict[str, Any]:
+    read = [*_SHAPE, "context_length", "vocab_size", "heads"]
+    if siglip:
+        required = {"pool_type": "last", "no_causal_mask": True, "proj_bias": True}
+        _require(text, "text", required)
+        read += required
+    if siglip or text.get("pool_type") == "eos":  # the tokens are those of another tokenizer
+        read += ["hf_tokenizer_name", "tokenizer_kwargs"]
+        _cleaning_of(text)
+    _refuse_others(text, "text", read)
+    vocabulary_size, width = number(text, "vocab_size", 49408), number(text, "width", 512)
+    texts = {
+        "context_length": text.get("context_length", 77),
+        "vocabulary_size": vocabulary_size,
+        "width": width,
+        "layers": text.get("layers", 12),
+        "heads": text.get("heads", 8),
+    } | _transformer(text, width, quick)
+    if siglip:
+        return texts
+    # The highest token of a text is its end, or a token of their tokenizer's.
+    end = text.get("eos_id", _DEFAULT_END) if text.get("pool_type") == "eos" else vocabulary_size - 1
+    return texts | {"end_of_text": end}
+
+
+def _require(section: Mapping[str, Any], of: str, required: Mapping[str, Any]) -> None:
+    """Refuse a SigLIP that is put together in another way."""
+    for name, value in required.items():
+        if section.get(name) != value:
+            raise ClipError(
+                f"its {of}_cfg sets {name!r} to {section.get(name)!r:.80}, and a SigLIP has {value!r} there."
+            )
+
+
+def _cleaning_of(text: Mapping[str, Any]) -> str | None:
+    """What is done to a text before its tokenizer gets it (`clip_core.text.definitions.CLEANINGS`)."""
+    settings = as_object(text.get("tokenizer_kwargs") or {}, "tokenizer_kwargs")
+    cleaning = settings.get("clean")
+    if settings.keys() - {"clean"} or cleaning not in (None, *CLEANINGS):
+        raise ClipError(f"its text_cfg sets 'tokenizer_kwargs' to {settings!r:.80}, which cannot be computed here.")
+    return cleaning
 
 
 def _transformer(section: Mapping[str, Any], width: int, quick: bool) -> dict[str, Any]:
@@ -221,9 +267,16 @@ def _given(settings: Mapping[str, str], name: str) -> Any:
 def _has_tokenizer(path: Path, layout: str) -> bool:
     try:
         config = read_json(path.with_name(_CONFIGURATION))
-        return bool(config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == ".")
+        return isinstance(config["model_cfg"]["text_cfg"]["hf_tokenizer_name"], str)
     except (ClipError, KeyError, TypeError):  # what is wrong with it is told by `_words`
         return False
+
+
+def _cleaning(path: Path) -> str | None:
+    try:
+        return _cleaning_of(read_json(path.with_name(_CONFIGURATION))["model_cfg"]["text_cfg"])
+    except (ClipError, KeyError, TypeError, AttributeError):  # what is wrong with it is told by `_words`
+        return None
 
 
 def _describe(architecture: Architecture, own_tokenizer: bool) -> dict[str, dict[str, Any]]:
@@ -288,5 +341,6 @@ LAYOUT = Layout(
     other_marks=(("text.token_embedding.weight", "visual.conv1.weight"),),
     words=_words,
     has_tokenizer=_has_tokenizer,
+    cleaning=_cleaning,
     folder=Folder(("open_clip_model.safetensors", "open_clip_pytorch_model.bin"), _describe, needs_tokenizer=False),
 )

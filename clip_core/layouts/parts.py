@@ -93,6 +93,8 @@ class Layout:
     words: Callable[[Path, str, Architecture], list[Word]] = silent
     # Whether the tokenizer files beside a weights file, if there are any, are of its model, by path and layout.
     has_tokenizer: Callable[[Path, str], bool] = lambda path, layout: False
+    # What is done to a text before that tokenizer gets it, by the path (`clip_core.text.definitions.CLEANINGS`).
+    cleaning: Callable[[Path], str | None] = lambda path: None
     folder: Folder | None = None
 
     def holds(self, architecture: Architecture) -> bool:

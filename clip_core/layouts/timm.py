@@ -1,12 +1,17 @@
-"""open_clip's SigLIP, whose image tower is timm's: its names. `clip_core.layouts.open_clip` reads its configuration."""
+"""open_clip's SigLIP, whose image tower is timm's: its names, and what those of its image towers say.
+
+`clip_core.layouts.open_clip` reads its configuration.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
 from clip_core.architecture import Architecture
+from clip_core.errors import ClipError
 from clip_core.layouts.parts import Layout, Renaming, modules, starts
 from clip_core.naming import Weights
 
@@ -41,6 +46,36 @@ _NAMES = Renaming(
     },
 )
 _POOL = "visual.attnpool.attn."
+_TRUNK = re.compile(r"vit_(base|large|so400m|giantopt)_patch([0-9]+)_siglip_[0-9]+")
+_SIZES = {  # width, layers, heads, inner width of the MLP
+    "base": (768, 12, 12, 3072),
+    "large": (1024, 24, 16, 4096),
+    "so400m": (1152, 27, 16, 4304),
+    "giantopt": (1536, 40, 16, 6144),
+}
+# timm computes these with the exact GELU, though they were trained with its approximation.
+_EXACT = {
+    *(f"vit_base_patch16_siglip_{resolution}" for resolution in (224, 256, 384, 512)),
+    *(f"vit_large_patch16_siglip_{resolution}" for resolution in (256, 384)),
+    *(f"vit_so400m_patch14_siglip_{resolution}" for resolution in (224, 378, 384)),
+}
+
+
+def trunk(name: object) -> dict[str, Any]:
+    """The fields of the image tower that timm knows by this name.
+
+    Raises:
+        ClipError: it is none of SigLIP's.
+    """
+    match = _TRUNK.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        raise ClipError(f"its vision_cfg sets 'timm_model_name' to {name!r:.80}, which cannot be computed here.")
+    fields = dict(zip(("width", "layers", "heads", "mlp_width"), _SIZES[match[1]], strict=True))
+    return fields | {
+        "patch": int(match[2]),
+        "activation": "gelu" if name in _EXACT else "gelu_tanh",
+        "epsilon": 1e-6,
+    }
 
 
 def _split(name: str, array: np.ndarray, architecture: Architecture) -> list[tuple[str, np.ndarray]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_core.errors import TextError
 from clip_core.text.bpe import BYTE_SYMBOLS
-from clip_core.text.json_tokenizer import dumped, token_ids
+from clip_core.text.json_tokenizer import dumped, parsed, token_ids
 
 BYTE_LEVEL_SPECIALS = ("[NON]", "[EOS]", "[SOS]")
 """Padding, end and start, which are the first tokens of a byte-level vocabulary that is learnt here."""
@@ -29,6 +29,13 @@ _BEFORE: dict[str, list[dict[str, Any]]] = {
         {"type": "Strip", "strip_left": True, "strip_right": True},
     ],
 }
+CLEANINGS: dict[str, list[dict[str, Any]]] = {
+    "canonicalize": [
+        {"type": "Replace", "pattern": {"String": "_"}, "content": " "},
+        *_BEFORE["SiglipTokenizer"],
+    ],
+}
+"""What open_clip does to a text before the tokenizer gets it, by the name that its configurations have for it."""
 
 
 def wordpiece(vocabulary: str, settings: Mapping[str, Any]) -> str:
@@ -136,8 +143,22 @@ def completed(body: dict[str, Any], settings: Mapping[str, Any]) -> str:
         name = "SiglipTokenizer" if body["model"]["type"] == "Unigram" else "Siglip2Tokenizer"
     steps = _BEFORE.get(name)
     if steps is not None:
-        body["normalizer"] = {"type": "Sequence", "normalizers": steps if normalizer is None else [*steps, normalizer]}
+        body["normalizer"] = _preceded(normalizer, steps)
     return dumped(body)
+
+
+def cleaned(definition: str, cleaning: str) -> str:
+    """The text of a tokenizer.json with one of `CLEANINGS` in front of its own steps.
+
+    Raises:
+        TextError: it is no JSON object.
+    """
+    body = parsed(definition)
+    return dumped(body | {"normalizer": _preceded(body.get("normalizer"), CLEANINGS[cleaning])})
+
+
+def _preceded(normalizer: dict[str, Any] | None, steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": [*steps, *([] if normalizer is None else [normalizer])]}
 
 
 def _body(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from clip_core.errors import CheckpointError, ClipError
-from clip_core.layouts import LAYOUTS
+from clip_core.layouts import LAYOUTS, timm
 from clip_core.text.loading import tokenizer_from
 from clip_core.towers.parts import Pixels
 from clip_core.towers.siglip import SIGLIP_PIXELS
@@ -24,6 +27,8 @@ from tests.weights import same
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import timm as timm_library
+    from open_clip.tokenizer import get_clean_fn
     from transformers import AutoTokenizer, Siglip2Config, Siglip2Model, SiglipImageProcessor, SiglipModel
 
 WEIGHTS = sample_weights(SIGLIP)
@@ -154,3 +159,91 @@ def test_a_part_of_the_pool_that_is_missing_is_named(tmp_path):
     save_file(stored, tmp_path / "damaged.safetensors")
     with pytest.raises(CheckpointError, match=r"visual\.attnpool\.attn\.in_proj_bias is missing"):
         read(tmp_path / "damaged.safetensors", activation="gelu_tanh", heads=(3, 2))
+
+
+@pytest.fixture
+def open_clip_folder(tmp_path, monkeypatch) -> Callable[..., Path]:
+    """Makes a folder as those of open_clip's SigLIP, with changes in two sections of its configuration.
+
+    timm's ViT-B is as small there as that of `SIGLIP`.
+    """
+    monkeypatch.setitem(timm._SIZES, "base", (48, 2, 3, 80))
+    image = replace(SIGLIP.image, resolution=32, patch=16, activation="gelu")
+    architecture = replace(SIGLIP, image=image, text=replace(SIGLIP.text, activation="gelu"))
+
+    def make(text: dict[str, Any], vision: dict[str, Any]) -> Path:
+        write(ModelFile(sample_weights(architecture), architecture), tmp_path / "whole.safetensors", layout="timm")
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        save_file(load_file(tmp_path / "whole.safetensors"), folder / "open_clip_model.safetensors")
+        language = {
+            **{"context_length": 7, "vocab_size": 50, "width": 32, "heads": 2, "layers": 3, "mlp_ratio": 2.25},
+            **{"hf_tokenizer_name": "timm/ViT-B-16-SigLIP", "tokenizer_kwargs": {"clean": "canonicalize"}},
+            **{"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
+        }
+        images = {"image_size": 32, "timm_model_name": "vit_base_patch16_siglip_224"}
+        images |= {"timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"}
+        model = {"embed_dim": 48, "init_logit_bias": -10, "custom_text": True}
+        model |= {"vision_cfg": images | vision, "text_cfg": language | text}
+        pixels = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": pixels}))
+        (folder / "tokenizer.json").write_text(tokenizer_json())
+        (folder / "tokenizer_config.json").write_text('{"pad_token": "</s>"}')
+        return folder
+
+    return make
+
+
+def test_a_folder_of_open_clip_says_all_of_its_model(open_clip_folder):
+    """With the exact GELU, which open_clip computes there, and the cleaning of its texts."""
+    found = read(open_clip_folder({}, {}))
+    assert (found.layout, found.assumed) == ("timm", ())
+    assert (found.architecture.image.activation, found.architecture.text.activation) == ("gelu", "gelu")
+    assert (found.architecture.image.heads, found.architecture.image.epsilon) == (3, 1e-6)
+    assert found.architecture.image.pixels == SIGLIP_PIXELS
+    tokenizer = tokenizer_from(found.vocabulary)
+    for text in ("A_red,  CIRCLE!", " photo\tof (a) th-circle "):
+        assert tokenizer.encode(text) == tokenizer.encode(get_clean_fn("canonicalize")(text))
+    assert tokenizer.encode("A_red") == tokenizer.encode("a red") != tokenizer.encode("ared")
+
+
+@pytest.mark.parametrize(
+    ("text", "vision", "sentence"),
+    [
+        ({"pool_type": "argmax"}, {}, "its text_cfg sets 'pool_type' to 'argmax', and a SigLIP has 'last' there"),
+        ({"no_causal_mask": False}, {}, "its text_cfg sets 'no_causal_mask' to False, and a SigLIP has True there"),
+        ({"tokenizer_kwargs": {"language": "en"}}, {}, "its text_cfg sets 'tokenizer_kwargs' to {'language': 'en'}"),
+        ({}, {"timm_pool": "avg"}, "its vision_cfg sets 'timm_pool' to 'avg', and a SigLIP has 'map' there"),
+        ({}, {"timm_model_name": "resnet50"}, "its vision_cfg sets 'timm_model_name' to 'resnet50', which cannot be"),
+        (
+            {},
+            {"timm_model_name": "vit_large_patch16_siglip_256"},
+            "image.width is 1024 by open_clip_config",
+        ),
+    ],
+)
+def test_what_open_clip_puts_together_otherwise_is_refused(text, vision, sentence, open_clip_folder):
+    with pytest.raises(CheckpointError) as caught:
+        read(open_clip_folder(text, vision))
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.slow
+def test_every_trunk_is_timms():
+    """And of the same activation."""
+    found = {name: timm.trunk(name) for name in timm_library.list_models("vit_*_siglip_*") if "gap" not in name}
+    assert len(found) == 16
+    for name, fields in found.items():
+        with torch.device("meta"):
+            trunk = timm_library.create_model(name, num_classes=0)
+        activation = trunk.blocks[0].mlp.act
+        assert fields == {
+            "width": trunk.embed_dim,
+            "layers": len(trunk.blocks),
+            "heads": trunk.attn_pool.num_heads,
+            "mlp_width": trunk.blocks[0].mlp.fc1.out_features,
+            "patch": trunk.patch_embed.proj.kernel_size[0],
+            "activation": "gelu" if type(activation) is torch.nn.GELU else "gelu_tanh",
+            "epsilon": trunk.norm.eps,
+        }, name
+        assert type(trunk.attn_pool.mlp.act) is type(activation)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from clip_core.architecture import Architecture, infer
+from clip_core.layouts.timm import trunk
 from clip_core.models import ARCHITECTURES, META_CLIP_2, SIGLIP
 from clip_core.naming import count, parameters
 from clip_core.towers.parts import OPENAI_PIXELS
@@ -20,7 +20,6 @@ from clip_core.towers.siglip import SIGLIP_PIXELS
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import open_clip
-    import timm
 
 CONFIGURATIONS = {path.stem: path for path in (Path(open_clip.__file__).parent / "model_configs").glob("*.json")}
 NAMED = {name: named for name, named in ARCHITECTURES.items() if named.family in (SIGLIP, META_CLIP_2)}
@@ -58,18 +57,8 @@ def test_dimensions(name):
         image |= {"activation": activation, "epsilon": 1e-5, "pixels": OPENAI_PIXELS}
         assert not found.logit_bias
     else:
-        with torch.device("meta"):
-            trunk = timm.create_model(vision["timm_model_name"], num_classes=0)
-        image = {
-            "patch": trunk.patch_embed.proj.kernel_size[0],
-            "width": trunk.embed_dim,
-            "layers": len(trunk.blocks),
-            "heads": trunk.attn_pool.num_heads,
-            "mlp_width": trunk.attn_pool.mlp.fc1.out_features,
-            "activation": "gelu_tanh",
-            "epsilon": 1e-6,
-            "pixels": SIGLIP_PIXELS,
-        }
+        # Whose table is compared with timm itself in tests/converters/test_siglip_files.py.
+        image = trunk(vision["timm_model_name"]) | {"activation": "gelu_tanh", "pixels": SIGLIP_PIXELS}
         # open_clip computes the first ones with the exact GELU; they were trained with its approximation.
         expected |= {"activation": "gelu_tanh", "epsilon": text["norm_kwargs"]["eps"]}
         assert "SigLIP2" not in name or text["act_kwargs"] == {"approximate": "tanh"}
