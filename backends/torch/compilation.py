@@ -29,4 +29,4 @@ def compile_blocks(model: CLIP) -> None:
     for name, block in model.named_modules():
         if isinstance(block, Block):
             dynamic = None if name.startswith("visual.") else True  # the longest text of a batch varies
-            block.forward = torch.compile(block.forward, dynamic=dynamic)
+            block.compile(dynamic=dynamic)

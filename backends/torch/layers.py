@@ -1,21 +1,25 @@
 """Layers that towers share in PyTorch. Its twins are the files of this name in the other backends.
 
 The last block of a transformer can be computed for the pooled token alone, where the other tokens of that block are
-never looked at. That is exact.
+never looked at. That is exact. Code that hooks, replaces or records parts of a model looks at them (`looked_at`): then
+they compute all tokens as [l, n, d], like the modules of the same names in OpenAI's package.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
 from backends.torch.tensors import to_array
-from clip_core.backend import Observe
+from clip_core.backend import Observe, ignore
 from clip_core.inputs import check_tokens
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
@@ -24,17 +28,24 @@ from clip_core.training.noise import Noise
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation in float32, whatever the precision of the input."""
+    """Layer normalisation in the precision of its own parameters, which is float32 in a loaded model."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.float()).to(x.dtype)
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation in float32, whatever the precision of the input."""
+    """Batch normalisation in the precision of its own parameters, which is float32 in a loaded model."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.float()).to(x.dtype)
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class QuickGELU(nn.Module):
+    """OpenAI's approximation of GELU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(1.702 * x)
 
 
 def normalize(x: torch.Tensor) -> torch.Tensor:
@@ -42,11 +53,11 @@ def normalize(x: torch.Tensor) -> torch.Tensor:
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
+def activation_of(activation: Activation) -> nn.Module:
     """OpenAI's QuickGELU, x * sigmoid(1.702 x), the exact GELU, or its approximation by tanh."""
     if activation == "quick_gelu":
-        return x * torch.sigmoid(1.702 * x)
-    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+        return QuickGELU()
+    return nn.GELU(approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 def attend(
@@ -60,17 +71,32 @@ def attend(
 
 def pick(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """[n, l, d] at ``positions`` [n] -> [n, d]."""
-    return x[torch.arange(len(x), device=x.device), positions]
+    return x[torch.arange(x.shape[0], device=x.device), positions]
+
+
+def causal_mask(length: int, device: torch.device | None = None) -> torch.Tensor:
+    """[l, l], true where a token sees another: itself, and those in front of it."""
+    positions = torch.arange(length, device=device)
+    return positions <= positions[:, None]
+
+
+def added_mask(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to the scores of attention, as in OpenAI's package: nothing where seen, else minus infinity."""
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)
 
 
 def ends_of(text: torch.Tensor, tower: TextTower) -> tuple[torch.Tensor, int]:
     """Where each row of tokens [n, l] first has its end-of-text token [n], and the last of these places.
+
+    Where the tokens have no values to depend on (`recorded`), they are not checked, and that place may be the last.
 
     Raises:
         TextError: an id is outside the vocabulary, or a text is without its end-of-text token.
     """
     is_end = text == tower.required_token
     end = is_end.int().argmax(dim=-1)
+    if recorded(text):
+        return end, text.shape[1] - 1
     # The only wait for the device.
     low, high, ended, last = torch.stack([text.min(), text.max(), is_end.any(dim=-1).all(), end.max()]).tolist()
     if not (ended and low >= 0 and high < tower.vocabulary_size):
@@ -84,10 +110,64 @@ def checked(text: torch.Tensor, tower: TextTower) -> torch.Tensor:
     Raises:
         TextError: an id is outside the vocabulary.
     """
+    if recorded(text):
+        return text
     low, high = torch.stack([text.min(), text.max()]).tolist()
     if not (low >= 0 and high < tower.vocabulary_size):
         check_tokens(to_array(text), tower)  # says which one
     return text
+
+
+def recorded(x: torch.Tensor) -> bool:
+    """Whether what is done with ``x`` is recorded (compiled, exported, traced, vectorised) or has no values at all.
+
+    What is computed must not depend on values then.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or type(x) not in (torch.Tensor, nn.Parameter)  # such as a fake tensor
+        or x.is_meta
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def looked_at(x: torch.Tensor, *modules: nn.Module) -> bool:
+    """Whether other code sees how ``modules`` compute with ``x``, or has changed it: they, or any of their parts, have
+    hooks or belong to other classes, or the computation is recorded.
+    """
+    return recorded(x) or _has_any_global_hook() or not all(map(_is_original, modules))
+
+
+def _is_original(module: nn.Module) -> bool:
+    own = module.__dict__
+    kind = type(module)
+    if kind not in ORIGINAL:  # a class that FSDP2 derives computes as the one that it is derived from
+        kind = next(base for base in kind.__mro__ if not base.__module__.startswith("torch.distributed"))
+    if ORIGINAL.get(kind) != _methods(kind) or not own.keys().isdisjoint(METHODS):
+        return False
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    if hooks and not _gather_weights(module):
+        return False
+    return all(part is None or _is_original(part) for part in own["_modules"].values())
+
+
+def _gather_weights(module: nn.Module) -> bool:
+    """Whether all hooks of a module are FSDP2's, which look at no token; attention is not always called as a module."""
+    hooks = [hook for name in HOOKS for hook in module.__dict__[name].values()]
+    return not isinstance(module, Attention) and all(
+        getattr(hook, "__module__", "").startswith("torch.distributed") for hook in hooks
+    )
+
+
+def _methods(kind: type[nn.Module]) -> list[Callable[..., Any] | None]:
+    return [getattr(kind, name, None) for name in METHODS]
+
+
+class Observed(nn.Module):
+    """What tells of the stages of its computation. `CLIP.layers` gives copies of a model's parts an observer."""
+
+    observe: Observe = staticmethod(ignore)
 
 
 class Block(nn.Module):
@@ -103,13 +183,13 @@ class Block(nn.Module):
         return x * torch.from_numpy(self.noise.factors(part, x.shape)).to(x)
 
 
-def run(block: Block, *inputs: torch.Tensor | None) -> torch.Tensor:
-    """``block(*inputs)``, which keeps its inputs only if it is recomputed."""
-    if not block.recomputed:
+def run(block: nn.Module, *inputs: Any) -> torch.Tensor:
+    """``block(*inputs)``, which keeps its inputs only if it is a block that is recomputed."""
+    if not (isinstance(block, Block) and block.recomputed):
         return block(*inputs)
     passes = count()
 
-    def compute(*inputs: torch.Tensor | None) -> torch.Tensor:
+    def compute(*inputs: Any) -> torch.Tensor:
         # The first pass alone moves running statistics.
         statistics = {name: buffer.clone() for name, buffer in block.named_buffers()} if next(passes) else {}
         return functional_call(block, statistics, inputs)
@@ -117,19 +197,30 @@ def run(block: Block, *inputs: torch.Tensor | None) -> torch.Tensor:
     return checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-class Attention(nn.Module):
-    """Attention with packed query, key and value weights: of all tokens, of one of each row, or of other queries."""
+class Blocks(nn.Sequential, Observed):
+    """Blocks one after the other."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for index, block in enumerate(self):
+            x = run(block, x)
+            self.observe(str(index), x)
+        return x
+
+
+class Attention(nn.MultiheadAttention):
+    """PyTorch's attention over [l, n, d], and the same over [n, l, d]: of all tokens, of one of each row, or of other
+    queries.
+    """
 
     def __init__(self, width: int, heads: int, in_proj_bias: bool = True) -> None:
-        super().__init__()
-        self.width, self.heads = width, heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.empty(3 * width)) if in_proj_bias else None
-        self.out_proj = nn.Linear(width, width)
+        super().__init__(width, heads)
+        if not in_proj_bias:
+            self.register_parameter("in_proj_bias", None)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward_tokens(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """[n, l, d] -> [n, l, d]; ``mask`` as for `attend`."""
         q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        return self.out_proj(attend(q, k, v, self.heads, mask))
+        return self.out_proj(attend(q, k, v, self.num_heads, mask))
 
     def forward_pooled(self, x: torch.Tensor, pooled: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
@@ -137,25 +228,22 @@ class Attention(nn.Module):
 
     def forward_queries(self, queries: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
-        sizes = [self.width, 2 * self.width]
+        sizes = [self.embed_dim, 2 * self.embed_dim]
         weights = self.in_proj_weight.split(sizes)
         biases = (None, None) if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
         q = F.linear(queries, weights[0], biases[0])
         k, v = F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
-        return self.out_proj(attend(q, k, v, self.heads, mask))
+        return self.out_proj(attend(q, k, v, self.num_heads, mask))
 
 
-class MLP(nn.Module):
+class MLP(nn.Sequential):
     """Two linear layers with the activation between them."""
 
     def __init__(self, width: int, inner_width: int, activation: Activation) -> None:
         super().__init__()
-        self.activation = activation
         self.c_fc = nn.Linear(width, inner_width)
+        self.gelu = activation_of(activation)
         self.c_proj = nn.Linear(inner_width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.c_proj(activate(self.c_fc(x), self.activation))
 
 
 class MLPHead(nn.Module):
@@ -171,50 +259,124 @@ class MLPHead(nn.Module):
 
 
 class ResidualAttentionBlock(Block):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block.
 
-    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
+    Args:
+        context_length: of a causal one, its longest text; None if every token sees all.
+    """
+
+    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True, context_length: int | None = None) -> None:
         super().__init__()
         self.attn = Attention(tower.width, tower.heads, in_proj_bias)
         self.ln_1 = LayerNorm(tower.width, tower.epsilon)
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
+        self.context_length = context_length
+        self._attn_mask: torch.Tensor | None = None  # one that the user has seen or set
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None, pooled: torch.Tensor | None = None) -> torch.Tensor:
-        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+    @property
+    def attn_mask(self) -> torch.Tensor | None:
+        """What is added to the scores of attention: [l, l] of the longest text, or None."""
+        if self._attn_mask is None and self.context_length is not None:
+            self._attn_mask = added_mask(causal_mask(self.context_length), torch.float32)
+        return self._attn_mask
+
+    @attn_mask.setter
+    def attn_mask(self, mask: torch.Tensor | None) -> None:
+        self._attn_mask, self.context_length = mask, None
+
+    def has_mask_of(self, context_length: int | None) -> bool:
+        """Whether its mask is that of a block which is made with ``context_length``."""
+        if self.context_length != context_length:
+            return False
+        if self._attn_mask is None or context_length is None:
+            return self._attn_mask is None
+        return torch.equal(self._attn_mask, added_mask(causal_mask(context_length), torch.float32))
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        pooled: torch.Tensor | None = None,
+        batch_first: bool = False,
+    ) -> torch.Tensor:
+        """[l, n, d] -> [l, n, d], as in OpenAI's class.
+
+        With ``batch_first`` the same as [n, l, d] -> [n, l, d], under a ``mask`` as for `attend`; with ``pooled`` [n]
+        only the tokens at these positions, [n, d].
+        """
+        if not batch_first:  # noise is drawn for [n, l, d]
+            x = x + self.drop(self.attention(self.ln_1(x)).transpose(0, 1), 0).transpose(0, 1)
+            return x + self.drop(self.mlp(self.ln_2(x)).transpose(0, 1), 1).transpose(0, 1)
         if pooled is None:
-            x = x + self.drop(self.attn(self.ln_1(x), mask), 0)
+            x = x + self.drop(self.attn.forward_tokens(self.ln_1(x), mask), 0)
         else:
             x = pick(x, pooled) + self.drop(self.attn.forward_pooled(self.ln_1(x), pooled, mask), 0)
         return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
+        """[l, n, d] -> [l, n, d], under the block's own mask."""
+        length, mask = x.shape[0], self._attn_mask
+        if mask is not None:
+            mask = mask[..., :length, :length].to(x)
+        elif self.context_length is not None:
+            mask = added_mask(causal_mask(length, x.device), x.dtype)
+        return self.attn(x, x, x, need_weights=False, attn_mask=mask)[0]
 
-class Transformer(nn.Module):
+
+class Transformer(Observed):
     """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
-    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
+    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True, context_length: int | None = None) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(ResidualAttentionBlock(tower, in_proj_bias) for _ in range(tower.layers))
+        self.width, self.layers, self.context_length = tower.width, tower.layers, context_length
+        self.resblocks = Blocks(
+            *(ResidualAttentionBlock(tower, in_proj_bias, context_length) for _ in range(tower.layers))
+        )
 
     @property
     def dtype(self) -> torch.dtype:
         """Of its matrices."""
         return self.resblocks[0].attn.in_proj_weight.dtype
 
-    def forward(self, x: torch.Tensor, pooled: torch.Tensor | None, causal: bool, observe: Observe) -> torch.Tensor:
-        """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n]; [n, l, d] where that is None."""
+    def is_whole(self, x: torch.Tensor, *others: nn.Module) -> bool:
+        """Whether all tokens have to be computed as in OpenAI's class: this transformer or the ``others`` are looked
+        at, or its blocks got other masks.
+        """
+        if looked_at(x, self, *others):
+            return True
+        return not all(block.has_mask_of(self.context_length) for block in self.resblocks)
+
+    def forward(self, x: torch.Tensor, pooled: torch.Tensor | None = None, batch_first: bool = False) -> torch.Tensor:
+        """[l, n, d] -> [l, n, d], as in OpenAI's class.
+
+        With ``batch_first`` the same as [n, l, d] -> [n, l, d]; with ``pooled`` [n] only the states at these positions,
+        [n, d].
+        """
+        if not batch_first:
+            return self.resblocks(x)
         mask = last_mask = None
-        if causal:
-            positions = torch.arange(x.shape[1], device=x.device)
-            mask = positions <= positions[:, None]  # [l, l]
-            last_mask = mask if pooled is None else (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
+        if self.context_length is not None:
+            mask = causal_mask(x.shape[1], x.device)  # [l, l]
+            last_mask = mask if pooled is None else mask[pooled][:, None, None]  # [n, 1, 1, l]
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
-            x = run(block, x, mask)
-            observe(f"resblocks.{index}", x)
-        x = run(last, x, last_mask, pooled)
-        observe(f"resblocks.{len(blocks)}", x)
+            x = run(block, x, mask, None, True)
+            self.observe(f"resblocks.{index}", x)
+        x = run(last, x, last_mask, pooled, True)
+        self.observe(f"resblocks.{len(blocks)}", x)
         return x
+
+    def pool(self, x: torch.Tensor, pooled: torch.Tensor | None, whole: bool) -> torch.Tensor:
+        """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n], or all where that is None, [n, l, d].
+
+        Args:
+            whole: whether all tokens have to be computed as in OpenAI's class, which says `is_whole`.
+        """
+        if not whole:
+            return self(x, pooled, batch_first=True)
+        x = self(x.transpose(0, 1)).transpose(0, 1)  # [n, l, d] -> [l, n, d] -> [n, l, d]
+        return x if pooled is None else pick(x, pooled)
 
 
 class MixerBlock(Block):
@@ -237,7 +399,7 @@ class MixerBlock(Block):
         return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
 
-class Mixer(nn.Module):
+class Mixer(Observed):
     """A stack of Mixer blocks that ends in the state of one token of each row."""
 
     def __init__(self, tower: MixerFields) -> None:
@@ -249,12 +411,24 @@ class Mixer(nn.Module):
         """Of its matrices."""
         return self.resblocks[0].mlp.c_fc.weight.dtype
 
-    def forward(self, x: torch.Tensor, pooled: torch.Tensor, observe: Observe) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
             x = run(block, x)
-            observe(f"resblocks.{index}", x)
+            self.observe(f"resblocks.{index}", x)
         x = run(last, x, pooled)
-        observe(f"resblocks.{len(blocks)}", x)
+        self.observe(f"resblocks.{len(blocks)}", x)
         return x
+
+
+# The classes that a transformer is made of, with their forward passes.
+METHODS = ("forward", "attention")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+ORIGINAL = {
+    kind: _methods(kind)
+    for kind in (
+        *(nn.Embedding, nn.GELU, nn.Linear, type(Attention(1, 1).out_proj)),
+        *(Attention, Blocks, LayerNorm, MLP, QuickGELU, ResidualAttentionBlock, Transformer),
+    )
+}

@@ -6,19 +6,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from backends.torch.layers import Attention, Block, normalize
+from backends.torch.layers import Attention, Block, Observed, added_mask, causal_mask, normalize, recorded
 from backends.torch.sharding import part_of, whole_of
 from backends.torch.tensors import device_of, to_array, to_tensor
 from backends.torch.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
-from clip_core.backend import Observe, below, ignore
+from clip_core.backend import below
 from clip_core.errors import ClipError, ImageError, TextError
+from clip_core.initialize import initialize
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
 from clip_core.text.loading import tokenizer_of
@@ -37,9 +39,10 @@ def evaluating(module: M) -> M:
     return twin
 
 
-class CLIP(nn.Module):
+class CLIP(Observed):
     """Two towers into one space, in evaluation mode until ``train()`` is called.
 
+    Its parts have the names, attributes and layouts of OpenAI's class, so that code written for that one runs on it.
     Several threads may use a model at once. Only between their calls may its mode be changed, or its weights.
 
     Args:
@@ -70,7 +73,8 @@ class CLIP(nn.Module):
             raise ClipError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
         check(architecture, weights, source)
         self.architecture, self.source, self.vocabulary = architecture, source, vocabulary
-        self.dtype = PRECISIONS[precision]
+        self.context_length = architecture.text.context_length
+        self.vocab_size = architecture.text.vocabulary_size
         place = device_of(device)
         with torch.device("meta"):  # no memory and no random numbers for values that are about to be overwritten
             text = TEXT_TOWERS[architecture.text.kind](architecture.text, architecture.embed_dim)
@@ -88,7 +92,7 @@ class CLIP(nn.Module):
         # Norms, embeddings, statistics and the scale stay in float32, as in OpenAI's package.
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | Attention):
-                module.to(self.dtype)
+                module.to(PRECISIONS[precision])
         self.to_empty(device=place)
         self._set(weights)
         self.eval()
@@ -97,6 +101,13 @@ class CLIP(nn.Module):
     def tower(self) -> TextTower:
         """The text tower, which a model is itself whose text tower is at its root."""
         return self.architecture.text
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrices, as of now; other parameters may be in float32."""
+        kinds = (nn.Linear, nn.Conv2d, Attention)
+        matrices = (module for module in self.visual.modules() if isinstance(module, kinds))
+        return next(parameter.dtype for module in chain(matrices, [self]) for parameter in module.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -150,17 +161,25 @@ class CLIP(nn.Module):
         length = self.architecture.text.context_length if context_length is None else context_length
         return to_tensor(self.tokenizer.tokenize(texts, length, truncate))
 
-    def encode_image(self, image: torch.Tensor | np.ndarray, observe: Observe = ignore) -> torch.Tensor:
+    def initialize_parameters(self) -> None:
+        """Draw all weights anew, from a seed that PyTorch's generator draws."""
+        self._set(initialize(self.architecture, int(torch.randint(2**31, ()))))
+
+    def build_attention_mask(self) -> torch.Tensor:
+        """What is added to the scores of causal attention, [context_length, context_length]."""
+        return added_mask(causal_mask(self.context_length), torch.float32)
+
+    def encode_image(self, image: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
         Raises:
             ImageError: the pixels have another shape or type; of an array also: values that no preprocessing gives.
         """
-        features = self.visual(self._pixels(image), below("visual.", observe))
-        observe("image_features", features)
+        features = self.visual(self._pixels(image))
+        self.observe("image_features", features)
         return features
 
-    def encode_text(self, text: torch.Tensor | np.ndarray, observe: Observe = ignore) -> torch.Tensor:
+    def encode_text(self, text: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:
@@ -168,13 +187,13 @@ class CLIP(nn.Module):
                 end-of-text token.
         """
         text = self._tokens(text)
-        if len(text) == 0:
+        if not recorded(text) and len(text) == 0:
             return torch.zeros(0, self.architecture.embed_dim, dtype=self.dtype, device=self.device)
         if self.architecture.text.at_root:
-            features = TEXT_TOWERS[self.tower.kind].forward(self, text, observe)
+            features = TEXT_TOWERS[self.tower.kind].forward(self, text)
         else:
-            features = self.text(text, below("text.", observe))
-        observe("text_features", features)
+            features = self.text(text)
+        self.observe("text_features", features)
         return features
 
     def forward(
@@ -205,9 +224,13 @@ class CLIP(nn.Module):
         def observe(name: str, value: torch.Tensor) -> None:
             seen[name] = to_array(value)
 
-        with self._evaluation() as model:
-            model.encode_image(pixels, observe)
-            model.encode_text(tokens, observe)
+        model = evaluating(self)
+        for name, part in model.named_modules():
+            if isinstance(part, Observed):
+                part.observe = below(f"{name}." if name else "", observe)
+        with torch.no_grad():
+            model.encode_image(pixels)
+            model.encode_text(tokens)
         return seen
 
     def _pixels(self, image: torch.Tensor | np.ndarray) -> torch.Tensor:

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backends.torch.layers import BatchNorm2d, Block, MLPHead, run
-from clip_core.backend import Observe, below, ignore
+from backends.torch.layers import BatchNorm2d, Block, MLPHead, Observed, run
 from clip_core.towers import efficientnet_v2 as core
 
 
@@ -76,7 +75,7 @@ class MBConv(Block):
         return x + y if self.residual else y
 
 
-class EfficientNet(nn.Module):
+class EfficientNet(Observed):
     """A stem, stages of blocks, a 1 x 1 convolution, the mean of its map: [n, 3, r, r] -> [n, width]."""
 
     def __init__(self, tower: core.EfficientNetV2) -> None:
@@ -90,14 +89,14 @@ class EfficientNet(nn.Module):
             inputs = outputs
         self.features.append(ConvNorm(tower, inputs, tower.width, 1))
 
-    def forward(self, x: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         stem, *stages, last = self.features
         x = F.silu(stem(x))
-        observe("features.0", x)
+        self.observe("features.0", x)
         for stage, blocks in enumerate(stages):
             for index, block in enumerate(blocks):
                 x = run(block, x)
-                observe(f"features.{stage + 1}.{index}", x)
+                self.observe(f"features.{stage + 1}.{index}", x)
         return F.silu(last(x)).mean(dim=(2, 3))
 
 
@@ -109,5 +108,5 @@ class EfficientNetV2(nn.Module):
         self.trunk = EfficientNet(tower)
         self.head = MLPHead(tower.width, embed_dim)
 
-    def forward(self, x: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
-        return self.head(self.trunk(x, below("trunk.", observe)))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.trunk(x))

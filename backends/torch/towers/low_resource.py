@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Transformer
+from backends.torch.layers import LayerNorm, Observed, Transformer
 from backends.torch.towers.text_transformer import TextTransformer
-from clip_core.backend import Observe, below, ignore
 from clip_core.towers import low_resource as core
 
 
-class LowResourceVisionTransformer(nn.Module):
+class LowResourceVisionTransformer(Observed):
     """Patches, a class token, a transformer, a head of two linear layers, a projection."""
 
     def __init__(self, tower: core.LowResourceVisionTransformer, embed_dim: int) -> None:
@@ -27,18 +26,18 @@ class LowResourceVisionTransformer(nn.Module):
         self.head_fc = nn.Linear(tower.width, tower.head_width)
         self.head_proj = nn.Linear(tower.head_width, tower.feature_width)
 
-    def forward(self, x: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
-        n, grid, patch = len(x), self.tower.grid, self.tower.patch
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, grid, patch = x.shape[0], self.tower.grid, self.tower.patch
         x = x.reshape(n, 3, grid, patch, grid, patch)
         x = x.permute(0, 2, 4, 3, 5, 1).reshape(n, grid * grid, -1)  # [n, grid * grid, patch * patch * 3]
         x = x @ self.patch_embedding.to(x.dtype)
         x = torch.cat([self.class_embedding.to(x.dtype).expand(n, 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
-        observe("ln_pre", x)
+        self.observe("ln_pre", x)
         first = torch.zeros(n, dtype=torch.long, device=x.device)
-        x = self.transformer(x, first, causal=False, observe=below("transformer.", observe))
+        x = self.transformer.pool(x, first, self.transformer.is_whole(x))
         x = self.head_proj(self.head_fc(self.ln_post(x)))
-        observe("head_proj", x)
+        self.observe("head_proj", x)
         return x @ self.proj.to(x.dtype)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Mixer, ends_of
-from clip_core.backend import Observe, below, ignore
+from backends.torch.layers import LayerNorm, Mixer, Observed, ends_of
 from clip_core.towers import mixer as core
 
 
-class VisionMixer(nn.Module):
+class VisionMixer(Observed):
     """Patches, a class token, Mixer blocks, a projection."""
 
     def __init__(self, tower: core.VisionMixer, embed_dim: int) -> None:
@@ -22,18 +21,18 @@ class VisionMixer(nn.Module):
         self.mixer = Mixer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
-    def forward(self, x: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
-        x = self.ln_pre(torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1))
-        observe("ln_pre", x)
-        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        x = self.mixer(x, first, observe=below("mixer.", observe))
+        x = self.ln_pre(torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1))
+        self.observe("ln_pre", x)
+        first = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+        x = self.mixer(x, first)
         x = self.ln_post(x)
-        observe("ln_post", x)
+        self.observe("ln_post", x)
         return x @ self.proj.to(x.dtype)
 
 
-class TextMixer(nn.Module):
+class TextMixer(Observed):
     """Tokens, Mixer blocks, the state at the end of text, a projection.
 
     Every token is mixed into every other, so text is computed in its full length.
@@ -47,11 +46,11 @@ class TextMixer(nn.Module):
         self.mixer = Mixer(tower)
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
 
-    def forward(self, text: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
         end, _ = ends_of(text, self.tower)
         x = self.token_embedding(text).to(self.mixer.dtype)  # [n, l, d]
-        observe("token_embedding", x)
-        x = self.mixer(x, end, observe=below("mixer.", observe))
+        self.observe("token_embedding", x)
+        x = self.mixer(x, end)
         x = self.ln_final(x)
-        observe("ln_final", x)
+        self.observe("ln_final", x)
         return x @ self.text_projection.to(x.dtype)

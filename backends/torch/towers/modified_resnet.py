@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from backends.torch.layers import BatchNorm2d, Block, attend, run
-from clip_core.backend import Observe, ignore
+from backends.torch.layers import BatchNorm2d, Block, Blocks, Observed, attend
 from clip_core.towers import modified_resnet as core
 
 
@@ -19,23 +19,27 @@ class Bottleneck(Block):
         self.stride = stride
         self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
         self.bn1 = BatchNorm2d(inner)
+        self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
         self.bn2 = BatchNorm2d(inner)
+        self.relu2 = nn.ReLU()
+        self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.conv3 = nn.Conv2d(inner, inner * 4, 1, bias=False)
         self.bn3 = BatchNorm2d(inner * 4)
+        self.relu3 = nn.ReLU()
         self.downsample = None
         if stride > 1 or inputs != inner * 4:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, inner * 4, 1, bias=False), BatchNorm2d(inner * 4))
+            pool, conv = nn.AvgPool2d(stride), nn.Conv2d(inputs, inner * 4, 1, bias=False)
+            # OpenAI's names.
+            self.downsample = nn.Sequential(OrderedDict({"-1": pool, "0": conv, "1": BatchNorm2d(inner * 4)}))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        if self.stride > 1:
-            x, y = F.avg_pool2d(x, self.stride), F.avg_pool2d(y, self.stride)
-        y = self.bn3(self.conv3(y))
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.relu2(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(self.avgpool(y)))
         if self.downsample is not None:
             x = self.downsample(x)
-        return F.relu(x + y)
+        return self.relu3(x + y)
 
 
 class AttentionPool2d(nn.Module):
@@ -44,7 +48,7 @@ class AttentionPool2d(nn.Module):
     def __init__(self, tower: core.ModifiedResNet, embed_dim: int) -> None:
         super().__init__()
         width = tower.feature_width
-        self.heads = tower.heads
+        self.num_heads = tower.heads
         self.positional_embedding = nn.Parameter(torch.empty(tower.grid**2 + 1, width))
         self.k_proj = nn.Linear(width, width)
         self.q_proj = nn.Linear(width, width)
@@ -55,40 +59,44 @@ class AttentionPool2d(nn.Module):
         x = x.flatten(2).transpose(1, 2)  # [n, c, h, w] -> [n, h * w, c]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + self.positional_embedding.to(x.dtype)
-        x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
+        x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.num_heads)
         return self.c_proj(x.squeeze(1))
 
 
-class ModifiedResNet(nn.Module):
+class ModifiedResNet(Observed):
     """The ResNet image tower of section 2.4 of the paper: three-convolution stem, average-pooled strides."""
 
     def __init__(self, tower: core.ModifiedResNet, embed_dim: int) -> None:
         super().__init__()
+        self.input_resolution, self.output_dim = tower.resolution, embed_dim
         half = tower.width // 2
         self.conv1 = nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False)
         self.bn1 = BatchNorm2d(half)
+        self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(half, half, 3, padding=1, bias=False)
         self.bn2 = BatchNorm2d(half)
+        self.relu2 = nn.ReLU()
         self.conv3 = nn.Conv2d(half, tower.width, 3, padding=1, bias=False)
         self.bn3 = BatchNorm2d(tower.width)
+        self.relu3 = nn.ReLU()
+        self.avgpool = nn.AvgPool2d(2)
         inputs = tower.width
         for stage, blocks in enumerate(tower.blocks):
             inner = tower.width * 2**stage
             strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
-            layer = nn.ModuleList()
+            layer = Blocks()
             for stride in strides:
                 layer.append(Bottleneck(inputs, inner, stride))
                 inputs = inner * 4
             setattr(self, f"layer{stage + 1}", layer)
         self.attnpool = AttentionPool2d(tower, embed_dim)
 
-    def forward(self, x: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
-        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
-            x = F.relu(norm(conv(x)))
-        x = F.avg_pool2d(x, 2)
-        observe("stem", x)
-        for stage in (1, 2, 3, 4):
-            for index, block in enumerate(getattr(self, f"layer{stage}")):
-                x = run(block, x)
-                observe(f"layer{stage}.{index}", x)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.relu2(self.bn2(self.conv2(x)))
+        x = self.relu3(self.bn3(self.conv3(x)))
+        x = self.avgpool(x)
+        self.observe("stem", x)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
         return self.attnpool(x)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import MLP, Attention, LayerNorm, Transformer, checked
-from clip_core.backend import Observe, below, ignore
+from backends.torch.layers import MLP, Attention, LayerNorm, Observed, Transformer, checked
 from clip_core.towers import siglip as core
 
 
@@ -21,12 +20,12 @@ class AttentionPool(nn.Module):
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        probe = self.probe.to(x.dtype).expand(len(x), 1, -1)
+        probe = self.probe.to(x.dtype).expand(x.shape[0], 1, -1)
         x = self.attn.forward_queries(probe, x, None).squeeze(1)
         return x + self.mlp(self.ln(x))
 
 
-class SiglipVisionTransformer(nn.Module):
+class SiglipVisionTransformer(Observed):
     """Patches, a transformer, an attention pool."""
 
     def __init__(self, tower: core.SiglipVisionTransformer, embed_dim: int) -> None:
@@ -37,17 +36,17 @@ class SiglipVisionTransformer(nn.Module):
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.attnpool = AttentionPool(tower)
 
-    def forward(self, x: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
         x = x + self.positional_embedding.to(x.dtype)
-        observe("conv1", x)
-        x = self.transformer(x, None, causal=False, observe=below("transformer.", observe))
+        self.observe("conv1", x)
+        x = self.transformer.pool(x, None, self.transformer.is_whole(x))
         x = self.ln_post(x)
-        observe("ln_post", x)
+        self.observe("ln_post", x)
         return self.attnpool(x)
 
 
-class SiglipTextTransformer(nn.Module):
+class SiglipTextTransformer(Observed):
     """Tokens, a transformer without a mask, the state of the last token, a linear layer."""
 
     def __init__(self, tower: core.SiglipTextTransformer, embed_dim: int) -> None:
@@ -59,12 +58,12 @@ class SiglipTextTransformer(nn.Module):
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
         self.text_projection = nn.Linear(tower.width, embed_dim)
 
-    def forward(self, text: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
         x = self.token_embedding(checked(text, self.tower)) + self.positional_embedding  # [n, l, d]
         x = x.to(self.transformer.dtype)
-        observe("token_embedding", x)
-        last = torch.full((len(x),), x.shape[1] - 1, device=x.device)
-        x = self.transformer(x, last, causal=False, observe=below("transformer.", observe))
+        self.observe("token_embedding", x)
+        last = torch.full((x.shape[0],), x.shape[1] - 1, device=x.device)
+        x = self.transformer.pool(x, last, self.transformer.is_whole(x))
         x = self.ln_final(x)
-        observe("ln_final", x)
+        self.observe("ln_final", x)
         return self.text_projection(x)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Transformer, ends_of
-from clip_core.backend import Observe, below, ignore
+from backends.torch.layers import LayerNorm, Observed, Transformer, ends_of, pick
 from clip_core.towers import text_transformer as core
 
 
-class TextTransformer(nn.Module):
+class TextTransformer(Observed):
     """Tokens, a causal transformer, the state at the end of text, a projection.
 
     Text is computed up to the longest end of text of the batch, since causal attention lets nothing behind it reach the
     feature. That is exact.
+
+    Its parts may be those of a model, which calls ``forward`` on itself then.
     """
 
     def __init__(self, tower: core.TextTransformer, embed_dim: int, in_proj_bias: bool = True) -> None:
@@ -22,16 +23,20 @@ class TextTransformer(nn.Module):
         self.tower = tower
         self.positional_embedding = nn.Parameter(torch.empty(tower.context_length, tower.width))
         self.text_projection = nn.Parameter(torch.empty(tower.width, embed_dim))
-        self.transformer = Transformer(tower, in_proj_bias)
+        self.transformer = Transformer(tower, in_proj_bias, tower.context_length)
         self.token_embedding = nn.Embedding(tower.vocabulary_size, tower.width)
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
 
-    def forward(self, text: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
         end, last = ends_of(text, self.tower)
-        x = self.token_embedding(text[:, : last + 1]) + self.positional_embedding[: last + 1]  # [n, l, d]
+        whole = self.transformer.is_whole(text, self.token_embedding, self.ln_final)
+        length = text.shape[1] if whole else last + 1
+        x = self.token_embedding(text[:, :length]) + self.positional_embedding[:length]  # [n, l, d]
         x = x.to(self.transformer.dtype)
-        observe("token_embedding", x)
-        x = self.transformer(x, end, causal=True, observe=below("transformer.", observe))
-        x = self.ln_final(x)
-        observe("ln_final", x)
-        return x @ self.text_projection.to(x.dtype)
+        self.observe("token_embedding", x)
+        x = self.transformer.pool(x, None if whole else end, whole)
+        x = self.ln_final(x)  # [n, l, d] if all are looked at, else [n, d]
+        if whole:
+            x = pick(x, end)
+        self.observe("ln_final", x)
+        return x if self.text_projection is None else x @ self.text_projection.to(x.dtype)

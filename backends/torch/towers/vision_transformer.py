@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Transformer
-from clip_core.backend import Observe, below, ignore
+from backends.torch.layers import LayerNorm, Observed, Transformer
 from clip_core.towers import vision_transformer as core
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Observed):
     """Patches, a class token, a transformer, a projection (section 2.4 of the paper)."""
 
     def __init__(self, tower: core.VisionTransformer, embed_dim: int) -> None:
         super().__init__()
+        self.input_resolution, self.output_dim = tower.resolution, embed_dim
         self.class_embedding = nn.Parameter(torch.empty(tower.width))
         self.positional_embedding = nn.Parameter(torch.empty(tower.grid**2 + 1, tower.width))
         self.proj = nn.Parameter(torch.empty(tower.width, embed_dim))
@@ -23,13 +23,13 @@ class VisionTransformer(nn.Module):
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
-    def forward(self, x: torch.Tensor, observe: Observe = ignore) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
-        x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
-        observe("ln_pre", x)
-        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        x = self.transformer(x, first, causal=False, observe=below("transformer.", observe))
+        self.observe("ln_pre", x)
+        first = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+        x = self.transformer.pool(x, first, self.transformer.is_whole(x))
         x = self.ln_post(x)
-        observe("ln_post", x)
-        return x @ self.proj.to(x.dtype)
+        self.observe("ln_post", x)
+        return x if self.proj is None else x @ self.proj.to(x.dtype)
