@@ -29,7 +29,7 @@ Pair = tuple[str, str]
 
 _BYTE_TOKENS = np.array([BYTE_SYMBOLS.index(byte_symbol(byte)) for byte in range(256)], np.int32)
 _BLOCK = 1 << 22  # places whose pairs are sorted at once
-_FREQUENT = 1 << 18  # pairs that are counted at once, more where many are equally frequent
+_FREQUENT = 1 << 18  # pairs that are counted at once, up to four times as many, and more that are equally frequent
 
 # GPT-2's words: a contraction, or letters, digits or other characters, each with the blank in front of it.
 _BYTE_LEVEL_WORD = regex.compile(
@@ -149,6 +149,9 @@ def _merged(
         learnt.append((left, right))
         for born in corpus.merge(pair, len(symbols) - 1):
             heapq.heappush(heap, (-corpus.counts[born], order(*_split(born)), born))
+        if len(heap) > 2 * _FREQUENT + 2 * len(corpus.counts):  # most of them are counted no more
+            heap = [entry for entry in heap if entry[2] in corpus.counts]
+            heapq.heapify(heap)
         told(len(learnt))
     return learnt
 
@@ -184,7 +187,7 @@ class _Corpus:
         self._after[ends - 1] = self._before[ends - lengths] = size
         counts = np.array(list(words.values()), np.int64)
         self._weights = np.repeat(counts.astype(np.min_scalar_type(counts.max(initial=0))), lengths)
-        self.floor = sys.maxsize
+        self.floor, self._most = sys.maxsize, 4 * _FREQUENT
         self.counts: dict[int, int] = {}
         self._places: dict[int, list[np.ndarray]] = {}
 
@@ -228,7 +231,18 @@ class _Corpus:
         inner = (behind < outside) & (tokens[behind] != made)
         self._remove(_joined(right, tokens[behind[inner]]), places[inner])
         front = before[places]
-        return self._add(places[inner]) + self._add(front[front < outside])
+        born = self._add(places[inner]) + self._add(front[front < outside])
+        if len(self.counts) > self._most:
+            self._raise_floor()
+        return [pair for pair in born if pair in self.counts]
+
+    def _raise_floor(self) -> None:
+        """Count the `_FREQUENT` most frequent pairs only."""
+        weights = np.fromiter(self.counts.values(), np.int64, len(self.counts))
+        self.floor = int(np.partition(weights, -_FREQUENT)[-_FREQUENT])
+        self.counts = {pair: weight for pair, weight in self.counts.items() if weight >= self.floor}
+        self._places = {pair: self._places[pair] for pair in self.counts}
+        self._most = max(4 * _FREQUENT, 2 * len(self.counts))
 
     def _remove(self, pairs: np.ndarray, places: np.ndarray) -> None:
         """Count the pair of each place no more, where it is counted."""
