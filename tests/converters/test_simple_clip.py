@@ -18,6 +18,7 @@ from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError
 from clip_core.layouts import LAYOUTS
 from clip_core.similarity import normalize
+from clip_core.text.loading import tokenizer_from
 from clip_core.towers.distilbert import DistilBERT
 from clip_core.towers.parts import Pixels
 from clip_core.towers.torchvision_resnet import TorchvisionResNet
@@ -112,6 +113,16 @@ def test_the_names_of_its_image_encoders(name):
     trained = [theirs for theirs in network.state_dict() if not theirs.startswith(("fc.", "classifier."))]
     assert canonical == [f"visual.trunk.{theirs}" for theirs in trained]
     assert [layout.spell(ours) for ours in canonical] == [f"image_encoder.{theirs}" for theirs in encoder.state_dict()]
+
+
+def test_a_tokenizer_beside_it_is_taken_along(module, tmp_path):
+    torch.save(module.state_dict(), tmp_path / "clip_model.pth")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(45))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    converters.convert(tmp_path / "clip_model.pth", tmp_path / "model.safetensors")
+    found = converters.read(tmp_path / "model.safetensors")
+    assert (found.architecture, found.assumed) == (ARCHITECTURE, ())
+    assert tokenizer_from(found.vocabulary).tokenize(["Word7 word0"], 8).tolist() == [[2, 12, 5, 3, 0, 0, 0, 0]]
 
 
 def test_a_file_of_its_older_model_says_what_it_lacks(module, tmp_path):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from clip_core import similarity
-from clip_core.models import MODELS
+from clip_core.errors import ClipError
+from clip_core.models import ARCHITECTURES
+from converters.pretrained import located
 from tests.migration.checks import (
     all_of,
     architecture,
     batch,
     caption_by_epoch,
-    cropped,
     decay,
     epochs,
     epsilon,
@@ -77,8 +78,36 @@ def several_gpus(row: Row, train: Trainings) -> None:
     launches(*TORCH_LAUNCHER)(row._replace(here=command), train)
 
 
+def pretrained(row: Row, train: Trainings) -> None:
+    """Both files are looked for where PyTorch and Hugging Face keep them; what is found there is tested elsewhere."""
+    wanted = train.recipe(row.settings).model.pretrained
+    assert wanted.image is not None
+    assert wanted.text is not None
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("TORCH_HOME", "HF_HOME"):
+            patch.setenv(variable, str(train.data / "no-cache"))
+        patch.delenv("HF_HUB_CACHE", raising=False)
+        with pytest.raises(ClipError, match=r"no-cache/hub/checkpoints/resnet50-11ad3fa6\.pth"):
+            located("image", wanted.image)
+        with pytest.raises(ClipError, match=r"no-cache/hub/models--distilbert-base-uncased; "):
+            located("text", wanted.text)
+
+
+def squashed(row: Row, train: Trainings) -> None:
+    """All 48 columns of a wide picture are left, in 32."""
+    image = TINY["image"] | {"pixels": {"mean": [0.0] * 3, "deviation": [1.0] * 3, "resize": "squash"}}
+    data = {"source": "paired", "folder": str(train.data / "wide")}
+    run = train({"model": {"architecture": TINY | {"image": image}}, "data": data}, row.fragments[0])
+    pixels = np.concatenate([step.pixels for step in run.steps])
+    red = pixels[:, 0, 0] * 255 / 4
+    np.testing.assert_allclose(red[:, -1] - red[:, 0] + 1.5, 48, atol=0.6)
+
+
 def simple_clip(row: Row, train: Trainings) -> None:
-    data: dict[str, object] = {"evaluation__zero_shot": {"kind": "folders", "folder": str(train.data / "classes")}}
+    data: dict[str, object] = {
+        "model__pretrained": None,
+        "evaluation__zero_shot": {"kind": "folders", "folder": str(train.data / "classes")},
+    }
     if "yfcc7m" in row.theirs:
         data["data__source__shards"], pictures = f"{train.data}/{{00000..00001}}.tar", PICTURES
     else:
@@ -103,10 +132,12 @@ CHECKS: dict[str, Check] = {
     "--dataset_name sbucaptions": read_from("saved sbu"),
     "--dataset_name combined": read_from("combined"),
     "--dataset_name yfcc7m": read_from("webdataset"),
-    "--image_encoder_name resnet50": architecture(MODELS["RN50"].architecture),
+    "--image_encoder_name resnet50": architecture(ARCHITECTURES["simple-clip-resnet50"].architecture),
+    "--image_encoder_name efficientnet": architecture(ARCHITECTURES["simple-clip-efficientnet"].architecture),
+    "--text_encoder_name distilbert-base-uncased, pretrained towers": pretrained,
     "-save_model_dir DIR": written_to_output,
     "--num_epochs 2": epochs(2),
-    "--image_size 224": architecture(MODELS["RN50"].architecture),
+    "--image_size 224": architecture(ARCHITECTURES["simple-clip-resnet50"].architecture),
     "-b, --batch_size 256": batch(256),
     "-lr, --learning_rate 1e-4": rate(1e-4),
     "-wd, --weight_decay 0.0, with Adam, of every parameter": decay(0.0, of_all=True),
@@ -123,7 +154,7 @@ CHECKS: dict[str, Check] = {
     "no clipping, no bounds of the scale": unbounded,
     "seed 42": seed(42),
     "cosine over epochs * steps + steps // 4 to 1e-8, no warm-up": simple_cosine,
-    "resize that squashes, no mean and deviation, no augmentation": cropped("centre"),
+    "resize that squashes, no augmentation": squashed,
     "captions of at most 100 tokens": truncated,
     "one caption by chance for each picture and step": caption_by_epoch,
     "2 workers": workers_make_the_same_batches,

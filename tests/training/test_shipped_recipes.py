@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clip_core.models import ARCHITECTURES, MODELS
 from clip_core.training.recipe import Recipe
 from clip_core.training.schedule import learning_rate
-from clip_core.training.trainable import OPTIONAL_KEYS, check_trainable
+from clip_core.training.trainable import OPTIONAL_KEYS, check_trainable, with_initial_scale
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -76,11 +77,19 @@ def test_siglip_recipe():
     assert learning_rate(recipe, 3000, recipe.training.steps) == pytest.approx(1e-3)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("yfcc7m", "webdataset"), ("combined", "combined")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("coco", "m3it"), ("textcap", "m3it"), ("sbu", "saved"), ("combined", "combined"), ("yfcc7m", "webdataset")],
+)
 def test_simple_clip_recipes(name, kind):
     recipe = Recipe.read(CONFIGS / "clip" / f"simple-clip-{name}.yaml")
+    assert recipe.model.build() == ARCHITECTURES["simple-clip-resnet50"].architecture
+    pretrained = recipe.model.pretrained
+    assert (pretrained.image, pretrained.text) == ("torchvision/resnet50", "distilbert-base-uncased")
     assert (recipe.data.source.kind, recipe.data.batch_size) == (kind, 256)
     assert (recipe.optimizer.name, recipe.optimizer.weight_decay, recipe.optimizer.betas) == ("adam", 0, (0.9, 0.999))
     assert recipe.loss.initial_logit_scale == 5
+    assert with_initial_scale({"logit_bias": np.zeros((), np.float32)}, recipe.loss)["logit_bias"] == 0
+    assert recipe.model.build().text.context_length == 100
     assert learning_rate(recipe, 1, 57_800) == pytest.approx(1e-4, rel=1e-6)
     assert learning_rate(recipe, 57_800, 57_800) == pytest.approx(1e-8, rel=1e-2)
