@@ -49,6 +49,7 @@ LOW_RESOURCE = Family(
     "Low-resource CLIP's checkpoints, whose text features are others there",
 )
 
+OPEN_CLIP = Family("open_clip", "OpenAI's byte pairs", "open_clip's and Hugging Face's folders and files")
 SIGLIP = Family(
     "SigLIP", "SentencePiece, from the tokenizer.json in the model's folder", "Hugging Face folders; open_clip's files"
 )
@@ -137,18 +138,41 @@ def _siglip(
     return NamedArchitecture(f"ViT-{size}-{patch}-{name}", Architecture(width, image, text, logit_bias=True), SIGLIP)
 
 
-_META_SIZES = {  # of the joint space; width, layers, heads and inner width of the image tower; width, layers and heads
-    # of the text tower; its tokens, and the one that ends a text
-    "L": (768, (1024, 24, 16, 4096), (768, 12, 12), 250100, 1),
-    "H": (1024, (1280, 32, 16, 5120), (1024, 24, 16), 901629, 2),
-    "bigG": (1280, (1664, 48, 16, 8192), (1280, 32, 20), 901629, 2),
+_OPEN_CLIP_SIZES = {  # of the joint space; width, layers, heads and inner width of the image tower; width, layers and
+    # heads of the text tower
+    "S": (384, (384, 12, 6, 1536), (384, 12, 6)),
+    "S-alt": (256, (384, 12, 6, 1536), (256, 10, 4)),
+    "M": (512, (512, 12, 8, 2048), (512, 12, 8)),
+    "M-alt": (384, (512, 12, 8, 2048), (384, 12, 6)),
+    "B": (512, (768, 12, 12, 3072), (512, 12, 8)),
+    "B-plus": (640, (896, 12, 14, 3584), (640, 12, 10)),
+    "L": (768, (1024, 24, 16, 4096), (768, 12, 12)),
+    "H": (1024, (1280, 32, 16, 5120), (1024, 24, 16)),
+    "g": (1024, (1408, 40, 16, 6144), (1024, 24, 16)),
+    "bigG": (1280, (1664, 48, 16, 8192), (1280, 32, 20)),
+    "e": (1280, (1792, 56, 16, 15360), (1280, 36, 20)),
 }
+
+
+def _open_clip(
+    name: str, size: str, patch: int, resolution: int = 224, activation: Activation = "gelu"
+) -> NamedArchitecture:
+    embed_dim, image, text = _OPEN_CLIP_SIZES[size]
+    towers = (
+        VisionTransformer(resolution, patch, *image, activation=activation),
+        TextTransformer(OPENAI_CONTEXT_LENGTH, OPENAI_VOCABULARY_SIZE, *text, activation=activation),
+    )
+    return NamedArchitecture(name, Architecture(embed_dim, *towers), OPEN_CLIP)
+
+
+_META_TOKENS = {"L": (250100, 1), "H": (901629, 2), "bigG": (901629, 2)}  # how many, and the one that ends a text
 
 
 def _meta_clip_2(
     size: str, ending: str = "", resolution: int = 224, activation: Activation = "gelu"
 ) -> NamedArchitecture:
-    embed_dim, image, text, tokens, end = _META_SIZES[size]
+    embed_dim, image, text = _OPEN_CLIP_SIZES[size]
+    tokens, end = _META_TOKENS[size]
     towers = (
         VisionTransformer(resolution, 14, *image, activation=activation),
         TextTransformer(OPENAI_CONTEXT_LENGTH, tokens, *text, activation=activation, end_of_text=end),
@@ -269,6 +293,25 @@ ARCHITECTURES: dict[str, NamedArchitecture] = {
             )
             for name, image in _TORCHVISION.items()
         ),
+        # Its ViT-B-32-quickgelu, ViT-B-16-quickgelu, ViT-L-14-quickgelu and ViT-L-14-336-quickgelu are OpenAI's models.
+        *(_open_clip(f"ViT-{size}-{patch}", size, patch) for size in "SMB" for patch in (32, 16)),
+        *(_open_clip(f"ViT-S-{patch}-alt", "S-alt", patch) for patch in (32, 16)),
+        _open_clip("ViT-M-32-alt", "M-alt", 32),
+        _open_clip("ViT-B-32-256", "B", 32, 256),
+        _open_clip("ViT-B-32-plus-256", "B-plus", 32, 256),
+        _open_clip("ViT-B-16-plus", "B-plus", 16),
+        _open_clip("ViT-B-16-plus-240", "B-plus", 16, 240),
+        _open_clip("ViT-L-16", "L", 16),
+        _open_clip("ViT-L-16-320", "L", 16, 320),
+        _open_clip("ViT-L-14", "L", 14),
+        _open_clip("ViT-L-14-280", "L", 14, 280),
+        _open_clip("ViT-L-14-336", "L", 14, 336),
+        _open_clip("ViT-H-16", "H", 16),
+        *(_open_clip(f"ViT-{size}-14", size, 14) for size in ("H", "g", "bigG", "e")),
+        _open_clip("ViT-H-14-378", "H", 14, 378),
+        _open_clip("ViT-H-14-quickgelu", "H", 14, activation="quick_gelu"),
+        _open_clip("ViT-H-14-378-quickgelu", "H", 14, 378, "quick_gelu"),
+        _open_clip("ViT-bigG-14-quickgelu", "bigG", 14, activation="quick_gelu"),
         _siglip("SigLIP", "B", 16, 224, 32000),
         *(_siglip(f"SigLIP-{resolution}", "B", 16, resolution, 32000) for resolution in (256, 384, 512)),
         *(_siglip(f"SigLIP-{resolution}", "L", 16, resolution, 32000) for resolution in (256, 384)),
@@ -283,7 +326,7 @@ ARCHITECTURES: dict[str, NamedArchitecture] = {
         _siglip("SigLIP2-378", "SO400M", 14, 378, 256000),
         *(_siglip(f"SigLIP2-{resolution}", "SO400M", 16, resolution, 256000) for resolution in (256, 384, 512)),
         *(_siglip(f"SigLIP2-{resolution}", "gopt", 16, resolution, 256000) for resolution in (256, 384)),
-        *(_meta_clip_2(size) for size in _META_SIZES),
+        *(_meta_clip_2(size) for size in _META_TOKENS),
         *(_meta_clip_2(size, "-quickgelu", activation="quick_gelu") for size in ("L", "H")),
         *(_meta_clip_2(size, "-378", resolution=378) for size in ("H", "bigG")),
     )

@@ -12,12 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clip_core.architecture import Architecture
 from clip_core.backend import Backend
-from clip_core.models import MODELS
+from clip_core.models import ARCHITECTURES, MODELS
 from clip_core.naming import Weights
 from clip_core.resize import at_resolution
+from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from tests import tolerances
 from tests.models import (
+    CONTEXT_LENGTH,
     GELU,
     OPENAI_NAMES,
     REDUCED,
@@ -102,6 +104,46 @@ def test_exact_gelu(backend):
 def test_other_numbers_in_each_tower(backend):
     """But for the end of text, which is the last of the vocabulary in open_clip."""
     assert_equal_to_open_clip(backend, replace(UNUSUAL, text=replace(UNUSUAL.text, end_of_text=VOCABULARY_SIZE - 1)))
+
+
+def shallow(name: str, share: int, layers: int) -> Architecture:
+    """A model of open_clip's with fewer layers, 1 / ``share`` of its widths, and the width of its heads in images."""
+    architecture = ARCHITECTURES[name].architecture
+    image, text = architecture.image, architecture.text
+    return Architecture(
+        architecture.embed_dim // share,
+        replace(
+            image,
+            resolution=3 * image.patch,
+            width=image.width // share,
+            mlp_width=image.mlp_width // share,
+            heads=image.heads // share,
+            layers=layers,
+        ),
+        TextTransformer(
+            CONTEXT_LENGTH,
+            VOCABULARY_SIZE,
+            text.width // share,
+            layers,
+            heads=max(text.heads // share, 1),
+            activation=text.activation,
+        ),
+    )
+
+
+LARGE = ("ViT-H-14", "ViT-H-14-quickgelu", "ViT-g-14", "ViT-bigG-14", "ViT-bigG-14-quickgelu")
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_models_in_small(backend, name):
+    """With heads of 80, 88 and 104, and MLPs that are not four times as wide inside."""
+    assert_equal_to_open_clip(backend, shallow(name, share=8, layers=3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_layers_of_large_models(backend, name):
+    assert_equal_to_open_clip(backend, shallow(name, share=1, layers=2))
 
 
 @pytest.mark.parametrize("patches", [1, 5])
