@@ -60,7 +60,7 @@ def _spell(name: str) -> str:
 def _join(weights: Weights) -> Weights:
     if "projection_head.0.weight" in weights:
         raise CheckpointError(
-            "it was saved by simple-clip before 0.2, whose model has a projection_head for pictures alone: it lacks "
+            "it was saved by an early simple-clip, whose model has a projection_head for pictures alone: it lacks "
             "image_projection, text_projection, t_prime and b, and cannot be computed here; train it anew."
         )
     return join_attention(weights)
