@@ -129,6 +129,13 @@ def reshape(x: nn.Variable, shape: Shape) -> nn.Variable:
     return F.reshape(x, shape, inplace=False)
 
 
+def take(x: nn.Variable, positions: nn.Variable) -> nn.Variable:
+    """[n, l, d] at ``positions`` [n, k], all of them different in a row -> [n, k, d]."""
+    if on_cpu():
+        return Take()(x, positions)
+    return F.batch_matmul(F.one_hot(reshape(positions, (*positions.shape, 1)), (x.shape[1],)), x)
+
+
 def swap_axes(x: nn.Variable) -> nn.Variable:
     """[n, l, d] -> [n, d, l]."""
     return SwapAxes()(x) if on_cpu() else F.transpose(x, (0, 2, 1))
@@ -441,6 +448,23 @@ class Pick(ArrayFunction):
         x, positions = arrays
         dx = np.zeros_like(x)
         dx[np.arange(len(x)), positions.astype(np.intp)] = gradient
+        return [dx, None]
+
+
+class Take(ArrayFunction):
+    """Several tokens of each row, none of them twice."""
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[1], shapes[0][2])
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        x, positions = arrays
+        result[...] = np.take_along_axis(x, positions.astype(np.intp)[:, :, None], axis=1)
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        x, positions = arrays
+        dx = np.zeros_like(x)
+        np.put_along_axis(dx, positions.astype(np.intp)[:, :, None], gradient, axis=1)
         return [dx, None]
 
 

@@ -25,6 +25,7 @@ from backends.nnabla.functions import (
     quick_gelu,
     reshape,
     swap_axes,
+    take,
     usable_tokens,
 )
 from backends.nnabla.module import Module, buffer, empty
@@ -33,7 +34,7 @@ from clip_core.backend import Observe
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
-from clip_core.training.noise import Noise
+from clip_core.training.noise import Noise, PatchNoise
 
 
 class LayerNorm(Module):
@@ -216,6 +217,24 @@ def run(block: Block, *inputs: nn.Variable | None) -> nn.Variable:
     with nn.no_grad():
         result = block(*inputs)
     return Recomputed(compute, inputs[1:], result)(inputs[0])
+
+
+class PatchDropout(Module):
+    """Leaves patches out while it is trained; ``leading`` tokens in front of them stay."""
+
+    noise: PatchNoise | None = None  # of the step under way
+
+    def __init__(self, leading: int) -> None:
+        self.leading = leading
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        """[n, leading + patches, d] -> [n, leading + kept, d]."""
+        if self.noise is None or not self.training:
+            return x
+        n, length, _ = x.shape
+        kept = self.noise.kept(n, length - self.leading) + self.leading
+        front = np.broadcast_to(np.arange(self.leading), (n, self.leading))
+        return take(x, to_tensor(np.concatenate([front, kept], axis=1)))
 
 
 class Attention(Module):

@@ -24,7 +24,7 @@ from nnabla.ext_utils import get_extension_context
 from nnabla.solver import SolverState
 
 from backends.nnabla.functions import linear, on_cpu
-from backends.nnabla.layers import Block, normalize
+from backends.nnabla.layers import Block, PatchDropout, normalize
 from backends.nnabla.model import CLIP
 from backends.nnabla.module import SWITCHES, plain_errors
 from backends.nnabla.process_group import ProcessGroup
@@ -36,7 +36,16 @@ from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
-from clip_core.training.step import SCALARS, TOWERS, chunks, clear_noise, clip_factor, log_scale_bounds, set_noise
+from clip_core.training.step import (
+    SCALARS,
+    TOWERS,
+    Noisy,
+    chunks,
+    clear_noise,
+    clip_factor,
+    log_scale_bounds,
+    set_noise,
+)
 from clip_core.training.trainable import check_trainable
 
 BLOCK = 1 << 15  # elements; a block of weights, gradient and moments stays in a core's cache
@@ -70,7 +79,8 @@ class Trainer:
         self.trained = {name: variables[name] for name in self.groups}
         image = [module for module in model.visual.modules() if isinstance(module, Block)]
         text = [module for module in model.modules() if isinstance(module, Block) and module not in image]
-        self.blocks = {"image": image, "text": text}
+        patches = [module for module in model.visual.modules() if isinstance(module, PatchDropout)]
+        self.noisy: dict[str, Sequence[Noisy]] = {"image": image, "text": text, "patches": patches}
         self._begin({})
 
     @np.errstate(over="ignore", invalid="ignore")  # the norm of the gradients tells
@@ -92,7 +102,7 @@ class Trainer:
                         features.backward(self.loss_scale * gradient[part], clear_buffer=True)
             result = self._update(sums, len(pixels) * self.processes.size, learning_rate)
             self.model.eval()
-            clear_noise(self.blocks)
+            clear_noise(self.noisy)
             return result
 
     @property
@@ -112,7 +122,7 @@ class Trainer:
 
     def _encode(self, pixels: np.ndarray, tokens: np.ndarray, part: slice) -> tuple[nn.Variable, nn.Variable]:
         """Features [n, d] of both towers for a part of the batch; a frozen one keeps nothing for gradients."""
-        set_noise(self.blocks, self.recipe, self.updates, self.processes.rank * len(pixels) + part.start)
+        set_noise(self.noisy, self.recipe, self.updates, self.processes.rank * len(pixels) + part.start)
         frozen = self.recipe.optimizer.frozen
         with nn.auto_forward():
             with nn.no_grad() if "image" in frozen else nullcontext():

@@ -19,7 +19,7 @@ from clip_core.inputs import check_tokens
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
-from clip_core.training.noise import Noise
+from clip_core.training.noise import Noise, PatchNoise
 
 
 class LayerNorm(nn.LayerNorm):
@@ -147,6 +147,24 @@ def run(block: Block, *inputs: paddle.Tensor | None) -> paddle.Tensor:
         return result
 
     return recompute(compute, *inputs, preserve_rng_state=False)
+
+
+class PatchDropout(nn.Layer):
+    """Leaves patches out while it is trained; ``leading`` tokens in front of them stay."""
+
+    noise: PatchNoise | None = None  # of the step under way
+
+    def __init__(self, leading: int) -> None:
+        super().__init__()
+        self.leading = leading
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """[n, leading + patches, d] -> [n, leading + kept, d]."""
+        if self.noise is None or not self.training:
+            return x
+        kept = paddle.to_tensor(self.noise.kept(len(x), x.shape[1] - self.leading)) + self.leading
+        rows = paddle.arange(len(x))[:, None]
+        return paddle.concat([x[:, : self.leading], x[rows, kept]], axis=1)
 
 
 class Attention(nn.Layer):

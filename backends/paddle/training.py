@@ -19,7 +19,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from backends.paddle.layers import Block, normalize
+from backends.paddle.layers import Block, PatchDropout, normalize
 from backends.paddle.model import CLIP
 from backends.paddle.process_group import ProcessGroup
 from backends.paddle.tensors import to_array
@@ -30,7 +30,16 @@ from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
-from clip_core.training.step import SCALARS, TOWERS, chunks, clear_noise, clip_factor, log_scale_bounds, set_noise
+from clip_core.training.step import (
+    SCALARS,
+    TOWERS,
+    Noisy,
+    chunks,
+    clear_noise,
+    clip_factor,
+    log_scale_bounds,
+    set_noise,
+)
 from clip_core.training.trainable import check_trainable
 
 AUTOCAST = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
@@ -71,7 +80,8 @@ class Trainer:
         self.transposed = {parameter.name for parameter in parameters(model.architecture) if parameter.kind == "linear"}
         image = [module for module in model.visual.sublayers() if isinstance(module, Block)]
         text = [module for module in model.sublayers() if isinstance(module, Block) and module not in image]
-        self.blocks = {"image": image, "text": text}
+        patches = [module for module in model.visual.sublayers() if isinstance(module, PatchDropout)]
+        self.noisy: dict[str, Sequence[Noisy]] = {"image": image, "text": text, "patches": patches}
         self._begin({})
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
@@ -91,7 +101,7 @@ class Trainer:
         with paddle.no_grad():
             result = self._update(sums, len(pixels) * self.processes.size, learning_rate)
         self.model.eval()
-        clear_noise(self.blocks)
+        clear_noise(self.noisy)
         return result
 
     @property
@@ -101,7 +111,7 @@ class Trainer:
 
     def _encode(self, pixels: np.ndarray, tokens: np.ndarray, part: slice) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Float32 features [n, d] of both towers for a part of the batch; a frozen one keeps nothing for gradients."""
-        set_noise(self.blocks, self.recipe, self.updates, self.processes.rank * len(pixels) + part.start)
+        set_noise(self.noisy, self.recipe, self.updates, self.processes.rank * len(pixels) + part.start)
         frozen, keep = self.recipe.optimizer.frozen, paddle.is_grad_enabled()
         with paddle.amp.auto_cast(enable=self.autocast is not None, dtype=self.autocast or "float16"):
             with paddle.set_grad_enabled(keep and "image" not in frozen):

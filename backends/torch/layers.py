@@ -24,7 +24,7 @@ from clip_core.inputs import check_tokens
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
-from clip_core.training.noise import Noise
+from clip_core.training.noise import Noise, PatchNoise
 
 
 class LayerNorm(nn.LayerNorm):
@@ -205,6 +205,24 @@ class Blocks(nn.Sequential, Observed):
             x = run(block, x)
             self.observe(str(index), x)
         return x
+
+
+class PatchDropout(nn.Module):
+    """Leaves patches out while it is trained; ``leading`` tokens in front of them stay."""
+
+    noise: PatchNoise | None = None  # of the step under way
+
+    def __init__(self, leading: int) -> None:
+        super().__init__()
+        self.leading = leading
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, leading + patches, d] -> [n, leading + kept, d]."""
+        if self.noise is None or not self.training:
+            return x
+        kept = torch.from_numpy(self.noise.kept(len(x), x.shape[1] - self.leading)).to(x.device) + self.leading
+        rows = torch.arange(len(x), device=x.device)[:, None]
+        return torch.cat([x[:, : self.leading], x[rows, kept]], dim=1)
 
 
 class Attention(nn.MultiheadAttention):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch.nn.utils import get_total_norm
 
 from backends.torch.compilation import compile_blocks
-from backends.torch.layers import Block, normalize
+from backends.torch.layers import Block, PatchDropout, normalize
 from backends.torch.model import CLIP
 from backends.torch.process_group import ProcessGroup
 from backends.torch.sharding import is_sharded, part_of, shard, whole_of
@@ -31,7 +31,16 @@ from clip_core.training.parameter_groups import parameter_groups
 from clip_core.training.recipe import Loss, Recipe
 from clip_core.training.scaling import LossScaling
 from clip_core.training.state import check_state
-from clip_core.training.step import SCALARS, TOWERS, chunks, clear_noise, clip_factor, log_scale_bounds, set_noise
+from clip_core.training.step import (
+    SCALARS,
+    TOWERS,
+    Noisy,
+    chunks,
+    clear_noise,
+    clip_factor,
+    log_scale_bounds,
+    set_noise,
+)
 from clip_core.training.trainable import check_trainable
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,7 +93,8 @@ class Trainer:
         )
         image = [module for module in model.visual.modules() if isinstance(module, Block)]
         text = [module for module in model.modules() if isinstance(module, Block) and module not in image]
-        self.blocks = {"image": image, "text": text}
+        patches = [module for module in model.visual.modules() if isinstance(module, PatchDropout)]
+        self.noisy: dict[str, Sequence[Noisy]] = {"image": image, "text": text, "patches": patches}
         self._begin({})
 
     def step(self, pixels: np.ndarray, tokens: np.ndarray, learning_rate: float) -> StepResult:
@@ -104,7 +114,7 @@ class Trainer:
                     features.backward(self.loss_scale * gradient[part])
         result = self._update(sums, len(pixels) * self.processes.size, learning_rate)
         self.model.eval()
-        clear_noise(self.blocks)
+        clear_noise(self.noisy)
         return result
 
     @property
@@ -114,7 +124,7 @@ class Trainer:
 
     def _encode(self, pixels: np.ndarray, tokens: np.ndarray, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Float32 features [n, d] of both towers for a part of the batch; a frozen one keeps nothing for gradients."""
-        set_noise(self.blocks, self.recipe, self.updates, self.processes.rank * len(pixels) + part.start)
+        set_noise(self.noisy, self.recipe, self.updates, self.processes.rank * len(pixels) + part.start)
         frozen, keep = self.recipe.optimizer.frozen, torch.is_grad_enabled()
         with torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None):
             with torch.set_grad_enabled(keep and "image" not in frozen):

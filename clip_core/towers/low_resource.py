@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from clip_core.errors import CheckpointError
 from clip_core.towers.parts import (
     HEAD_WIDTH,
+    PATCH_NOISES,
     ZERO,
     Activation,
     ImageTower,
@@ -51,7 +52,7 @@ class LowResourceVisionTransformer(ImageTower):
     title: ClassVar[str] = "low-resource ViT"
     mark: ClassVar[str] = "patch_embedding"
     untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon", "pixels")
-    takes_noise: ClassVar[bool] = True
+    noises: ClassVar[tuple[str, ...]] = PATCH_NOISES
 
     resolution: int  # pixels along one side
     patch: int  # pixels along one side

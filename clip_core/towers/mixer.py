@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NoReturn
 
 from clip_core.errors import ClipError
 from clip_core.towers.parts import (
+    BLOCK_NOISES,
     MLP_RATIO,
     OPENAI_PIXELS,
     Activation,
@@ -46,7 +47,7 @@ class VisionMixer(ImageTower):
     title: ClassVar[str] = "Mixer"
     mark: ClassVar[str] = "conv1.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "epsilon", "pixels")
-    takes_noise: ClassVar[bool] = True
+    noises: ClassVar[tuple[str, ...]] = BLOCK_NOISES
 
     resolution: int  # pixels along one side
     patch: int  # pixels along one side
@@ -122,7 +123,7 @@ class TextMixer(TextTower):
     title: ClassVar[str] = "Mixer"
     mark: ClassVar[str] = "token_embedding.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "epsilon", "end_of_text")
-    takes_noise: ClassVar[bool] = True
+    noises: ClassVar[tuple[str, ...]] = BLOCK_NOISES
 
     context_length: int
     vocabulary_size: int

@@ -60,6 +60,9 @@ class Pixels:
 
 
 OPENAI_PIXELS = Pixels()
+
+BLOCK_NOISES = ("dropout", "drop_path")  # of towers of residual blocks
+PATCH_NOISES = (*BLOCK_NOISES, "patch_dropout")  # of those that compute any number of patches
 # simple-clip's square pictures, in the colours that its pretrained image towers expect.
 TORCHVISION_PIXELS = Pixels(IMAGENET_MEAN, IMAGENET_DEVIATION, "bilinear", "squash")
 
@@ -160,7 +163,7 @@ class Tower(ABC):
     width: int
     at_root: ClassVar[bool] = False  # whether its parts are the model's own, without a prefix
     mark: ClassVar[str]  # a parameter by whose name the tower is found among those of a larger module
-    takes_noise: ClassVar[bool] = False  # whether its blocks can drop what they add (`clip_core.training.noise`)
+    noises: ClassVar[tuple[str, ...]] = ()  # what it can drop while it is trained (`clip_core.training.noise`)
     # The fields that tensors do not tell: `infer` takes them to be as usual, and files that say more are believed.
     untold: ClassVar[tuple[str, ...]] = ()
 

@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.towers.parts import (
+    BLOCK_NOISES,
     MLP_RATIO,
+    PATCH_NOISES,
     ZERO,
     Activation,
     ImageTower,
@@ -47,7 +49,7 @@ class SiglipVisionTransformer(ImageTower):
     title: ClassVar[str] = "SigLIP ViT"
     mark: ClassVar[str] = "conv1.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon", "resolution", "pixels")
-    takes_noise: ClassVar[bool] = True
+    noises: ClassVar[tuple[str, ...]] = PATCH_NOISES
 
     resolution: int  # pixels along one side
     patch: int  # pixels along one side
@@ -136,7 +138,7 @@ class SiglipTextTransformer(TextTower):
     title: ClassVar[str] = "SigLIP Transformer"
     mark: ClassVar[str] = "token_embedding.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon")
-    takes_noise: ClassVar[bool] = True
+    noises: ClassVar[tuple[str, ...]] = BLOCK_NOISES
 
     context_length: int
     vocabulary_size: int

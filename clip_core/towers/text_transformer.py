@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clip_core.towers.parts import (
+    BLOCK_NOISES,
     MLP_RATIO,
     Activation,
     Normal,
@@ -31,7 +32,7 @@ class TextTransformer(TextTower):
     title: ClassVar[str] = "Transformer"
     mark: ClassVar[str] = "token_embedding.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon", "end_of_text")
-    takes_noise: ClassVar[bool] = True
+    noises: ClassVar[tuple[str, ...]] = BLOCK_NOISES
     at_root: ClassVar[bool] = True
 
     context_length: int

@@ -9,6 +9,7 @@ from typing import ClassVar
 from clip_core.towers.parts import (
     MLP_RATIO,
     OPENAI_PIXELS,
+    PATCH_NOISES,
     Activation,
     ImageTower,
     Normal,
@@ -39,7 +40,7 @@ class VisionTransformer(ImageTower):
     title: ClassVar[str] = "ViT"
     mark: ClassVar[str] = "conv1.weight"
     untold: ClassVar[tuple[str, ...]] = ("activation", "heads", "epsilon", "pixels")
-    takes_noise: ClassVar[bool] = True
+    noises: ClassVar[tuple[str, ...]] = PATCH_NOISES
 
     resolution: int  # pixels along one side
     patch: int  # pixels along one side

@@ -152,10 +152,16 @@ class Noise(Section):
     drop_path: Share = 0.0  # of the examples to which attention or MLP of the last block add nothing
 
 
+class ImageNoise(Noise):
+    """What the image tower leaves out at random besides."""
+
+    patch_dropout: Share = 0.0  # of the patches of each picture
+
+
 class Regularization(Section):
     """Noise of training, the same in every framework."""
 
-    image: Noise = Noise()
+    image: ImageNoise = ImageNoise()
     text: Noise = Noise()
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from math import log
-from typing import Protocol
+from typing import Any, Protocol
 
-from clip_core.training.noise import Noise
+from clip_core.training.noise import Noise, PatchNoise
 from clip_core.training.recipe import Optimizer, Recipe
 
 TOWERS = ("image", "text")  # in the order of their features
@@ -31,31 +31,36 @@ def chunks(count: int, size: int | None) -> list[slice]:
 
 
 class Noisy(Protocol):
-    """A block of a tower, in any framework."""
+    """A block of a tower, or what leaves out patches, in any framework."""
 
-    noise: Noise | None
+    noise: Any
 
 
-def set_noise(blocks: Mapping[str, Iterable[Noisy]], recipe: Recipe, step: int, first: int) -> None:
-    """Give each block its noise for the examples from ``first`` on, counted over all processes.
+def set_noise(noisy: Mapping[str, Sequence[Noisy]], recipe: Recipe, step: int, first: int) -> None:
+    """Give everything that drops something its noise for the examples from ``first`` on, counted over all processes.
 
     Args:
-        blocks: those of the image tower and of the text tower. A frozen tower has no noise.
+        noisy: the blocks of the ``image`` tower and of the ``text`` tower, and what leaves out ``patches``. A frozen
+            tower has no noise.
         step: the number of updates so far.
     """
-    for index, place in enumerate(TOWERS):
+    clear_noise(noisy)
+    seed = recipe.training.seed
+    for tower, place in enumerate(TOWERS):
         rates = getattr(recipe.regularization, place)
-        wanted = (rates.dropout or rates.drop_path) and place not in recipe.optimizer.frozen
-        members = list(blocks[place])
-        for number, block in enumerate(members):
-            drop_path = rates.drop_path * number / max(len(members) - 1, 1)
-            block.noise = (
-                Noise(rates.dropout, drop_path, recipe.training.seed, step, index, number, first) if wanted else None
-            )
+        if place in recipe.optimizer.frozen or not (rates.dropout or rates.drop_path):
+            continue
+        last = max(len(noisy[place]) - 1, 1)
+        for number, block in enumerate(noisy[place]):
+            block.noise = Noise(rates.dropout, rates.drop_path * number / last, seed, step, tower, number, first)
+    share = recipe.regularization.image.patch_dropout
+    if share and "image" not in recipe.optimizer.frozen:
+        for patches in noisy["patches"]:
+            patches.noise = PatchNoise(share, seed, step, first)
 
 
-def clear_noise(blocks: Mapping[str, Iterable[Noisy]]) -> None:
+def clear_noise(noisy: Mapping[str, Sequence[Noisy]]) -> None:
     """Leave no noise behind for who uses the model after a step."""
-    for members in blocks.values():
-        for block in members:
-            block.noise = None
+    for members in noisy.values():
+        for member in members:
+            member.noise = None

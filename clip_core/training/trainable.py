@@ -29,11 +29,8 @@ def check_trainable(architecture: Architecture, recipe: Recipe, followed: Collec
         raise ClipError("The sigmoid loss needs a model with a logit bias; set model.architecture.logit_bias to true.")
     for place, tower in architecture.towers.items():
         for key, rate in getattr(recipe.regularization, place):
-            if rate and not tower.takes_noise:
-                raise ClipError(
-                    f"regularization.{place}.{key} does not go with a {tower.title}, whose blocks drop nothing; leave "
-                    "it out."
-                )
+            if rate and key not in tower.noises:
+                raise ClipError(f"regularization.{place}.{key} does not go with a {tower.title}; leave it out.")
             if rate and recipe.training.compile:
                 raise ClipError(
                     f"training.compile does not go with regularization.{place}.{key}; leave one of them out."

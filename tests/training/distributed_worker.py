@@ -40,7 +40,7 @@ def batches() -> list[tuple[np.ndarray, np.ndarray]]:
 def main(backend: str, loss: str, output: str) -> None:
     architecture = replace(ARCHITECTURE, logit_bias=loss == "sigmoid")
     sections: dict = {"model": {"architecture": "shapes"}, "training": {"steps": 4}}
-    noise = {"image": {"dropout": 0.1}, "text": {"drop_path": 0.2}}
+    noise = {"image": {"dropout": 0.1, "patch_dropout": 0.3}, "text": {"drop_path": 0.2}}
     sections |= {"loss": {"kind": loss}, "optimizer": {"ema_decay": 0.5}, "regularization": noise}
     recipe = Recipe.parse(sections)
     framework = backends.get(backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -13,31 +14,48 @@ from clip_core.errors import ClipError
 from clip_core.initialize import initialize
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.training.cautions import cautions
-from clip_core.training.noise import Noise
+from clip_core.training.noise import Noise, PatchNoise
 from tests.models import sample_pixels, sample_tokens
 from tests.requested import FRAMEWORKS
 from tests.towers import EXAMPLES, IMAGES, TEXTS
 from tests.training.distributed_worker import ARCHITECTURE
 from tests.training.steps import LOSS_BOUND, RATE, recipe
 
-NOISE = {"image": {"dropout": 0.1, "drop_path": 0.2}, "text": {"dropout": 0.2, "drop_path": 0.1}}
 # Each example with a tower that can drop something, beside another that can.
 TAKING = {
     name: replace(
         example,
-        image=example.image if example.image.takes_noise else IMAGES[0],
-        text=example.text if example.text.takes_noise else TEXTS[0],
+        image=example.image if example.image.noises else IMAGES[0],
+        text=example.text if example.text.noises else TEXTS[0],
     )
     for name, example in EXAMPLES.items()
-    if example.image.takes_noise or example.text.takes_noise
+    if example.image.noises or example.text.noises
 }
 BATCH = 6
+
+
+def noise_for(architecture: Architecture) -> dict:
+    """All that it can drop, about a fifth of everything; half of the patches."""
+    rates = {"dropout": 0.1, "drop_path": 0.2, "patch_dropout": 0.5}
+    return {place: {key: rates[key] for key in tower.noises} for place, tower in architecture.towers.items()}
+
+
+NOISE = noise_for(ARCHITECTURE)
 
 
 def trainer_for(name: str, architecture: Architecture = ARCHITECTURE, noise: dict = NOISE, **training: object):
     what = recipe({"regularization": noise, "training": training})
     model = backends.get(name).CLIP(architecture, initialize(architecture, 0), device="cpu")
     return backends.get(name).Trainer(model, what)
+
+
+def at_once(framework: str) -> AbstractContextManager:
+    """NNabla computes when it is asked to, the others always."""
+    if framework != "nnabla":
+        return nullcontext()
+    import nnabla as nn
+
+    return nn.auto_forward()
 
 
 def losses(trainer, architecture: Architecture = ARCHITECTURE, steps: range = range(4)) -> list[float]:
@@ -82,15 +100,38 @@ def test_every_block_of_every_step_draws_its_own(change):
 @pytest.mark.parametrize("architecture", TAKING.values(), ids=TAKING.keys())
 def test_every_framework_drops_the_same(architecture):
     steps = range(3)
-    first, *others = (losses(trainer_for(name, architecture), architecture, steps) for name in FRAMEWORKS)
+    rates = noise_for(architecture)
+    first, *others = (losses(trainer_for(name, architecture, rates), architecture, steps) for name in FRAMEWORKS)
     for found in others:
         assert found == pytest.approx(first, rel=LOSS_BOUND)
-    for place, rates in NOISE.items():
-        alone, plain = (
-            losses(trainer_for(FRAMEWORKS[0], architecture, noise), architecture, range(1))[0]
-            for noise in ({place: rates}, {})
-        )
-        assert abs(alone / plain - 1) > 20 * LOSS_BOUND, place
+    (plain,) = losses(trainer_for(FRAMEWORKS[0], architecture, {}), architecture, range(1))
+    for place, key in ((place, key) for place, tower in architecture.towers.items() for key in tower.noises):
+        alone = trainer_for(FRAMEWORKS[0], architecture, {place: {key: rates[place][key]}})
+        assert abs(losses(alone, architecture, range(1))[0] / plain - 1) > 10 * LOSS_BOUND, (place, key)
+
+
+def test_patches_are_left_out_of_each_picture_by_chance():
+    patches = PatchNoise(patch_dropout=0.5, seed=3, step=5, first=0)
+    found = patches.kept(2000, 9)
+    assert found.shape == (2000, 4)
+    assert (np.diff(found, axis=1) > 0).all()
+    assert np.bincount(found.reshape(-1), minlength=9) == pytest.approx(np.full(9, 2000 * 4 / 9), rel=0.1)
+    assert np.array_equal(replace(patches, first=7).kept(5, 9), found[7:12])
+    assert not np.array_equal(replace(patches, step=6).kept(5, 9), found[:5])
+    assert replace(patches, patch_dropout=0.99).kept(3, 9).shape == (3, 1)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_tokens_in_front_of_the_patches_stay(framework):
+    module = trainer_for(framework).model.visual.patch_dropout
+    module.noise = PatchNoise(patch_dropout=0.5, seed=3, step=5, first=2)
+    x = np.random.default_rng(0).standard_normal((3, 10, 4)).astype(np.float32)
+    tensor, to_array = backends.get(framework).to_tensor(x), backends.get(framework).to_array
+    assert np.array_equal(to_array(module(tensor)), x), "it is not being trained"
+    module.train()
+    kept = np.concatenate([np.zeros((3, 1), np.int64), 1 + module.noise.kept(3, 9)], axis=1)
+    with at_once(framework):
+        assert np.array_equal(to_array(module(tensor)), np.take_along_axis(x, kept[:, :, None], axis=1))
 
 
 def test_what_a_block_drops():
@@ -102,10 +143,10 @@ def test_what_a_block_drops():
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 5, 64)).astype(np.float32))
     attention, mlp = (torch.from_numpy(block.noise.factors(part, x.shape)) for part in (0, 1))
     with torch.no_grad():
-        expected = x + attention * block.attn(block.ln_1(x), None)
+        expected = x + attention * block.attn.forward_tokens(block.ln_1(x), None)
         expected = expected + mlp * block.mlp(block.ln_2(expected))
-        assert torch.equal(block(x, None), expected)
-        assert not torch.equal(block.eval()(x, None), expected)
+        assert torch.equal(block(x, batch_first=True), expected)
+        assert not torch.equal(block.eval()(x, batch_first=True), expected)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -131,16 +172,8 @@ def test_between_steps_nothing_is_dropped(framework):
     model = trainer.model
     expected = backends.get(framework).CLIP(ARCHITECTURE, model.export(), device="cpu").embed_image(pixels)
     model.train()
-    assert np.array_equal(backends.get(framework).to_array(_encoded(model, pixels)), expected)
-
-
-def _encoded(model, pixels: np.ndarray):
-    if model.backend != "nnabla":
-        return model.encode_image(pixels)
-    import nnabla as nn
-
-    with nn.auto_forward():
-        return model.encode_image(pixels)
+    with at_once(framework):
+        assert np.array_equal(backends.get(framework).to_array(model.encode_image(pixels)), expected)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -160,14 +193,16 @@ def test_a_rate_for_a_frozen_tower_is_pointed_out():
     found = cautions(recipe({"optimizer": {"frozen": ["image"]}, "regularization": NOISE}), 10)
     assert [sentence for sentence in found if "regularization" in sentence] == [
         f"regularization.image.{key} has no effect: optimizer.frozen names the image tower."
-        for key in ("dropout", "drop_path")
+        for key in ("dropout", "drop_path", "patch_dropout")
     ]
 
 
 def test_what_cannot_drop_says_so():
     architecture = replace(ARCHITECTURE, image=ModifiedResNet(resolution=64, width=8, blocks=(1, 1, 1, 1), heads=4))
-    with pytest.raises(ClipError, match=r"^regularization\.image\.drop_path does not go with a ResNet, whose blocks "):
+    with pytest.raises(ClipError, match=r"^regularization\.image\.drop_path does not go with a ResNet; leave it out"):
         trainer_for("torch", architecture, {"image": {"drop_path": 0.1}})
+    with pytest.raises(ClipError, match=r"^regularization\.image\.patch_dropout does not go with a Mixer; leave "):
+        trainer_for("torch", EXAMPLES["mixer and distilbert"], {"image": {"patch_dropout": 0.1}})
     with pytest.raises(ClipError, match=r"^training\.compile does not go with regularization\.text\.dropout; leave "):
         trainer_for("torch", noise={"text": {"dropout": 0.1}}, compile=True)
     with pytest.raises(ClipError, match=r"regularization\.text\.dropout is 1: input should be less than 1"):

@@ -7,7 +7,7 @@ import nnabla.functions as F
 import numpy as np
 
 from backends.nnabla.functions import cut_patches, project
-from backends.nnabla.layers import LayerNorm, Linear, Transformer
+from backends.nnabla.layers import LayerNorm, Linear, PatchDropout, Transformer
 from backends.nnabla.module import Module, empty
 from backends.nnabla.tensors import to_tensor
 from backends.nnabla.towers.text_transformer import TextTransformer
@@ -25,6 +25,7 @@ class LowResourceVisionTransformer(Module):
         self.positional_embedding = empty(tower.grid**2 + 1, tower.width)
         self.proj = empty(tower.feature_width, embed_dim)
         self.ln_pre = LayerNorm(tower.width, tower.epsilon)
+        self.patch_dropout = PatchDropout(leading=1)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.head_fc = Linear(tower.width, tower.head_width)
@@ -37,6 +38,7 @@ class LowResourceVisionTransformer(Module):
         x = F.concatenate(token, x, axis=1)
         x = self.ln_pre(x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape)))
         observe("ln_pre", x)
+        x = self.patch_dropout(x)
         first = to_tensor(np.zeros(n, np.int64))
         x = self.transformer(x, first, causal=False, observe=below("transformer.", observe))
         x = self.head_proj(self.head_fc(self.ln_post(x)))

@@ -7,7 +7,17 @@ import nnabla.functions as F
 import numpy as np
 
 from backends.nnabla.functions import embed_patches, reshape
-from backends.nnabla.layers import MLP, Attention, Conv2d, Embedding, LayerNorm, Linear, Transformer, checked
+from backends.nnabla.layers import (
+    MLP,
+    Attention,
+    Conv2d,
+    Embedding,
+    LayerNorm,
+    Linear,
+    PatchDropout,
+    Transformer,
+    checked,
+)
 from backends.nnabla.module import Module, empty
 from backends.nnabla.tensors import to_tensor
 from clip_core.backend import Observe, below, ignore
@@ -37,6 +47,7 @@ class SiglipVisionTransformer(Module):
         self.covered = tower.grid * tower.patch  # pixels along one side that are in whole patches
         self.positional_embedding = empty(tower.grid**2, tower.width)
         self.conv1 = Conv2d(3, tower.width, tower.patch, stride=tower.patch, bias=True)
+        self.patch_dropout = PatchDropout(leading=0)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.attnpool = AttentionPool(tower)
@@ -48,6 +59,7 @@ class SiglipVisionTransformer(Module):
         x = x + F.reshape(self.conv1.bias, (1, 1, -1))
         x = x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape))
         observe("conv1", x)
+        x = self.patch_dropout(x)
         x = self.transformer(x, None, causal=False, observe=below("transformer.", observe))
         x = self.ln_post(x)
         observe("ln_post", x)

@@ -7,7 +7,7 @@ import nnabla.functions as F
 import numpy as np
 
 from backends.nnabla.functions import embed_patches, project
-from backends.nnabla.layers import Conv2d, LayerNorm, Transformer
+from backends.nnabla.layers import Conv2d, LayerNorm, PatchDropout, Transformer
 from backends.nnabla.module import Module, empty
 from backends.nnabla.tensors import to_tensor
 from clip_core.backend import Observe, below, ignore
@@ -23,6 +23,7 @@ class VisionTransformer(Module):
         self.proj = empty(tower.width, embed_dim)
         self.conv1 = Conv2d(3, tower.width, tower.patch, stride=tower.patch)
         self.ln_pre = LayerNorm(tower.width, tower.epsilon)
+        self.patch_dropout = PatchDropout(leading=1)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
@@ -33,6 +34,7 @@ class VisionTransformer(Module):
         x = F.concatenate(token, x, axis=1)
         x = self.ln_pre(x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape)))
         observe("ln_pre", x)
+        x = self.patch_dropout(x)
         first = to_tensor(np.zeros(n, np.int64))
         x = self.transformer(x, first, causal=False, observe=below("transformer.", observe))
         x = self.ln_post(x)

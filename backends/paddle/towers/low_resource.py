@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from backends.paddle.layers import LayerNorm, Transformer
+from backends.paddle.layers import LayerNorm, PatchDropout, Transformer
 from backends.paddle.tensors import empty
 from backends.paddle.towers.text_transformer import TextTransformer
 from clip_core.backend import Observe, below, ignore
@@ -23,6 +23,7 @@ class LowResourceVisionTransformer(nn.Layer):
         self.positional_embedding = empty(tower.grid**2 + 1, tower.width)
         self.proj = empty(tower.feature_width, embed_dim)
         self.ln_pre = LayerNorm(tower.width, tower.epsilon)
+        self.patch_dropout = PatchDropout(leading=1)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.head_fc = nn.Linear(tower.width, tower.head_width)
@@ -36,6 +37,7 @@ class LowResourceVisionTransformer(nn.Layer):
         x = paddle.concat([self.class_embedding.astype(x.dtype).expand([n, 1, -1]), x], axis=1)
         x = self.ln_pre(x + self.positional_embedding.astype(x.dtype))
         observe("ln_pre", x)
+        x = self.patch_dropout(x)
         first = paddle.zeros([n], dtype="int64")
         x = self.transformer(x, first, causal=False, observe=below("transformer.", observe))
         x = self.head_proj(self.head_fc(self.ln_post(x)))

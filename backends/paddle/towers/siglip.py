@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from backends.paddle.layers import MLP, Attention, LayerNorm, Transformer, checked
+from backends.paddle.layers import MLP, Attention, LayerNorm, PatchDropout, Transformer, checked
 from backends.paddle.tensors import empty
 from clip_core.backend import Observe, below, ignore
 from clip_core.towers import siglip as core
@@ -34,6 +34,7 @@ class SiglipVisionTransformer(nn.Layer):
         super().__init__()
         self.positional_embedding = empty(tower.grid**2, tower.width)
         self.conv1 = nn.Conv2D(3, tower.width, tower.patch, stride=tower.patch)
+        self.patch_dropout = PatchDropout(leading=0)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.attnpool = AttentionPool(tower)
@@ -42,6 +43,7 @@ class SiglipVisionTransformer(nn.Layer):
         x = self.conv1(x).flatten(2).transpose([0, 2, 1])  # [n, 3, r, r] -> [n, grid * grid, d]
         x = x + self.positional_embedding.astype(x.dtype)
         observe("conv1", x)
+        x = self.patch_dropout(x)
         x = self.transformer(x, None, causal=False, observe=below("transformer.", observe))
         x = self.ln_post(x)
         observe("ln_post", x)

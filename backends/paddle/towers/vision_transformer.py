@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from backends.paddle.layers import LayerNorm, Transformer
+from backends.paddle.layers import LayerNorm, PatchDropout, Transformer
 from backends.paddle.tensors import empty
 from clip_core.backend import Observe, below, ignore
 from clip_core.towers import vision_transformer as core
@@ -21,6 +21,7 @@ class VisionTransformer(nn.Layer):
         self.proj = empty(tower.width, embed_dim)
         self.conv1 = nn.Conv2D(3, tower.width, tower.patch, stride=tower.patch, bias_attr=False)
         self.ln_pre = LayerNorm(tower.width, tower.epsilon)
+        self.patch_dropout = PatchDropout(leading=1)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
@@ -29,6 +30,7 @@ class VisionTransformer(nn.Layer):
         x = paddle.concat([self.class_embedding.astype(x.dtype).expand([len(x), 1, -1]), x], axis=1)
         x = self.ln_pre(x + self.positional_embedding.astype(x.dtype))
         observe("ln_pre", x)
+        x = self.patch_dropout(x)
         first = paddle.zeros([len(x)], dtype="int64")
         x = self.transformer(x, first, causal=False, observe=below("transformer.", observe))
         x = self.ln_post(x)

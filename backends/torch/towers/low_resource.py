@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Observed, Transformer
+from backends.torch.layers import LayerNorm, Observed, PatchDropout, Transformer
 from backends.torch.towers.text_transformer import TextTransformer
 from clip_core.towers import low_resource as core
 
@@ -21,6 +21,7 @@ class LowResourceVisionTransformer(Observed):
         self.positional_embedding = nn.Parameter(torch.empty(tower.grid**2 + 1, tower.width))
         self.proj = nn.Parameter(torch.empty(tower.feature_width, embed_dim))
         self.ln_pre = LayerNorm(tower.width, tower.epsilon)
+        self.patch_dropout = PatchDropout(leading=1)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.head_fc = nn.Linear(tower.width, tower.head_width)
@@ -34,6 +35,7 @@ class LowResourceVisionTransformer(Observed):
         x = torch.cat([self.class_embedding.to(x.dtype).expand(n, 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
         self.observe("ln_pre", x)
+        x = self.patch_dropout(x)
         first = torch.zeros(n, dtype=torch.long, device=x.device)
         x = self.transformer.pool(x, first, self.transformer.is_whole(x))
         x = self.head_proj(self.head_fc(self.ln_post(x)))

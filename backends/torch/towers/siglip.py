@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import MLP, Attention, LayerNorm, Observed, Transformer, checked
+from backends.torch.layers import MLP, Attention, LayerNorm, Observed, PatchDropout, Transformer, checked
 from clip_core.towers import siglip as core
 
 
@@ -32,6 +32,7 @@ class SiglipVisionTransformer(Observed):
         super().__init__()
         self.positional_embedding = nn.Parameter(torch.empty(tower.grid**2, tower.width))
         self.conv1 = nn.Conv2d(3, tower.width, tower.patch, stride=tower.patch)
+        self.patch_dropout = PatchDropout(leading=0)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.attnpool = AttentionPool(tower)
@@ -40,6 +41,7 @@ class SiglipVisionTransformer(Observed):
         x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
         x = x + self.positional_embedding.to(x.dtype)
         self.observe("conv1", x)
+        x = self.patch_dropout(x)
         x = self.transformer.pool(x, None, self.transformer.is_whole(x))
         x = self.ln_post(x)
         self.observe("ln_post", x)

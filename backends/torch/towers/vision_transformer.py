@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Observed, Transformer
+from backends.torch.layers import LayerNorm, Observed, PatchDropout, Transformer
 from clip_core.towers import vision_transformer as core
 
 
@@ -20,6 +20,7 @@ class VisionTransformer(Observed):
         self.proj = nn.Parameter(torch.empty(tower.width, embed_dim))
         self.conv1 = nn.Conv2d(3, tower.width, tower.patch, stride=tower.patch, bias=False)
         self.ln_pre = LayerNorm(tower.width, tower.epsilon)
+        self.patch_dropout = PatchDropout(leading=1)
         self.transformer = Transformer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
@@ -28,6 +29,7 @@ class VisionTransformer(Observed):
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
         self.observe("ln_pre", x)
+        x = self.patch_dropout(x)
         first = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
         x = self.transformer.pool(x, first, self.transformer.is_whole(x))
         x = self.ln_post(x)
