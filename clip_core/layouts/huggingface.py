@@ -145,8 +145,12 @@ _SIGLIP_PROCESSOR_DEFAULTS = _PROCESSOR_DEFAULTS | {
 }
 _FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _DEFAULTS = {"text": _TEXT_DEFAULTS, "vision": _VISION_DEFAULTS}
-_KINDS = {"clip": _PROCESSOR_DEFAULTS, "siglip": _SIGLIP_PROCESSOR_DEFAULTS}  # the types of model, and their pixels
-_LEGACY_END = 2  # with this eos_token_id, transformers takes the highest token of a text for its end
+_KINDS = {
+    "clip": _PROCESSOR_DEFAULTS,
+    "metaclip_2": _PROCESSOR_DEFAULTS,
+    "siglip": _SIGLIP_PROCESSOR_DEFAULTS,
+}  # the types of model, and their pixels
+_LEGACY_END = 2  # with this eos_token_id, transformers' CLIPModel takes the highest token of a text for its end
 
 
 def _join(weights: Weights) -> Weights:
@@ -182,7 +186,8 @@ def _words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
 def _fields_of_clip(config: Mapping[str, Any]) -> dict[str, Any]:
     text, vision = (_tower(config, name, _DEFAULTS[name]) for name in ("text", "vision"))
     end = text["eos_token_id"]
-    ends = {"end_of_text": number(text, "vocab_size", 0) - 1 if end == _LEGACY_END else end}
+    legacy = end == _LEGACY_END and config.get("model_type", "clip") == "clip"
+    ends = {"end_of_text": number(text, "vocab_size", 0) - 1 if legacy else end}
     return {"embed_dim": config.get("projection_dim", 512)} | _fields_of_both(text, vision) | placed("text", ends)
 
 

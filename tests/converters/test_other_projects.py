@@ -189,7 +189,7 @@ def test_a_custom_text_model_of_open_clip(vit, tmp_path, assert_equal_weights):
         ("{", r"config\.json beside it cannot be used: it is not JSON \(JSONDecodeError"),
         ("[]", "it is list, expected an object"),
         ('{"text_config": 5}', "text_config is int, expected an object"),
-        ('{"model_type": "blip"}', "it is of a model of the type 'blip'; known here are clip, siglip"),
+        ('{"model_type": "blip"}', "it is of a model of the type 'blip'; known here are clip, metaclip_2, siglip"),
         ('{"auto_map": {"AutoModel": "own.Model"}}', "its auto_map names code of its own"),
         ("[" * 100_000, r"it is not JSON \(RecursionError"),
         (" " * (1 << 20) + "{}", "at most 1048576 are read here"),

@@ -82,7 +82,7 @@ def test_a_folder_is_written_back_bit_for_bit_and_transformers_loads_it(folder, 
 @pytest.mark.parametrize(
     ("section", "changes", "sentence"),
     [
-        (None, {"model_type": "blip"}, "it is of a model of the type 'blip'; known here are clip, siglip"),
+        (None, {"model_type": "blip"}, "it is of a model of the type 'blip'; known here are clip, metaclip_2, siglip"),
         ("vision_config", {"vision_use_head": False}, "its vision_use_head leaves out the attention pool, which"),
         ("text_config", {"hidden_act": "relu"}, "it sets hidden_act to 'relu', which cannot be computed here"),
         ("text_config", {"vocab_size": 51}, "vocabulary_size is 51 by config.json beside it, but 50 by the weights"),
