@@ -11,6 +11,7 @@ from clip_core.architecture import Architecture
 from clip_core.models import ARCHITECTURES, TOWERS
 from clip_core.text.bpe_training import learn_byte_level
 from clip_core.text.definitions import byte_level
+from clip_core.text.loading import read_tokenizer
 from clip_core.training.recipe import Recipe
 from tests.migration.checks import (
     READS_TABLE,
@@ -103,6 +104,19 @@ def own_tokens(row: Row, train: Trainings) -> None:
     assert {tower.vocabulary_size for tower in TOWERS["text"].values()} == {20_000}
 
 
+def learnt_tokens(row: Row, train: Trainings) -> None:
+    """[NON], [EOS] and [SOS] first, then bytes, then merges."""
+    (train.data / "corpus.txt").write_text("to to\n")
+    command = row.command.removeprefix("clip ").replace("20000", "261")
+    assert command != row.command.removeprefix("clip ")
+    train.command(
+        f"{command} --force -o {train.data / 'learnt.json'}".replace("corpus.txt", str(train.data / "corpus.txt"))
+    )
+    tokenizer = read_tokenizer(train.data / "learnt.json")
+    assert (tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end, tokenizer.start) == (261, 0, 1, 2)
+    assert tokenizer.encode("to") == [260]
+
+
 def unscaled(row: Row, train: Trainings) -> None:
     """The middle square of a picture, from 0 to 1."""
     built = train.recipe(row.settings).model.build()
@@ -128,6 +142,7 @@ CHECKS: dict[str, Check] = {
     "-batch_size 128": batch(128),
     "-epochs 5": epochs(5),
     "-max_length 32, -text_dim_out 512, -image_dim_out 768, -embedding_dim 512": dimensions,
+    "python data.py -task=3, the tokenizer of a corpus": learnt_tokens,
     "-vocab_size 20000, a tokenizer JSON": own_tokens,
     "-decay 0.2, of every parameter": decay(0.2, of_all=True),
     "-beta_1 0.9, -beta_2 0.98": moments(0.9, 0.98),
