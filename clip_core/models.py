@@ -56,7 +56,7 @@ SIGLIP = Family(
 META_CLIP_2 = Family(
     "MetaCLIP 2",
     "SentencePiece of XLM-V (L: of mT5), from the tokenizer.json in the model's folder",
-    "open_clip folders and files",
+    "Hugging Face and open_clip folders",
 )
 
 

@@ -145,11 +145,8 @@ _SIGLIP_PROCESSOR_DEFAULTS = _PROCESSOR_DEFAULTS | {
 }
 _FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _DEFAULTS = {"text": _TEXT_DEFAULTS, "vision": _VISION_DEFAULTS}
-_KINDS = {
-    "clip": _PROCESSOR_DEFAULTS,
-    "metaclip_2": _PROCESSOR_DEFAULTS,
-    "siglip": _SIGLIP_PROCESSOR_DEFAULTS,
-}  # the types of model, and their pixels
+# The types of model that can be computed here, and what their image processors take otherwise.
+_KINDS = {"clip": _PROCESSOR_DEFAULTS, "metaclip_2": _PROCESSOR_DEFAULTS, "siglip": _SIGLIP_PROCESSOR_DEFAULTS}
 _LEGACY_END = 2  # with this eos_token_id, transformers' CLIPModel takes the highest token of a text for its end
 
 

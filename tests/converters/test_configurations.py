@@ -64,6 +64,7 @@ def open_clip(model: dict[str, Any], vision: dict[str, Any], text: dict[str, Any
         (({}, {"head_width": 16}, {"heads": 8}, {}), {"image.heads": 4, "text.heads": 8}),
         (({}, {"norm_kwargs": {"eps": 1e-6}}, {"norm_kwargs": {}}, {}), {"image.epsilon": 1e-6, "text.epsilon": 1e-5}),
         (({}, {}, {"pool_type": "eos", "eos_id": 48}, {}), {"text.end_of_text": 48}),
+        (({}, {}, {"pool_type": "eos", "hf_tokenizer_name": "facebook/xlm-v-base"}, {}), {"text.end_of_text": 2}),
         (({}, {"patch_dropout": 0.5, "pool_type": "tok"}, {"pool_type": "argmax"}, {}), {"text.end_of_text": 49}),
         (
             ({}, {}, {}, {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear", "resize_mode": "squash"}),
