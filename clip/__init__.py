@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is found out when it is asked for: `train`, which brings along all that reads recipes and data, and
-    ``__version__``, that of the installed package."""
+    """What is found out when it is asked for: `train`, which brings along all that reads recipes and data, the modules
+    with the names of OpenAI's, and ``__version__``, that of the installed package."""
+    if name in ("clip", "model", "simple_tokenizer"):
+        return importlib.import_module(f"clip.{name}")
     if name == "train":
         from clip.training import train
 

@@ -49,6 +49,15 @@ class Preprocess:
         """
         return preprocessing.preprocess(image, self.resolution, self.wanted)
 
+    @property
+    def transforms(self) -> list[Callable[[Any], Any]]:
+        """The same as single steps, like those of torchvision's ``Compose``; PyTorch's pictures alone have them.
+
+        Raises:
+            AttributeError: the model is of another framework.
+        """
+        return backends.get(self.backend).preprocessing_steps(self.resolution, self.wanted)
+
     def __repr__(self) -> str:
         return f"Preprocess(resolution={self.resolution}, backend={self.backend!r})"
 
@@ -96,7 +105,7 @@ def load(
             folder with one.
         device: the framework's own name of a device. By default PyTorch and Paddle use the first GPU they can, else the
             CPU, and NNabla its current context.
-        jit: only ``False``; the code in TorchScript archives is never run.
+        jit: gives the same model with a warning, since the code in TorchScript archives is never run.
         download_root: the folder for downloaded weights; by default the user's cache folder.
         backend: ``torch``, ``paddle``, ``nnabla`` or ``numpy``. By default a file's suffix decides, and for a name
             ``$CLIP_BACKEND``, else the first framework that is installed.
@@ -116,11 +125,13 @@ def load(
 
     Warns:
         AssumptionWarning: nothing says which activation the model needs, so that it was taken to be like OpenAI's.
+        UserWarning: ``jit`` is on.
     """
     global _current
     if jit:
-        raise ClipError(
-            "jit=True is not possible: archived code is never run here; use torch.compile(model) for speed."
+        warnings.warn(
+            "jit=True gives the plain model: archived code is never run here; use torch.compile(model) for speed.",
+            stacklevel=2,
         )
     _current = open_model(
         name,
@@ -219,11 +230,28 @@ def weights_file(
         if not os.path.exists(name):
             raise ClipError(f"There is no file {name} and no model of that name; the models are {', '.join(MODELS)}.")
         return converters.find(name), None
+    return fetch(named, download_root, progress), named
+
+
+def fetch(
+    named: NamedModel,
+    root: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Path:
+    """The file of a model, fetched if need be.
+
+    Args:
+        root: the folder for downloaded weights; by default the user's cache folder.
+        progress: as for `weights_file`.
+
+    Raises:
+        DownloadError: it cannot be fetched, or is not what it should be.
+    """
     if named.url is None:
-        return RESOURCES / named.file, named
-    folder = Path(download_root) if download_root is not None else cache_folder() / "models"
+        return RESOURCES / named.file
+    folder = Path(root) if root is not None else cache_folder() / "models"
     most = 4 * count(named.architecture) + (16 << 20)  # bytes; the files are half of that, and have code beside it
-    return download(named.url, folder / named.file, named.sha256, limit=most, progress=progress), named
+    return download(named.url, folder / named.file, named.sha256, limit=most, progress=progress)
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = OPENAI_CONTEXT_LENGTH, truncate: bool = False) -> Tensor:

@@ -14,6 +14,7 @@ from clip_core.architecture import Architecture
 from clip_core.errors import ClipError
 from clip_core.naming import Weights
 from clip_core.text.tokenizer import Tokenizer
+from clip_core.towers.parts import Pixels
 
 if TYPE_CHECKING:
     from clip_core.training.recipe import Recipe  # which takes a while to import, and inference needs none
@@ -54,6 +55,14 @@ class Backend(ABC):
     def value_of(self, output: Tensor) -> np.ndarray:
         """`to_array` of what a model has given, computed now if it is not yet."""
         return self.to_array(output)
+
+    def preprocessing_steps(self, resolution: int, wanted: Pixels) -> list[Callable[[Any], Any]]:
+        """The preprocessing of pictures as single steps, like those of torchvision's ``Compose``.
+
+        Raises:
+            AttributeError: the users of this framework know no such steps.
+        """
+        raise AttributeError(f"the preprocessing for {self.name} has no single steps")
 
     def publish(self, model: Model) -> None:  # noqa: B027  # most frameworks keep nothing
         """Make a model known to what the framework keeps for the whole process, if it keeps anything."""

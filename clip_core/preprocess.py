@@ -38,15 +38,38 @@ def preprocess(image: Image.Image, resolution: int, wanted: Pixels = OPENAI_PIXE
             unknown, or so long and narrow that resizing its shorter side to ``resolution`` gives more than `MAX_PIXELS`
             pixels.
     """
-    width, height = _resized_size(image, resolution, wanted)
-    left, top = round((width - resolution) / 2), round((height - resolution) / 2)
+    small = resized(image, resolution, wanted)
     try:
-        resized = resize(in_eight_bits(image, "The picture"), (width, height), resampling_of(wanted.interpolation))
-        return _pixels_of(resized.crop((left, top, left + resolution, top + resolution)), wanted)
+        return _pixels_of(centre(small, resolution), wanted)
+    except Exception as error:
+        raise _unusable(image, error) from error
+
+
+def resized(image: Image.Image, resolution: int, wanted: Pixels = OPENAI_PIXELS) -> Image.Image:
+    """One picture of any mode and size, resized as for `preprocess`, which crops and converts it then.
+
+    Raises:
+        ImageError: as `preprocess`.
+    """
+    _check_image(image)
+    size = resized_size(image.size, resolution, wanted)
+    try:
+        return resize(in_eight_bits(image, "The picture"), size, resampling_of(wanted.interpolation))
     except ImageError:
         raise
     except Exception as error:  # an image that was opened lazily is decoded here, and decoders raise anything
         raise _unusable(image, error) from error
+
+
+def centre(image: Image.Image, resolution: int) -> Image.Image:
+    """The middle of a picture, ``resolution`` pixels along each side."""
+    return image.crop(centre_box(image.width, image.height, resolution))
+
+
+def centre_box(width: int, height: int, resolution: int) -> Box:
+    """The middle of a picture of ``width`` x ``height`` pixels."""
+    left, top = round((width - resolution) / 2), round((height - resolution) / 2)
+    return left, top, left + resolution, top + resolution
 
 
 def pixels(images: Sequence[Image.Image], resolution: int, wanted: Pixels = OPENAI_PIXELS) -> np.ndarray:
@@ -142,20 +165,24 @@ class RandomResizedCrop:
         return left, top, left + part_width, top + part_height
 
 
-def _resized_size(image: Image.Image, resolution: int, wanted: Pixels) -> tuple[int, int]:
-    """Width and height once the shorter side is ``resolution``, the longer side rounded down; or once both are."""
-    _check_image(image)
+def resized_size(size: tuple[int, int], resolution: int, wanted: Pixels = OPENAI_PIXELS) -> tuple[int, int]:
+    """Width and height once the shorter side is ``resolution``, the longer side rounded down; or once both are.
+
+    Raises:
+        ImageError: that are more than `MAX_PIXELS` pixels.
+    """
     if wanted.resize == "squash":
         return resolution, resolution
-    short, long = sorted(image.size)
+    width, height = size
+    short, long = sorted(size)
     resized_long = int(resolution * long / short)
     if resolution * resized_long > MAX_PIXELS:
         # Resizing the crop alone would cost nothing, but it gives other pixels than the official transform.
         raise ImageError(
-            f"A picture of {image.width} x {image.height} pixels is too long and narrow: resized to {resolution} along "
+            f"A picture of {width} x {height} pixels is too long and narrow: resized to {resolution} along "
             f"its shorter side it has {resolution * resized_long} pixels, and the limit is {MAX_PIXELS}; crop it first."
         )
-    return (resolution, resized_long) if image.width <= image.height else (resized_long, resolution)
+    return (resolution, resized_long) if width <= height else (resized_long, resolution)
 
 
 def _pixels_of(image: Image.Image, wanted: Pixels) -> np.ndarray:

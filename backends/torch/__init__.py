@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from backends.torch.model import CLIP
 from backends.torch.tensors import to_array, to_tensor
 from clip_core.backend import Backend, ProcessGroupClass, TrainerClass
+from clip_core.towers.parts import Pixels
 
 __all__ = ["BACKEND", "CLIP", "to_array", "to_tensor"]
 
@@ -32,6 +35,11 @@ class PyTorch(Backend):
         from backends.torch.process_group import ProcessGroup
 
         return ProcessGroup
+
+    def preprocessing_steps(self, resolution: int, wanted: Pixels) -> list[Callable[[Any], Any]]:
+        from backends.torch.transforms import steps
+
+        return steps(resolution, wanted)
 
     def launcher(self, processes: int) -> list[str]:
         options = ["--standalone", "--nproc_per_node", str(processes)]

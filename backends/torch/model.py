@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from typing import TypeVar
@@ -99,8 +100,17 @@ class CLIP(Observed):
 
     @property
     def tower(self) -> TextTower:
-        """The text tower, which a model is itself whose text tower is at its root."""
-        return self.architecture.text
+        """The text tower, which a model is itself whose text tower is at its root; with the positions and the tokens
+        that it has now.
+        """
+        tower = self.architecture.text
+        if not tower.at_root:
+            return tower
+        length = len(self.positional_embedding)
+        size = getattr(self.token_embedding, "num_embeddings", tower.vocabulary_size)
+        if (length, size) == (tower.context_length, tower.vocabulary_size):
+            return tower
+        return replace(tower, context_length=length, vocabulary_size=size)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -237,19 +247,25 @@ class CLIP(Observed):
         resolution = self.architecture.image.resolution
         if not isinstance(image, torch.Tensor):
             image = to_tensor(check_pixels(image, resolution))
-        check_pixel_shape(image.shape, resolution)
+        if not recorded(image) and image.shape[1:] != (3, resolution, resolution) and self._keeps_image_tower():
+            check_pixel_shape(image.shape, resolution)
         if not image.is_floating_point():
             raise ImageError(f"The pixels have dtype {image.dtype}, expected float32; pass the pictures to preprocess.")
         return image.to(self.device, self.dtype)
 
     def _tokens(self, text: torch.Tensor | np.ndarray) -> torch.Tensor:
-        tower = self.architecture.text
         if not isinstance(text, torch.Tensor):
-            text = to_tensor(check_tokens(text, tower))
-        check_token_shape(text.shape, tower)
+            text = to_tensor(check_tokens(text, self.tower))
+        if not recorded(text):
+            check_token_shape(text.shape, self.tower)
         if text.dtype not in (torch.int32, torch.int64):
             raise TextError(f"The tokens have dtype {text.dtype}, expected int32 or int64; make them with tokenize.")
         return text.to(self.device)
+
+    def _keeps_image_tower(self) -> bool:
+        """Whether the image tower has the shapes of its architecture; another one decides itself what it takes."""
+        shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
+        return all(shapes.get(parameter.name) == parameter.shape for parameter in self.architecture.mounted("image"))
 
     @contextmanager
     def _evaluation(self) -> Iterator[CLIP]:

@@ -43,21 +43,30 @@ def openai_merges() -> str:
     """
     if chosen := os.environ.get("CLIP_VOCABULARY"):
         try:
-            return _merges(files.read_regular(chosen, limit=_LARGEST), chosen)
+            return merges_of(chosen)
         except ClipError as error:
             raise TextError(f"$CLIP_VOCABULARY cannot be used: {error}") from error
     sources: tuple[Callable[[], Path], ...] = (_cached, _installed, _fetched)
     tried = []
     for source in sources:
         try:
-            path = source()
-            return _merges(files.read_regular(path, limit=_LARGEST), str(path))
+            return merges_of(source())
         except ClipError as error:
             tried.append(str(error).rstrip("."))
     raise DownloadError(
         f"OpenAI's vocabulary was not found: {'; '.join(tried)}. "
         f"Set $CLIP_VOCABULARY to a copy of {NAME}, or run: pip install --no-deps open_clip_torch."
     )
+
+
+def merges_of(path: str | os.PathLike[str]) -> str:
+    """The merges of a copy of OpenAI's file.
+
+    Raises:
+        TextError: it is not OpenAI's file; the sentence says what differs.
+        ClipError: it cannot be read.
+    """
+    return _merges(files.read_regular(path, limit=_LARGEST), str(path))
 
 
 def are_openais(merges: Sequence[str]) -> bool:
