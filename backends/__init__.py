@@ -16,6 +16,9 @@ NAMES = ("torch", "paddle", "nnabla", "numpy")
 
 TRAINING = ("torch", "paddle", "nnabla")
 
+# What runs exported models; taken only where it is named.
+RUNTIMES = ("onnx",)
+
 # Whose files a suffix is for.
 OF_SUFFIX = {
     ".h5": "nnabla",
@@ -31,7 +34,7 @@ OF_SUFFIX = {
 }
 
 # The oldest release of each framework that has all that its backend uses; setup.cfg asks pip for the same.
-OLDEST = {"torch": "2.4", "paddle": "3.0", "nnabla": "1.39"}
+OLDEST = {"torch": "2.4", "paddle": "3.0", "nnabla": "1.39", "onnx": "1.16"}
 
 
 def get(name: str) -> Backend:
@@ -41,8 +44,8 @@ def get(name: str) -> Backend:
         ClipError: there is no backend of that name.
         BackendMissing: its framework is not installed, is too old, or does not import.
     """
-    if name not in NAMES:
-        raise ClipError(f"There is no backend {name!r}; choose one of {', '.join(NAMES)}.")
+    if name not in (*NAMES, *RUNTIMES):
+        raise ClipError(f"There is no backend {name!r}; choose one of {', '.join((*NAMES, *RUNTIMES))}.")
     if name not in OLDEST:
         return _backend(name)
     version = ""

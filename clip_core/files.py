@@ -96,6 +96,60 @@ def atomic_open(target: str | os.PathLike[str], replace: bool = True) -> Iterato
 
 
 @contextmanager
+def atomic_folder(
+    target: str | os.PathLike[str], last: str, owned: Iterable[str] = (), replace: bool = True
+) -> Iterator[Path]:
+    """Give a temporary folder beside ``target``; when the block ends well, its files appear in ``target``.
+
+    Where that is not there, in one rename. Else ``last``, a file that tells of the others, goes first and its new
+    version comes after them, so that it never stands beside files that it does not tell of. On any error, also Ctrl-C,
+    the temporary folder is removed and ``target`` is untouched.
+
+    Args:
+        owned: names of files that are parts of an older version, and removed where the new one does not have them.
+        replace: whether files that are there are replaced.
+
+    Raises:
+        ClipError: the target is something other than a folder, has one of the files and it is not to be replaced, or
+            cannot be written.
+    """
+    with _errors_about(target, "written"):
+        real = _real_path(target)
+        if real == real.parent or (real.exists() and not real.is_dir()):
+            raise ClipError(f"{target} cannot be the folder of the files; give the name of another one.")
+        temporary = beside(real, secrets.token_hex(_TOKEN_BYTES))
+        with _tidied(real):
+            try:
+                temporary.mkdir()
+                yield temporary
+                names = sorted((path.name for path in temporary.iterdir()), key=last.__eq__)
+                for name in names:
+                    with open(temporary / name, "rb") as file:
+                        os.fsync(file.fileno())
+                sync_folder(temporary)
+                if real.exists():
+                    _replace_files(temporary, real, names, owned, replace)
+                else:
+                    os.rename(temporary, real)
+                sync_folder(real.parent)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_files(source: Path, target: Path, names: list[str], owned: Iterable[str], replace: bool) -> None:
+    """Move files into a folder, the last of them as the last."""
+    for name in names:
+        check_target(target / name, force=replace)
+    (target / names[-1]).unlink(missing_ok=True)
+    sync_folder(target)
+    for name in set(owned) - set(names):
+        (target / name).unlink(missing_ok=True)
+    for name in names:
+        os.replace(source / name, target / name)
+    sync_folder(target)
+
+
+@contextmanager
 def set_aside(path: str | os.PathLike[str]) -> Iterator[None]:
     """Take a file away: when the block fails, it is put back, and when it ends well, it is gone.
 
@@ -313,7 +367,7 @@ def _tidied(target: Path) -> Iterator[None]:
                     for path in target.parent.iterdir():
                         key = path.stem.rpartition(".")[2]
                         if len(key) == 2 * _TOKEN_BYTES and path == beside(target, key):
-                            path.unlink()
+                            shutil.rmtree(path) if path.is_dir() else path.unlink()
                 _share(folder)
         yield
 

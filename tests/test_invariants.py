@@ -16,8 +16,8 @@ from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from tests.towers import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("backends", "clip", "clip_core", "converters")
-FRAMEWORKS = ("torch", "paddle", "nnabla", "transformers", "open_clip", "torchvision")
+PACKAGES = ("backends", "clip", "clip_core", "converters", "exporters")
+FRAMEWORKS = ("torch", "paddle", "nnabla", "transformers", "open_clip", "torchvision", "onnx", "onnxruntime")
 SOURCES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -92,7 +92,10 @@ ALLOWED = {
     "backends/torch/": {"clip_core", "backends.torch", "torch"},
     "backends/paddle/": {"clip_core", "backends.paddle", "paddle"},
     "backends/nnabla/": {"clip_core", "backends.nnabla", "nnabla"},
-    "clip/": {"clip", "clip_core", "converters", "backends"},
+    "backends/onnx/": {"clip_core", "backends.onnx", "exporters.onnx", "onnxruntime"},
+    "exporters/": {"clip_core", "exporters"},
+    "exporters/onnx/": {"clip_core", "exporters.onnx", "onnx", "onnxruntime"},
+    "clip/": {"clip", "clip_core", "converters", "backends", "exporters"},
 }
 
 
@@ -254,7 +257,7 @@ def hook(event, arguments):
     if event == "socket.connect":
         events.append(event)
 sys.addaudithook(hook)
-import backends, clip, clip_core, clip_core.architecture, clip_core.text.loading, converters
+import backends, clip, clip_core, clip_core.architecture, clip_core.text.loading, converters, exporters
 found = set(sys.modules) & set({(*FRAMEWORKS, "grain", "matplotlib", "scipy")!r})
 print(events, found)
 """
@@ -309,23 +312,29 @@ LIKE_OPENAI = {"QuickGELU", "QuickGELU.forward", "Observed", "Blocks", "Blocks.f
 }
 
 
-def outline(framework: str, file: str) -> list[str]:
+def outline(folder: str, file: str) -> list[str]:
     """The classes of a file with their methods, in order."""
     found = []
-    for node in tree_of(f"backends/{framework}/{file}").body:
+    for node in tree_of(f"{folder}/{file}").body:
         if isinstance(node, ast.ClassDef):
             methods = [inner.name for inner in node.body if isinstance(inner, ast.FunctionDef)]
             found += [node.name, *(f"{node.name}.{'forward' if name == '__call__' else name}" for name in methods)]
     return [name for name in found if name not in NATIVE | OF_SOME | LIKE_OPENAI]
 
 
+@pytest.mark.parametrize("file", [file for file in TWINS if file not in ("model.py", "towers/parts.py")])
+def test_the_writer_of_graphs_is_a_twin_of_the_reference(file):
+    assert outline("exporters/onnx", file) == outline("backends/numpy", file)
+    assert len(outline("exporters/onnx", file)) > 2
+
+
 @pytest.mark.parametrize("framework", ["paddle", "nnabla", "numpy"])
 @pytest.mark.parametrize("file", [file for file in TWINS if file != "towers/parts.py"])
 def test_twin_files_define_the_same_classes_in_the_same_order(framework, file):
-    expected = outline("torch", file)
+    expected = outline("backends/torch", file)
     if framework == "numpy":
         expected = [name for name in expected if name not in NOT_NUMPY]
-    assert outline(framework, file) == expected
+    assert outline(f"backends/{framework}", file) == expected
     assert len(expected) > 2
 
 
@@ -385,6 +394,16 @@ def test_every_tower_has_an_example():
     """On which tests/test_towers.py asks everything of it, in every backend."""
     assert {example.image.kind for example in EXAMPLES.values()} == IMAGE_TOWERS.keys()
     assert {example.text.kind for example in EXAMPLES.values()} == TEXT_TOWERS.keys()
+
+
+def test_every_tower_has_a_writer_of_its_graph():
+    """A tower without one would be refused by name (`exporters.onnx.model`), and there is none."""
+    from exporters.onnx import towers
+
+    for writers, towers_of_core in ((towers.IMAGE_TOWERS, IMAGE_TOWERS), (towers.TEXT_TOWERS, TEXT_TOWERS)):
+        assert {kind: writer.__name__ for kind, writer in writers.items()} == {
+            kind: tower.__name__ for kind, tower in towers_of_core.items()
+        }
 
 
 def test_only_towers_and_the_registry_name_a_tower():

@@ -95,7 +95,7 @@ def test_the_wheel_holds_the_packages_with_all_their_files_and_the_recipes(check
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
         assert wheel.name == f"triclip-{clip.__version__}-py3-none-any.whl"
-    packages = ("backends", "clip", "clip_core", "converters")
+    packages = ("backends", "clip", "clip_core", "converters", "exporters")
     expected = {f"{package}/{name}" for package in packages for name in files(checkout / package)}
     assert found == expected | {f"clip_core/configs/{name}" for name in files(checkout / "configs")}
 

@@ -21,6 +21,7 @@ from clip.command import (
     demo,
     download,
     evaluate,
+    export,
     inspect,
     models,
     parity,
@@ -53,7 +54,7 @@ def _options(
     """One CLIP for NNabla, Paddle, PyTorch and NumPy, verified to produce the same numbers."""
 
 
-for module in (models, inspect, convert, parity, classify, tokenize, download, train, evaluate, demo):
+for module in (models, inspect, convert, export, parity, classify, tokenize, download, train, evaluate, demo):
     app.command(module.__name__.rsplit(".", 1)[-1])(module.run)
 app.add_typer(tokenizer.app, name="tokenizer")
 

@@ -48,7 +48,19 @@ from tests.requested import BACKENDS
 INSTALLED = [name for name in ("numpy", "torch", "paddle", "nnabla") if name in backends.available()]
 CIRCLE = samples.pictures()["a large solid red circle"]
 STAR = samples.pictures()["a large solid turquoise star"]
-COMMANDS = ["models", "inspect", "convert", "parity", "classify", "tokenize", "download", "train", "evaluate", "demo"]
+COMMANDS = [
+    "models",
+    "inspect",
+    "convert",
+    "export",
+    "parity",
+    "classify",
+    "tokenize",
+    "download",
+    "train",
+    "evaluate",
+    "demo",
+]
 
 
 # All commands ---------------------------------------------------------------------------------------------------------

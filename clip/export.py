@@ -1,0 +1,250 @@
+"""Models for other runtimes: written, run at once beside the reference, and published only if they pass."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import backends
+from clip.api import LoadedModel, open_model, weights_file
+from clip.parity import Inputs
+from clip.proof import BUDGETS, Proof, Run, beyond, shapes
+from clip_core import files
+from clip_core.errors import ClipError
+from clip_core.evaluation.zero_shot import unit_features
+from clip_core.image import open_image
+from clip_core.text import vocabulary
+from converters import files_of
+
+if TYPE_CHECKING:
+    from exporters.onnx.model import Part
+
+PARTS: tuple[Part, ...] = ("image", "text", "both")
+REPORT = "export.json"
+FORMAT = 1
+BATCH = 27  # inputs that are looked at together
+
+
+def export(
+    name: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    precision: str = "fp32",
+    opset: int | None = None,
+    parts: Sequence[str] = PARTS,
+    pictures: Sequence[str | os.PathLike[str]] = (),
+    texts: Sequence[str] = (),
+    like: str | os.PathLike[str] | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
+    resolution: int | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write a model as files of ONNX into a folder, with the report of their proof, which it gives as plain data.
+
+    Args:
+        name: a model's name, a weights file, or a folder with one.
+        folder: made where it is absent.
+        precision: ``fp32``, ``fp16``, or ``int8`` by static quantisation.
+        opset: the version of ONNX's operators.
+        parts: ``image`` and ``text``, a file of each tower, and ``both``, which gives the logits of pictures and texts.
+        pictures, texts: what int8 is calibrated on; without them, drawn shapes and their names.
+        like, activation, heads, resolution: as for `clip.load`.
+        force: replace files that are there already.
+
+    Raises:
+        ClipError: a library is missing, the model cannot be read, or the export differs from the reference by more than
+            its budget (`clip.proof.BUDGETS`).
+    """
+    if precision not in BUDGETS:
+        raise ClipError(f"There is no precision {precision!r} to export; choose one of {', '.join(BUDGETS)}.")
+    if (pictures or texts) and precision != "int8":
+        raise ClipError(f"Nothing is calibrated in {precision}; leave pictures and texts out, or choose int8.")
+    backends.get("onnx")  # before the work, not in the middle of it
+    from exporters.onnx.storage import BESIDE, check_opset
+
+    opset = check_opset(opset)
+    names = {part: f"{part}.onnx" for part in PARTS if part in parts}
+    inputs = [*files_of(weights_file(name)[0]), *pictures]
+    for file in (*names.values(), REPORT):
+        files.check_target(Path(folder, file), inputs, force)
+    judge = open_model(
+        name,
+        backend="numpy",
+        precision="fp64",
+        like=like,
+        activation=activation,
+        heads=heads,
+        resolution=resolution,
+    )
+    owned = [file + suffix for file in (f"{part}.onnx" for part in PARTS) for suffix in ("", BESIDE)]
+    with files.atomic_folder(folder, REPORT, owned, replace=force) as temporary:
+        report = _Export(judge, precision, opset, temporary).run(names, pictures, texts)
+        files.write_text(temporary / REPORT, json.dumps(report, indent=2) + "\n")
+    return report
+
+
+class _Export:
+    """One model on its way into a folder."""
+
+    def __init__(self, judge: LoadedModel, precision: str, opset: int, folder: Path) -> None:
+        self.judge, self.precision, self.opset, self.folder = judge, precision, opset, folder
+        self.architecture, self.weights = judge.model.architecture, judge.model.export()
+        self.description = describe(judge, precision)
+
+    def run(
+        self, names: Mapping[Part, str], pictures: Sequence[str | os.PathLike[str]], texts: Sequence[str]
+    ) -> dict[str, Any]:
+        """Write the files of these parts, run them, and give the report.
+
+        Raises:
+            ClipError: as `export`.
+        """
+        from backends.onnx.session import Session
+
+        if self.precision == "int8":
+            calibration = self._calibration(pictures, texts)
+            for part, file in names.items():
+                self._write_int8(part, self.folder / file, calibration)
+        else:
+            for part, file in names.items():
+                self._write(part, self.folder / file, self.precision)
+        runs = {part: Session(self.folder / file) for part, file in names.items()}
+        budget = BUDGETS[self.precision]
+        proof = Proof(runs, self.judge, budget).run()
+        if budget.agreement is not None:
+            proof["shapes"] = self._accuracy(runs, budget.agreement)
+        return self.description | {
+            "opset": self.opset,
+            "versions": {library: metadata.version(library) for library in ("onnx", "onnxruntime")},
+            "budget": {name: value for name, value in vars(budget).items() if value is not None},
+            "proof": proof,
+            "files": {
+                path.name: {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+                for path in sorted(self.folder.iterdir())
+            },
+        }
+
+    def _write(self, part: Part, path: Path, precision: str) -> None:
+        from exporters.onnx import model, storage
+
+        graph = model.write(self.architecture, self.weights, part, precision)
+        storage.save(graph, path, self.opset, self._metadata())
+
+    def _write_int8(self, part: Part, path: Path, calibration: Inputs) -> None:
+        from exporters.onnx import quantization, storage
+
+        exact = path.with_name(f"exact-{path.name}")
+        self._write(part, exact, "fp32")
+        quantization.quantize(exact, path, _batches(part, calibration))
+        for file in self.folder.glob(f"{exact.name}*"):
+            file.unlink()
+        storage.with_metadata(path, self._metadata())
+
+    def _metadata(self) -> dict[str, Any]:
+        """The description, and the tokenizer's own definition where the model carries one."""
+        tokenizer = self.description["tokenizer"] | {"definition": self.judge.model.vocabulary}
+        return self.description | {"tokenizer": tokenizer}
+
+    def _calibration(self, pictures: Sequence[str | os.PathLike[str]], texts: Sequence[str]) -> Inputs:
+        """What int8 is calibrated on."""
+        drawn, _ = shapes(self.judge, "calibration")
+        inputs, length = drawn, self.architecture.text.context_length
+        if pictures:
+            of_user = [self.judge.preprocess.pixels(open_image(path)) for path in pictures]
+            inputs = replace(inputs, pixels=np.stack(of_user))
+        if texts:
+            inputs = replace(inputs, tokens=self.judge.model.tokenizer.tokenize(texts, length, truncate=True))
+        return inputs
+
+    def _accuracy(self, runs: Mapping[Part, Run], least: float) -> dict[str, Any]:
+        """How many drawn things are named rightly in fp32 and by the export, and how many alike.
+
+        Raises:
+            ClipError: the last share is below ``least``.
+        """
+        exact = backends.get("onnx").CLIP(self.architecture, self.weights)
+        inputs, labels = shapes(self.judge, "export")
+        image, text = unit_features(exact.embed_image, inputs.pixels), unit_features(exact.embed_text, inputs.tokens)
+        before = (image @ text.T).argmax(axis=1)
+        found = {}
+        if "image" in runs:
+            image = unit_features(lambda pixels: runs["image"]({"image": pixels})["image_features"], inputs.pixels)
+        if "text" in runs:
+            text = unit_features(lambda tokens: runs["text"]({"text": tokens})["text_features"], inputs.tokens)
+        if "image" in runs or "text" in runs:
+            found["towers"] = (image @ text.T).argmax(axis=1)
+        if "both" in runs:
+            batches = (inputs.pixels[start : start + BATCH] for start in range(0, len(inputs.pixels), BATCH))
+            logits = [runs["both"]({"image": pixels, "text": inputs.tokens})["logits_per_image"] for pixels in batches]
+            found["both"] = np.concatenate(logits).argmax(axis=1)
+        agreement = min(float((after == before).mean()) for after in found.values())
+        if not agreement >= least:
+            raise beyond(
+                f"int8 puts {agreement:.1%} of drawn pictures into the same class as fp32, and {least:.0%} is the least"
+            )
+        return {
+            "pictures": len(labels),
+            "classes": len(inputs.tokens),
+            "top1_before": float((before == labels).mean()),
+            "top1_after": min(float((after == labels).mean()) for after in found.values()),
+            "agreement": agreement,
+        }
+
+
+def describe(loaded: LoadedModel, precision: str) -> dict[str, Any]:
+    """What a program needs to know about a model beside its graphs, as plain data for JSON."""
+    architecture = loaded.model.architecture
+    image, text = architecture.image, architecture.text
+    result: dict[str, Any] = {
+        "format": FORMAT,
+        "model": loaded.name,
+        "precision": precision,
+        "architecture": architecture.to_dict(),
+        "assumed": list(loaded.assumed),
+        "logit_scale": loaded.logit_scale,
+        "preprocessing": {
+            "resolution": image.resolution,
+            "resize": image.pixels.resize,
+            "interpolation": image.pixels.interpolation,
+            "channels": ["red", "green", "blue"],
+            "divisor": 255,
+            "mean": list(image.pixels.mean),
+            "deviation": list(image.pixels.deviation),
+        },
+        "tokenizer": {
+            "context_length": text.context_length,
+            "shortest_length": text.shortest_length,
+            "vocabulary_size": text.vocabulary_size,
+        },
+    }
+    if architecture.logit_bias:
+        result["logit_bias"] = float(loaded.model.export()["logit_bias"])
+    with suppress(ClipError):  # the vocabulary cannot be had, and a graph needs none
+        tokenizer = loaded.model.tokenizer
+        result["tokenizer"] |= {
+            "kind": tokenizer.kind,
+            "start": tokenizer.start,
+            "end": tokenizer.end,
+            "padding": tokenizer.padding,
+        }
+        if loaded.model.vocabulary is None:
+            result["tokenizer"] |= {"vocabulary": vocabulary.NAME, "vocabulary_sha256": vocabulary.SHA256}
+    return result
+
+
+def _batches(part: Part, inputs: Inputs) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of ``inputs`` for the graph of a part; the shorter of both is begun again until the longer one ends."""
+    wanted = {"image": inputs.pixels, "text": inputs.tokens}
+    wanted = wanted if part == "both" else {part: wanted[part]}
+    for start in range(0, max(map(len, wanted.values())), BATCH):
+        places = np.arange(start, start + BATCH)
+        yield {name: array[places % len(array)] for name, array in wanted.items()}

@@ -1,0 +1,193 @@
+"""The proof of an exported model: it is run on canary inputs and compared with the float64 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backends.numpy import CLIP as Reference
+from clip.api import LoadedModel
+from clip.parity import Inputs, sample_inputs
+from clip_core import similarity, tolerances
+from clip_core.data.shapes import KINDS
+from clip_core.errors import ClipError
+from clip_core.evaluation.shapes import SingleThings
+from clip_core.naming import Weights
+from clip_core.preprocess import pixels
+from clip_core.towers.parts import TextTower
+
+Run = Callable[[Mapping[str, np.ndarray]], Weights]  # one exported graph: inputs by name -> outputs by name
+
+RANDOM_PICTURES = 4
+PICTURES_PER_CLASS = 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far an export may be from the reference."""
+
+    embedding: float | None = None  # largest absolute difference of a component of an embedding scaled to length 1
+    cosine: float | None = None  # least cosine of an embedding with its own
+    agreement: float | None = None  # least share of `shapes` pictures that are put into the same class
+
+    def logits(self, scale: float) -> float:
+        """The largest absolute difference of a logit that the difference of the embeddings can explain."""
+        if self.embedding is not None:
+            return tolerances.logit_bound(scale) * self.embedding / tolerances.EMBEDDING
+        assert self.cosine is not None
+        return scale * 2 * (2 - 2 * self.cosine) ** 0.5  # by the distance of each of the two from its own
+
+
+BUDGETS = {
+    "fp32": Budget(embedding=1e-4),
+    "fp16": Budget(embedding=5e-3),
+    "int8": Budget(cosine=0.99, agreement=0.99),
+}
+
+
+class Proof:
+    """Exported graphs and the reference on the same inputs.
+
+    Args:
+        runs: of each part, ``image``, ``text`` or ``both``, that was exported.
+        judge: the model in float64.
+        budget: what is allowed.
+    """
+
+    def __init__(self, runs: Mapping[str, Run], judge: LoadedModel, budget: Budget) -> None:
+        assert isinstance(judge.model, Reference)
+        self.runs, self.judge, self.budget = runs, judge.model, budget
+        inputs = canaries(judge)
+        self.pixels, self.tokens = inputs.pixels, inputs.tokens
+        image, text = self.judge.encode_image(self.pixels), self.judge.encode_text(self.tokens)
+        self.image, self.text = similarity.normalize(image), similarity.normalize(text)
+        self.scale = judge.logit_scale
+        self.logits = self.image @ self.text.T * self.scale + self.judge.weights.get("logit_bias", 0)
+        self.drift: dict[str, float] = {}
+        self.cosine: dict[str, float] = {}
+        self._nearest: list[tuple[np.ndarray, np.ndarray]] = []  # places of pictures, and of the text that each found
+
+    def run(self) -> dict[str, Any]:
+        """Compare all, and give what was found as plain data for JSON.
+
+        Raises:
+            ClipError: naming the first figure that is beyond its budget.
+        """
+        pictures, texts = list(self.batches_of_pictures()), list(self.batches_of_texts())
+        if "image" in self.runs:
+            for places in pictures:
+                found = self.runs["image"]({"image": self.pixels[places]})["image_features"]
+                embedding = self._embedding("image_embedding", found, self.image[places])
+                self._nearest.append((places, (embedding @ self.text.T).argmax(axis=1)))
+        if "text" in self.runs:
+            for places, tokens in texts:
+                found = self.runs["text"]({"text": tokens})["text_features"]
+                embedding = self._embedding("text_embedding", found, self.text[places])
+                if len(places) == len(self.text):
+                    self._nearest.append((np.arange(len(self.image)), (self.image @ embedding.T).argmax(axis=1)))
+        if "both" in self.runs:
+            # Every batch of pictures with every batch of texts would show no more.
+            for place in range(max(len(pictures), len(texts))):
+                images, (places, tokens) = pictures[-1 - place % len(pictures)], texts[-1 - place % len(texts)]
+                found = self.runs["both"]({"image": self.pixels[images], "text": tokens})
+                expected = self.logits[np.ix_(images, places)]
+                self._note("logits", found["logits_per_image"], expected)
+                self._note("logits", found["logits_per_text"], expected.T)
+                if len(places) == len(self.text):
+                    self._nearest.append((images, found["logits_per_image"].argmax(axis=1)))
+        self._judge()
+        expected_nearest = self.logits.argmax(axis=1)
+        agree = np.concatenate([found == expected_nearest[places] for places, found in self._nearest])
+        return {
+            "reference": "NumPy in float64",
+            "pictures": len(self.pixels),
+            "texts": len(self.tokens),
+            "batches_of_pictures": [len(places) for places in pictures],
+            "batches_of_texts": [list(tokens.shape) for _, tokens in texts],
+            "largest_difference": self.drift,
+            "least_cosine": self.cosine,
+            "top1_agreement": float(agree.mean()),
+        }
+
+    def batches_of_pictures(self) -> Iterator[np.ndarray]:
+        """Places of pictures: one, two, and all of them."""
+        count = len(self.pixels)
+        yield from (np.arange(1), np.arange(1, 3), np.arange(count))
+
+    def batches_of_texts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Places of texts with their tokens: one, those that are short, cut to several lengths, and all of them."""
+        tower = self.judge.architecture.text
+        everything = np.arange(len(self.tokens))
+        yield everything[:1], self.tokens[:1]
+        if tower.shortest_length < tower.context_length:
+            lengths = lengths_of(self.tokens, tower)
+            for length in sorted({int(lengths.min()), int(np.median(lengths))} - {tower.context_length}):
+                (places,) = (lengths <= length).nonzero()
+                yield places, self.tokens[places, :length]
+        yield everything, self.tokens
+
+    def _embedding(self, stage: str, features: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        found = similarity.normalize(features.astype(np.float64))
+        self._note(stage, found, expected)
+        least = float((found * expected).sum(axis=1).min())
+        self.cosine[stage] = min(least, self.cosine.get(stage, 1.0)) if least == least else least
+        return found
+
+    def _note(self, stage: str, found: np.ndarray, expected: np.ndarray) -> None:
+        if found.shape != expected.shape:
+            raise ClipError(f"The export gives {stage} of shape {found.shape}, expected {expected.shape}.")
+        difference = float(np.abs(found - expected).max())
+        self.drift[stage] = max(difference, self.drift.get(stage, 0.0)) if difference == difference else difference
+
+    def _judge(self) -> None:
+        # `not <=` and `not >=`, so that NaN is a fault.
+        bounds = {"image_embedding": self.budget.embedding, "text_embedding": self.budget.embedding}
+        for stage, difference in self.drift.items():
+            bound = bounds.get(stage, self.budget.logits(self.scale))
+            if bound is not None and not difference <= bound:
+                raise beyond(f"{stage} differs from the reference by {difference:.1e}, and {bound:.1e} is allowed")
+        for stage, cosine in self.cosine.items():
+            if self.budget.cosine is not None and not cosine >= self.budget.cosine:
+                raise beyond(
+                    f"{stage} has a cosine of {cosine:.4f} with the reference, and {self.budget.cosine} is the least"
+                )
+
+
+def canaries(loaded: LoadedModel) -> Inputs:
+    """The inputs of `clip parity`, and some pictures of random pixels behind the drawn ones."""
+    inputs = sample_inputs(loaded)
+    shape = (RANDOM_PICTURES, *inputs.pixels.shape[1:])
+    noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return Inputs(np.concatenate([inputs.pixels, noise]), inputs.tokens)
+
+
+def lengths_of(tokens: np.ndarray, tower: TextTower) -> np.ndarray:
+    """How many tokens of each row [n, context] its feature needs: up to its end, or up to its padding."""
+    if tower.required_token is not None:
+        return (tokens == tower.required_token).argmax(axis=1) + 1
+    return (tokens != tower.padding_token).cumsum(axis=1).argmax(axis=1) + 1
+
+
+def shapes(loaded: LoadedModel, purpose: str) -> tuple[Inputs, np.ndarray]:
+    """Pictures of one drawn thing each, a text for each kind of thing, and the place of each picture's own text.
+
+    Args:
+        purpose: different purposes never share pictures.
+
+    Raises:
+        ClipError: the vocabulary of the model cannot be had.
+    """
+    things = SingleThings(KINDS, purpose, PICTURES_PER_CLASS)
+    pictures, labels = zip(*(things[index] for index in range(len(things))))
+    texts = [of_kind[0] for of_kind in things.prompts]
+    image, text = loaded.model.architecture.image, loaded.model.architecture.text
+    tokens = loaded.model.tokenizer.tokenize(texts, text.context_length, truncate=True)
+    return Inputs(pixels(pictures, image.resolution, image.pixels), tokens), np.array(labels)
+
+
+def beyond(what: str) -> ClipError:
+    """The sentence for a figure that is beyond its budget."""
+    return ClipError(f"Nothing was exported, since {what}; choose a higher --precision or another model.")

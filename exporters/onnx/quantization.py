@@ -1,0 +1,58 @@
+"""Integers of 8 bits by onnxruntime: matrices and kernels by channel, what goes into them by calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from exporters.onnx.storage import MOST_INSIDE
+
+OPERATORS = ["MatMul", "Gemm", "Conv"]  # which do nearly all of the work
+
+
+class _Batches(CalibrationDataReader):
+    """Inputs for onnxruntime's calibration, which asks for one batch after the other."""
+
+    def __init__(self, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
+        self._batches: Iterator[Mapping[str, np.ndarray]] = iter(batches)
+
+    def get_next(self) -> Mapping[str, np.ndarray] | None:
+        return next(self._batches, None)
+
+
+def quantize(source: Path, target: Path, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """Write a file of the graph in ``source`` with weights and inputs of matrix products and convolutions in int8.
+
+    Weights have one scale for each channel and 7 bits, so that no processor's products of 16 bits overflow. Products of
+    two computed matrices, as in attention, stay in float32.
+
+    Args:
+        batches: inputs by name, whose ranges the scales are for.
+    """
+    folded = target.with_name(f"folded-{target.name}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)  # in which transposed matrices are constants
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    model = onnx.load(str(folded))
+    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it warns
+    quantize_static(
+        model,
+        str(target),
+        _Batches(batches),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=OPERATORS,
+        per_channel=True,
+        reduce_range=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=source.stat().st_size > MOST_INSIDE,
+        extra_options={"MatMulConstBOnly": True},
+    )
+    folded.unlink()
