@@ -15,12 +15,13 @@ import numpy as np
 
 import backends
 from clip.api import LoadedModel, open_model, weights_file
-from clip.parity import Inputs
-from clip.proof import BUDGETS, Proof, Run, beyond, shapes
+from clip.parity import Inputs, token_rows
+from clip.proof import BUDGETS, Proof, Run, beyond, random_pictures, shapes
 from clip_core import files
 from clip_core.errors import ClipError
 from clip_core.evaluation.zero_shot import unit_features
 from clip_core.image import open_image
+from clip_core.models import MODELS
 from clip_core.text import vocabulary
 from converters import files_of
 
@@ -155,15 +156,17 @@ class _Export:
         return self.description | {"tokenizer": tokenizer}
 
     def _calibration(self, pictures: Sequence[str | os.PathLike[str]], texts: Sequence[str]) -> Inputs:
-        """What int8 is calibrated on."""
-        drawn, _ = shapes(self.judge, "calibration")
-        inputs, length = drawn, self.architecture.text.context_length
+        """What int8 is calibrated on: what is given or drawn, and random pictures and texts."""
+        inputs, _ = shapes(self.judge, "calibration")
+        length = self.architecture.text.context_length
         if pictures:
-            of_user = [self.judge.preprocess.pixels(open_image(path)) for path in pictures]
+            of_user = [self.judge.preprocess.pixels(open_image(Path(path))) for path in pictures]
             inputs = replace(inputs, pixels=np.stack(of_user))
         if texts:
             inputs = replace(inputs, tokens=self.judge.model.tokenizer.tokenize(texts, length, truncate=True))
-        return inputs
+        # What is random goes beyond the ranges of what is real, so that other real inputs stay within the calibrated.
+        pixels, tokens = random_pictures(self.judge, BATCH, seed=1), token_rows(self.architecture.text, BATCH, seed=1)
+        return Inputs(np.concatenate([inputs.pixels, pixels]), np.concatenate([inputs.tokens, tokens]))
 
     def _accuracy(self, runs: Mapping[Part, Run], least: float) -> dict[str, Any]:
         """How many drawn things are named rightly in fp32 and by the export, and how many alike.
@@ -206,7 +209,7 @@ def describe(loaded: LoadedModel, precision: str) -> dict[str, Any]:
     image, text = architecture.image, architecture.text
     result: dict[str, Any] = {
         "format": FORMAT,
-        "model": loaded.name,
+        "model": loaded.name if loaded.name in MODELS else Path(loaded.name).name,
         "precision": precision,
         "architecture": architecture.to_dict(),
         "assumed": list(loaded.assumed),

@@ -175,19 +175,19 @@ def sample_inputs(loaded: LoadedModel) -> Inputs:
     Where the model's vocabulary cannot be had, offline say, the token rows stand alone.
     """
     pictures = samples.pictures()
-    rows = _token_rows(loaded.model.architecture.text)
+    rows = token_rows(loaded.model.architecture.text)
     with suppress(ClipError):
         context_length = loaded.model.architecture.text.context_length
         rows = np.concatenate([loaded.model.tokenizer.tokenize(pictures, context_length, truncate=True), rows])
     return Inputs(np.stack([loaded.preprocess.pixels(open_image(path)) for path in pictures.values()]), rows)
 
 
-def _token_rows(text: TextTower) -> np.ndarray:
-    """Seeded token rows int64 [4, context], from the shortest to the longest, ended and padded as texts are."""
+def token_rows(text: TextTower, count: int = 4, seed: int = 0) -> np.ndarray:
+    """Random token rows int64 [count, context], from the shortest to the longest, ended and padded as texts are."""
     context, end, padding = text.context_length, text.required_token, text.padding_token or 0
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     others = [token for token in range(text.vocabulary_size) if token not in (end, padding)] or [0]
-    rows = np.full((4, context), padding, np.int64)
+    rows = np.full((count, context), padding, np.int64)
     for row, length in zip(rows, np.linspace(min(2, context), context, len(rows)).astype(int)):
         row[:length] = generator.choice(others, length)
         if end is not None:

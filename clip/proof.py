@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from clip_core.evaluation.shapes import SingleThings
 from clip_core.naming import Weights
 from clip_core.preprocess import pixels
 from clip_core.towers.parts import TextTower
+
+if TYPE_CHECKING:
+    from exporters.onnx.model import Part
 
 Run = Callable[[Mapping[str, np.ndarray]], Weights]  # one exported graph: inputs by name -> outputs by name
 
@@ -57,7 +60,7 @@ class Proof:
         budget: what is allowed.
     """
 
-    def __init__(self, runs: Mapping[str, Run], judge: LoadedModel, budget: Budget) -> None:
+    def __init__(self, runs: Mapping[Part, Run], judge: LoadedModel, budget: Budget) -> None:
         assert isinstance(judge.model, Reference)
         self.runs, self.judge, self.budget = runs, judge.model, budget
         inputs = canaries(judge)
@@ -79,13 +82,13 @@ class Proof:
         pictures, texts = list(self.batches_of_pictures()), list(self.batches_of_texts())
         if "image" in self.runs:
             for places in pictures:
-                found = self.runs["image"]({"image": self.pixels[places]})["image_features"]
-                embedding = self._embedding("image_embedding", found, self.image[places])
+                features = self.runs["image"]({"image": self.pixels[places]})["image_features"]
+                embedding = self._embedding("image_embedding", features, self.image[places])
                 self._nearest.append((places, (embedding @ self.text.T).argmax(axis=1)))
         if "text" in self.runs:
             for places, tokens in texts:
-                found = self.runs["text"]({"text": tokens})["text_features"]
-                embedding = self._embedding("text_embedding", found, self.text[places])
+                features = self.runs["text"]({"text": tokens})["text_features"]
+                embedding = self._embedding("text_embedding", features, self.text[places])
                 if len(places) == len(self.text):
                     self._nearest.append((np.arange(len(self.image)), (self.image @ embedding.T).argmax(axis=1)))
         if "both" in self.runs:
@@ -133,14 +136,14 @@ class Proof:
         found = similarity.normalize(features.astype(np.float64))
         self._note(stage, found, expected)
         least = float((found * expected).sum(axis=1).min())
-        self.cosine[stage] = min(least, self.cosine.get(stage, 1.0)) if least == least else least
+        self.cosine[stage] = float(np.minimum(least, self.cosine.get(stage, 1.0)))  # which keeps NaN
         return found
 
     def _note(self, stage: str, found: np.ndarray, expected: np.ndarray) -> None:
         if found.shape != expected.shape:
             raise ClipError(f"The export gives {stage} of shape {found.shape}, expected {expected.shape}.")
         difference = float(np.abs(found - expected).max())
-        self.drift[stage] = max(difference, self.drift.get(stage, 0.0)) if difference == difference else difference
+        self.drift[stage] = float(np.maximum(difference, self.drift.get(stage, 0.0)))  # which keeps NaN
 
     def _judge(self) -> None:
         # `not <=` and `not >=`, so that NaN is a fault.
@@ -157,11 +160,16 @@ class Proof:
 
 
 def canaries(loaded: LoadedModel) -> Inputs:
-    """The inputs of `clip parity`, and some pictures of random pixels behind the drawn ones."""
+    """The inputs of `clip parity`, and some random pictures behind the drawn ones."""
     inputs = sample_inputs(loaded)
-    shape = (RANDOM_PICTURES, *inputs.pixels.shape[1:])
-    noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    noise = random_pictures(loaded, RANDOM_PICTURES, seed=0)
     return Inputs(np.concatenate([inputs.pixels, noise]), inputs.tokens)
+
+
+def random_pictures(loaded: LoadedModel, count: int, seed: int) -> np.ndarray:
+    """Pixels float32 [count, 3, r, r] without a picture in them, distributed as those of pictures are."""
+    side = loaded.model.architecture.image.resolution
+    return np.random.default_rng(seed).standard_normal((count, 3, side, side)).astype(np.float32)
 
 
 def lengths_of(tokens: np.ndarray, tower: TextTower) -> np.ndarray:

@@ -132,10 +132,12 @@ def test_5_reading_executes_nothing(source):
     assert not keywords & {"weights_only", "allow_pickle", "unsafe", "trust_remote_code"}
 
 
-# Each format is written by one function, which is given the temporary file that `clip_core.files` publishes.
+# Each format is written by one function, which is given a temporary file, or a file in a temporary folder, that
+# `clip_core.files` publishes.
 FORMATS = ("hdf5", "pdparams", "torch_archive")
 WRITERS = {(f"converters/{name}.py", "write") for name in FORMATS} | {("clip_core/safetensors.py", "write")}
 WRITERS |= {("converters/hdf5.py", "_reserve"), ("converters/torch_archive.py", "member")}  # their parts
+WRITERS |= {("exporters/onnx/quantization.py", "quantize")}
 WRITING = {
     "write_text",
     "write_bytes",
@@ -149,6 +151,7 @@ WRITING = {
     "move",
 }
 WRITING |= {"np.save", "np.savez", "np.savez_compressed", "torch.save", "paddle.save", "nn.save_parameters"}
+WRITING |= {"onnx.save", "onnx.save_model", "quantize_static"}
 OURS = {"files.write_text", "files.write_bytes", "write_text", "write_bytes"}
 
 

@@ -152,6 +152,54 @@ def test_any_error_in_the_block_leaves_the_old_file(tmp_path, error):
     assert only(tmp_path) == ["a.bin"]
 
 
+def write_folder(folder: Path, texts: dict[str, str], replace: bool = True) -> None:
+    with files.atomic_folder(folder, "report", owned=["one", "two"], replace=replace) as temporary:
+        for name, text in texts.items():
+            files.write_text(temporary / name, text)
+
+
+def texts_of(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_folder_appears_whole_and_is_replaced_file_by_file(tmp_path, monkeypatch):
+    folder = tmp_path / "a"
+    write_folder(folder, {"report": "r", "one": "1", "two": "2"}, replace=False)
+    assert texts_of(folder) == {"report": "r", "one": "1", "two": "2"}
+    files.write_text(folder / "mine", "m")
+    with pytest.raises(ClipError, match=f"{folder / 'one'} is there already"):
+        write_folder(folder, {"one": "x", "report": "x"}, replace=False)
+    order = []
+    rename = os.replace
+
+    def noting(source: Path, target: Path) -> None:
+        if target.parent == folder:
+            order.append((target.name, sorted(texts_of(folder))))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", noting)
+    write_folder(folder, {"report": "s", "one": "3"})
+    assert texts_of(folder) == {"report": "s", "one": "3", "mine": "m"}
+    assert order == [("one", ["mine", "one"]), ("report", ["mine", "one"])], "the report goes first and comes last"
+    assert only(tmp_path) == ["a"]
+
+
+def test_a_folder_that_fails_is_not_there(tmp_path):
+    with pytest.raises(KeyboardInterrupt), files.atomic_folder(tmp_path / "a", "report") as temporary:
+        files.write_text(temporary / "one", "1")
+        raise KeyboardInterrupt
+    assert only(tmp_path) == []
+    left = tmp_path / ".a.0123abcd.partial"  # by a writer that was killed
+    left.mkdir()
+    (left / "one").write_text("1")
+    write_folder(tmp_path / "a", {"report": "r"})
+    assert only(tmp_path) == ["a"]
+    with pytest.raises(ClipError, match="report cannot be the folder of the files; give the name of another one"):
+        write_folder(tmp_path / "a" / "report", {"report": "x"})
+    with pytest.raises(ClipError, match="cannot be written: No such file or directory"):
+        write_folder(tmp_path / "b" / "c", {"report": "x"})
+
+
 def test_a_new_folder_goes_again_when_what_is_written_into_it_fails(tmp_path):
     folder = tmp_path / "new"
     with pytest.raises(KeyboardInterrupt), files.new_folder(folder), files.atomic_open(folder / "a.bin"):

@@ -1,0 +1,232 @@
+"""``clip export``: the files, their metadata and their proof; what is beyond its budget leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import converters
+from clip import samples
+from clip.api import RESOURCES, open_model
+from clip.export import export
+from clip.proof import BUDGETS, Budget, Proof
+from clip_core.errors import ClipError
+from clip_core.similarity import normalize
+from exporters.onnx import storage
+from exporters.onnx.storage import metadata_of, read
+from tests.clip.running import assert_refused
+from tests.weights import same
+
+CIRCLE = samples.pictures()["a large solid red circle"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "shapes"
+    return folder, export("shapes", folder)
+
+
+def test_the_files_and_the_report(exported):
+    folder, report = exported
+    assert sorted(path.name for path in folder.iterdir()) == ["both.onnx", "export.json", "image.onnx", "text.onnx"]
+    assert json.loads((folder / "export.json").read_text()) == report
+    assert {name: facts["bytes"] for name, facts in report["files"].items()} == {
+        path.name: path.stat().st_size for path in folder.glob("*.onnx")
+    }
+    found = report["proof"]
+    assert found["largest_difference"].keys() == {"image_embedding", "text_embedding", "logits"}
+    assert 0 < max(found["largest_difference"].values()) < 1e-4
+    assert min(found["least_cosine"].values()) == pytest.approx(1)
+    assert found["top1_agreement"] == 1
+    assert found["batches_of_pictures"] == [1, 2, 12]
+    assert found["batches_of_texts"] == [[1, 77], [1, 2], [8, 7], [12, 77]]
+    assert (report["opset"], report["budget"]) == (17, {"embedding": 1e-4})
+
+
+def test_a_file_is_readable_by_the_canonical_names(exported):
+    folder, _ = exported
+    weights = {
+        name: array.astype(np.float32)
+        for name, array in converters.read(RESOURCES / "shapes.safetensors").weights.items()
+    }
+    found = {name: array for name, array in read(folder / "both.onnx").items() if not name.startswith("constant_")}
+    assert same({name: found[name] for name in weights}, weights)
+    assert found.keys() == weights.keys()
+    of_towers = [{name for name in read(folder / file) if name in weights} for file in ("image.onnx", "text.onnx")]
+    assert of_towers[0] | of_towers[1] == weights.keys() - {"logit_scale"}
+    assert of_towers[0] & of_towers[1] == set()
+
+
+def test_the_metadata_is_all_that_a_program_needs(exported):
+    """A picture and texts, through what the files themselves say, in onnxruntime alone."""
+    folder, report = exported
+    for name in ("image", "text", "both"):
+        model = onnx.load(str(folder / f"{name}.onnx"))
+        assert (model.producer_name, model.ir_version, model.opset_import[0].version) == ("triclip", 8, 17)
+        found = metadata_of(folder / f"{name}.onnx")
+        definition = found["tokenizer"].pop("definition")
+        assert definition == converters.read(RESOURCES / "shapes.safetensors").vocabulary
+        assert found == {key: report[key] for key in found}
+    loaded = open_model("shapes", backend="numpy")
+    wanted = report["preprocessing"]
+    assert (wanted["resolution"], wanted["resize"], wanted["interpolation"]) == (64, "shortest", "bicubic")
+    texts = ["a red circle", "a blue circle", "a red star"]
+    session = onnxruntime.InferenceSession(folder / "both.onnx", providers=["CPUExecutionProvider"])
+    inputs = {"image": loaded.preprocess.pixels(samples_picture())[None], "text": loaded.model.tokenize(texts)}
+    per_image, per_text = session.run(None, inputs)
+    assert per_image.shape == (1, 3)
+    assert per_image.argmax() == 0
+    assert np.array_equal(per_text, per_image.T)
+    image, text = loaded.model.embed_image(inputs["image"]), loaded.model.embed_text(inputs["text"])
+    expected = report["logit_scale"] * normalize(image) @ normalize(text).T
+    assert per_image == pytest.approx(expected, abs=1e-4)
+
+
+def samples_picture():
+    from clip_core.image import open_image
+
+    return open_image(CIRCLE)
+
+
+def test_half_precision_halves_the_file(exported, tmp_path):
+    report = export("shapes", tmp_path / "half", precision="fp16", parts=["image"], opset=20)
+    assert report["files"]["image.onnx"]["bytes"] == pytest.approx(
+        exported[1]["files"]["image.onnx"]["bytes"] / 2, rel=0.1
+    )
+    assert 1e-6 < report["proof"]["largest_difference"]["image_embedding"] < 5e-3
+    assert {array.dtype.name for array in read(tmp_path / "half" / "image.onnx").values()} == {"float16", "int64"}
+
+
+def test_integers_of_eight_bits(run, tmp_path):
+    (tmp_path / "texts.txt").write_text("a red circle\n\na small blue star\n")
+    calibration = ["--calibration-picture", CIRCLE, "--calibration-texts", tmp_path / "texts.txt"]
+    report = run(
+        "export", "shapes", "--precision", "int8", "-o", tmp_path / "int8", "--text", *calibration, "--json"
+    ).json
+    assert 0.99 <= report["proof"]["least_cosine"]["text_embedding"] < 0.99999
+    shapes = report["proof"]["shapes"]
+    assert (shapes["pictures"], shapes["classes"]) == (162, 81)
+    assert 0.97 < shapes["top1_before"] <= 1
+    assert abs(shapes["top1_after"] - shapes["top1_before"]) < 0.02
+    assert shapes["agreement"] >= 0.99
+    assert sorted(path.name for path in (tmp_path / "int8").iterdir()) == ["export.json", "text.onnx"]
+    matrices = [
+        each for each in onnx.load(str(tmp_path / "int8" / "text.onnx")).graph.initializer if len(each.dims) > 1
+    ]
+    assert {each.data_type for each in matrices} == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
+    assert metadata_of(tmp_path / "int8" / "text.onnx")["precision"] == "int8"
+
+
+def test_weights_beside_a_file_that_would_be_too_large(monkeypatch, tmp_path):
+    monkeypatch.setattr(storage, "MOST_INSIDE", 1000)
+    report = export("shapes", tmp_path / "large", parts=["text"])
+    assert report["files"].keys() == {"text.onnx", "text.onnx.data"}
+    assert report["files"]["text.onnx"]["bytes"] < 100_000
+    assert report["proof"]["top1_agreement"] == 1
+    expected = converters.read(RESOURCES / "shapes.safetensors").weights["text_projection"]
+    assert np.array_equal(read(tmp_path / "large" / "text.onnx")["text_projection"], expected)
+
+
+def test_what_is_beyond_its_budget_leaves_nothing_behind(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(BUDGETS, "fp32", Budget(embedding=1e-12))
+    result = run("export", "shapes", "-o", tmp_path / "none")
+    assert_refused(
+        result, "Nothing was exported, since image_embedding differs from the reference by", "1.0e-12 is allowed"
+    )
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setitem(BUDGETS, "int8", Budget(cosine=0.5, agreement=1.1))
+    result = run("export", "shapes", "-o", tmp_path / "none", "--precision", "int8", "--text")
+    assert_refused(result, "int8 puts 1", "of drawn pictures into the same class as fp32")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "output", "stage"),
+    [
+        ("image", "image_features", "image_embedding"),
+        ("text", "text_features", "text_embedding"),
+        ("both", "logits_per_image", "logits"),
+        ("both", "logits_per_text", "logits"),
+    ],
+)
+def test_a_wrong_number_anywhere_is_noticed(part, output, stage, exported):
+    """The twin of the proof: one value of one output, in the batch of two or of all."""
+    from backends.onnx.session import Session
+
+    judge = open_model("shapes", backend="numpy", precision="fp64")
+    session = Session(exported[0] / f"{part}.onnx")
+
+    def wrong(inputs, batch, value):
+        found = session(inputs)
+        if len(found[output]) >= batch:
+            found[output][-1, 0] = value(found[output][-1, 0])
+        return found
+
+    assert Proof({part: session}, judge, BUDGETS["fp32"]).run()["top1_agreement"] == 1
+    for batch, value in ((2, lambda x: x + 0.5), (3, lambda x: x - 0.5), (3, lambda x: np.nan)):
+        with pytest.raises(ClipError, match=f"Nothing was exported, since {stage} differs"):
+            Proof({part: partial(wrong, batch=batch, value=value)}, judge, BUDGETS["fp32"]).run()
+    with pytest.raises(ClipError, match=rf"The export gives {stage} of shape .*, expected"):
+        Proof(
+            {part: lambda inputs: {name: array[:, :-1] for name, array in session(inputs).items()}},
+            judge,
+            BUDGETS["fp32"],
+        ).run()
+
+
+def test_existing_files(run, exported, tmp_path):
+    folder = tmp_path / "there"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    assert run("export", "shapes", "-o", folder, "--image", "--text").code == 0
+    before = (folder / "image.onnx").read_bytes()
+    result = run("export", "shapes", "-o", folder, "--image")
+    assert_refused(result, f"{folder / 'image.onnx'} is there already; give another name, or --force")
+    assert (folder / "image.onnx").read_bytes() == before
+    assert run("export", "shapes", "-o", folder, "--image", "--force").code == 0
+    # The other tower would not be that of the report.
+    assert sorted(path.name for path in folder.iterdir()) == ["export.json", "image.onnx", "mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--opset", "16"], "The opset 16 is not written here; choose one from 17 to 22."),
+        (
+            ["--calibration-picture", CIRCLE],
+            "Nothing is calibrated in fp32; leave pictures and texts out, or choose int8.",
+        ),
+        (["--precision", "int8", "--calibration-picture", "none.png"], "none.png cannot be read"),
+    ],
+)
+def test_what_is_refused(arguments, sentence, run, tmp_path):
+    assert_refused(run("export", "shapes", "-o", tmp_path / "none", *arguments), sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_that_cannot_be_used(run, tmp_path):
+    for data, sentence in ((b"\n \n", "has no text in it"), (b"\xff", "is not UTF-8 text")):
+        (tmp_path / "texts.txt").write_bytes(data)
+        result = run(
+            "export",
+            "shapes",
+            "-o",
+            tmp_path / "none",
+            "--precision",
+            "int8",
+            "--calibration-texts",
+            tmp_path / "texts.txt",
+        )
+        assert_refused(result, sentence)
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+
+
+def test_without_the_library(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    result = run("export", "shapes", "-o", tmp_path / "none")
+    assert_refused(result, "install it with: pip install --upgrade 'triclip[onnx]'.")
