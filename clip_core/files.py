@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -113,8 +114,8 @@ def atomic_folder(
         ClipError: the target is something other than a folder, has one of the files and it is not to be replaced, or
             cannot be written.
     """
-    with _errors_about(target, "written"):
-        real = _real_path(target)
+    with errors_about(target, "written"):
+        real = real_path(target)
         if real == real.parent or (real.exists() and not real.is_dir()):
             raise ClipError(f"{target} cannot be the folder of the files; give the name of another one.")
         temporary = beside(real, secrets.token_hex(_TOKEN_BYTES))

@@ -49,16 +49,7 @@ INSTALLED = [name for name in ("numpy", "torch", "paddle", "nnabla") if name in 
 CIRCLE = samples.pictures()["a large solid red circle"]
 STAR = samples.pictures()["a large solid turquoise star"]
 COMMANDS = [
-    "models",
-    "inspect",
-    "convert",
-    "export",
-    "parity",
-    "classify",
-    "tokenize",
-    "download",
-    "train",
-    "evaluate",
+    *("models", "inspect", "convert", "export", "parity", "classify", "tokenize", "download", "train", "evaluate"),
     "demo",
 ]
 
