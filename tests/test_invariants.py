@@ -399,16 +399,6 @@ def test_every_tower_has_an_example():
     assert {example.text.kind for example in EXAMPLES.values()} == TEXT_TOWERS.keys()
 
 
-def test_every_tower_has_a_writer_of_its_graph():
-    """A tower without one would be refused by name (`exporters.onnx.model`), and there is none."""
-    from exporters.onnx import towers
-
-    for writers, towers_of_core in ((towers.IMAGE_TOWERS, IMAGE_TOWERS), (towers.TEXT_TOWERS, TEXT_TOWERS)):
-        assert {kind: writer.__name__ for kind, writer in writers.items()} == {
-            kind: tower.__name__ for kind, tower in towers_of_core.items()
-        }
-
-
 def test_only_towers_and_the_registry_name_a_tower():
     """What others need is asked of the tower or of the tables, so that a new tower changes none of them."""
     in_core = [source for source in SOURCES if re.fullmatch(r"clip_core/towers/(?!parts|__init__)\w+\.py", source)]

@@ -14,6 +14,7 @@ from clip_core.errors import BackendMissing, CheckpointError, ClipError
 from clip_core.inputs import check_tokens
 from clip_core.naming import parameters
 from clip_core.similarity import normalize
+from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from exporters.onnx import model, towers
 from exporters.onnx.graph import NEWEST_OPSET, OLDEST_OPSET, inside
 from tests import tolerances
@@ -36,6 +37,14 @@ BACKEND = backends.get("onnx")
 @pytest.fixture(params=EXAMPLES.values(), ids=EXAMPLES.keys())
 def architecture(request) -> Architecture:
     return request.param
+
+
+def test_every_tower_has_a_writer_of_its_graph():
+    """A tower without one would be refused by name, and there is none."""
+    for writers, towers_of_core in ((towers.IMAGE_TOWERS, IMAGE_TOWERS), (towers.TEXT_TOWERS, TEXT_TOWERS)):
+        assert {kind: writer.__name__ for kind, writer in writers.items()} == {
+            kind: tower.__name__ for kind, tower in towers_of_core.items()
+        }
 
 
 def test_stages_and_layers_are_those_of_the_reference(architecture):
