@@ -1,7 +1,8 @@
 """Low-resource CLIP (github.com/cs582/CLIP_implementation): the names of its model.
 
 Its checkpoints are files without a suffix, whose entry ``model_state_dict`` has the weights but not the temperature,
-which was never trained. Each head of a text's attention has matrices of its own there, used as ``x @ W``.
+which was never trained. Each head of a text's attention has matrices of its own there, used as ``x @ W``. The weights
+were trained with another attention (`clip_core.towers.low_resource`), and with pixels from 0 to 255.
 """
 
 from __future__ import annotations

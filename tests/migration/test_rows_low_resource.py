@@ -6,8 +6,13 @@ from math import exp
 
 import numpy as np
 import pytest
+import torch
 
+import converters
 from clip_core.architecture import Architecture
+from clip_core.buffers import Tensor
+from clip_core.initialize import initialize
+from clip_core.layouts import LAYOUTS
 from clip_core.models import ARCHITECTURES, TOWERS
 from clip_core.text.bpe_training import learn_byte_level
 from clip_core.text.definitions import byte_level
@@ -128,6 +133,22 @@ def unscaled(row: Row, train: Trainings) -> None:
     assert built.image.pixels == Architecture.from_dict(SMALL).image.pixels
 
 
+def converted(row: Row, train: Trainings) -> None:
+    """A file without a suffix, whose weights are an entry of it."""
+    small = Architecture.from_dict(SMALL)
+    weights = initialize(small, 0)
+    tensors = {name: Tensor(array, array.dtype) for name, array in weights.items()}
+    stored = LAYOUTS["low_resource"].store(tensors, small)
+    state = {name: torch.tensor(tensor.array) for name, tensor in stored.items() if name != "logit_scale"}
+    file, target = train.data / row.theirs.split()[-1], train.data / "converted.safetensors"
+    torch.save({"epoch": 3, "model_state_dict": state, "loss_history": [2.5]}, file)
+    command = row.command.removeprefix("clip ").replace("FILE", str(file)).replace("model.safetensors", str(target))
+    train.command(f"{command} --force")
+    found = converters.read(target)
+    assert found.architecture == small
+    assert all(np.array_equal(found.weights[name], array) for name, array in weights.items())
+
+
 CHECKS: dict[str, Check] = {
     'python train.py -device="gpu" -image_encoder="B/32@224" -text_encoder="B" ...': low_resource,
     "python data.py -task=4, which writes WKIT_local.csv": READS_TABLE,
@@ -162,6 +183,7 @@ CHECKS: dict[str, Check] = {
     "an unreadable picture becomes item 1 or 2": damaged,
     "[SOS] ids [EOS] of at most 32 tokens": truncated,
     "a checkpoint each epoch": kept(2),
+    "its checkpoint CLIP_epoch_3_2023-07-01": converted,
     "TensorBoard: loss and learning rate": tensorboard,
     "imagenet.py, cifar10.py, caltech101.py with -clip, -epoch": evaluated,
     "coco.py": evaluated,
