@@ -137,7 +137,7 @@ def test_every_changed_weight_is_noticed(backend, architecture):
 @pytest.mark.parametrize("name", FRAMEWORKS[:1])  # of the others, the next test compares all numbers
 def test_gradients_are_those_of_the_reference(name, architecture):
     """Along one random direction in each parameter, by central differences in float64."""
-    weights, step = weights_of(architecture), 1e-5
+    weights, step = weights_of(architecture), 1e-6  # a longer one crosses kinks of ReLU
     gradients = framework_gradients(name, architecture)
     trainable = [each.name for each in parameters(architecture) if each.trainable]
     assert sorted(gradients) == sorted(trainable)
