@@ -31,10 +31,10 @@ from backends.nnabla.functions import (
 from backends.nnabla.module import Module, buffer, empty
 from backends.nnabla.tensors import to_tensor
 from clip_core.backend import Observe
+from clip_core.noise import Noise, PatchNoise
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
-from clip_core.training.noise import Noise, PatchNoise
 
 
 class LayerNorm(Module):

@@ -16,10 +16,10 @@ from paddle.distributed.fleet.utils import recompute
 from backends.paddle.tensors import empty, to_array
 from clip_core.backend import Observe
 from clip_core.inputs import check_tokens
+from clip_core.noise import Noise, PatchNoise
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
-from clip_core.training.noise import Noise, PatchNoise
 
 
 class LayerNorm(nn.LayerNorm):

@@ -21,10 +21,10 @@ from torch.utils.checkpoint import checkpoint
 from backends.torch.tensors import to_array
 from clip_core.backend import Observe, ignore
 from clip_core.inputs import check_tokens
+from clip_core.noise import Noise, PatchNoise
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
 from clip_core.towers.parts import Transformer as TransformerFields
-from clip_core.training.noise import Noise, PatchNoise
 
 
 class LayerNorm(nn.LayerNorm):

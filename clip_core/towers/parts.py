@@ -163,7 +163,7 @@ class Tower(ABC):
     width: int
     at_root: ClassVar[bool] = False  # whether its parts are the model's own, without a prefix
     mark: ClassVar[str]  # a parameter by whose name the tower is found among those of a larger module
-    noises: ClassVar[tuple[str, ...]] = ()  # what it can drop while it is trained (`clip_core.training.noise`)
+    noises: ClassVar[tuple[str, ...]] = ()  # what it can drop while it is trained (`clip_core.noise`)
     # The fields that tensors do not tell: `infer` takes them to be as usual, and files that say more are believed.
     untold: ClassVar[tuple[str, ...]] = ()
 

@@ -146,7 +146,7 @@ class Optimizer(Section):
 
 
 class Noise(Section):
-    """What the blocks of one tower drop at random while they are trained (`clip_core.training.noise`)."""
+    """What the blocks of one tower drop at random while they are trained (`clip_core.noise`)."""
 
     dropout: Share = 0.0  # of the numbers that attention and MLP add
     drop_path: Share = 0.0  # of the examples to which attention or MLP of the last block add nothing

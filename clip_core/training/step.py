@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import log
 from typing import Any, Protocol
 
-from clip_core.training.noise import Noise, PatchNoise
+from clip_core.noise import Noise, PatchNoise
 from clip_core.training.recipe import Optimizer, Recipe
 
 TOWERS = ("image", "text")  # in the order of their features

@@ -12,9 +12,9 @@ import backends
 from clip_core.architecture import Architecture
 from clip_core.errors import ClipError
 from clip_core.initialize import initialize
+from clip_core.noise import Noise, PatchNoise
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.training.cautions import cautions
-from clip_core.training.noise import Noise, PatchNoise
 from tests.models import sample_pixels, sample_tokens
 from tests.requested import FRAMEWORKS
 from tests.towers import EXAMPLES, IMAGES, TEXTS
