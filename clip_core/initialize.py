@@ -52,7 +52,7 @@ def random_weights(architecture: Architecture, seed: int) -> Weights:
             # torchvision's initial values keep the size of gradients. A little less than that of pictures is kept here,
             # so that sums of many blocks stay small and squeeze-and-excitation stays smooth.
             even = isinstance(parameter.initial, Uniform)
-            weights[parameter.name] *= np.float32((6 if even else 1.28 * outputs / inputs) ** 0.5)
+            weights[parameter.name] *= np.float32((6 if even else 0.64 * outputs / inputs) ** 0.5)
         elif parameter.kind == "counter":
             weights[parameter.name] += 7
     weights["logit_scale"] = np.array(log(100), np.float32)
