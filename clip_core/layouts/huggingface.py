@@ -327,20 +327,22 @@ def _configuration(architecture: Architecture) -> dict[str, Any]:
             "vision_config": images | {"model_type": "siglip_vision_model"},
         }
     projection = {"projection_dim": architecture.embed_dim}
+    # Both pool at the first token that ends a text, but for token 2 in a CLIPModel.
+    model, kind = ("MetaClip2Model", "metaclip_2") if text.end_of_text == _LEGACY_END else ("CLIPModel", "clip")
     return {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
+        "architectures": [model],
+        "model_type": kind,
         **projection,
         "dtype": "float32",
         "text_config": texts
         | projection
         | {
-            "model_type": "clip_text_model",
+            "model_type": f"{kind}_text_model",
             "bos_token_id": text.end_of_text - 1,
-            "eos_token_id": text.end_of_text,  # CLIPModel pools at the first one
+            "eos_token_id": text.end_of_text,
             "pad_token_id": text.end_of_text,
         },
-        "vision_config": images | projection | {"model_type": "clip_vision_model"},
+        "vision_config": images | projection | {"model_type": f"{kind}_vision_model"},
     }
 
 
