@@ -63,7 +63,7 @@ def needed(code: str) -> set[str]:
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Iterator[Path]:
     """A folder that looks like a checkout, to read from and to write into; nothing of this user's cache is seen."""
-    for name in ("clip_core", "configs"):
+    for name in ("clip_core", "configs", "README.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(clip.api, "_current", None)
