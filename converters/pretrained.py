@@ -118,7 +118,10 @@ def _text(path: Path, tensors: Weights) -> tuple[Tower, Weights, bool]:
     file = path.with_name("config.json")
     if not file.exists():
         return *bert.text_tower(tensors), False
-    configuration: Mapping[str, Any] = as_object(read_json(file), "its config.json")
+    try:
+        configuration: Mapping[str, Any] = as_object(read_json(file), "it")
+    except ClipError as error:
+        raise CheckpointError(f"{file.name} beside it cannot be used: {error}") from error
     return *bert.text_tower(tensors, configuration), True
 
 

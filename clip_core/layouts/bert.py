@@ -96,8 +96,11 @@ def text_tower(
     if apart := [name for name in weights if re.search(r"attn\.[qkv]_proj\.", name)]:
         raise CheckpointError(f"Its {apart[0]} has no two others of the same shape and type, as q, k and v have.")
     types = tensors.get(prefix + _TYPES)
-    if types is not None and types.ndim == 2:
-        weights["positional_embedding"] = weights["positional_embedding"] + types[0]
+    if types is not None:
+        positions = weights.get("positional_embedding", np.zeros(0))
+        if positions.ndim != 2 or types.ndim != 2 or len(types) == 0 or types.shape[1] != positions.shape[1]:
+            raise CheckpointError(f"Its token types have shape {types.shape}, its positions {positions.shape}.")
+        weights["positional_embedding"] = positions + types[0]
     shapes = Shapes({name: array.shape for name, array in weights.items()}, "")
     tower: Any = TEXT_TOWERS["distilbert"].infer(shapes)
     if configuration is not None:

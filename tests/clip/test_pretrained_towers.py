@@ -171,6 +171,14 @@ def test_another_tower_is_refused(image, text):
     fewer = replace(ARCHITECTURE, text=replace(ARCHITECTURE.text, heads=2))
     with pytest.raises(CheckpointError, match=r"model.architecture.text, heads 4 rather than 2; change the recipe"):
         with_tower(fewer, initial, "text", str(text))
+    configuration = text / "config.json"
+    configuration.write_text("{", encoding="utf-8")
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors: config.json beside it cannot be used: it is not JSON"
+    ):
+        with_tower(ARCHITECTURE, initial, "text", str(text))
+    configuration.unlink()  # without one, there are as many heads as the recipe says
+    assert with_tower(fewer, initial, "text", str(text)).keys() == initial.keys()
     longer = replace(ARCHITECTURE, text=replace(ARCHITECTURE.text, context_length=30))
     with pytest.raises(CheckpointError, match=r"text.positional_embedding has shape \(20, 24\), expected \(30, 24\)"):
         with_tower(longer, initialize(longer, 0), "text", str(text))

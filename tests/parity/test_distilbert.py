@@ -134,6 +134,7 @@ def test_files_of_transformers_become_the_tower():
     [
         ({"embeddings.norm.weight": 0}, {}, r"^It holds embeddings.norm.weight, which is no parameter of a BERT or"),
         ({"transformer.layer.0.attention.q_lin.bias": 0}, {}, r"^Its resblocks.0.attn.q_proj.bias has no two others"),
+        ({"embeddings.token_type_embeddings.weight": 0}, {}, r"^Its token types have shape \(3,\), its positions \("),
         ({}, {"activation": "relu"}, r"^Its config.json sets the activation to 'relu', which cannot be computed here"),
         ({}, {"position_embedding_type": "relative_key"}, r"sets position_embedding_type to 'relative_key', expected"),
     ],
