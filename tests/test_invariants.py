@@ -311,7 +311,8 @@ TWINS = ["layers.py", "model.py"] + [f"towers/{path.name}" for path in (ROOT / "
 LIKE_OPENAI = {"QuickGELU", "QuickGELU.forward", "Observed", "Blocks", "Blocks.forward", "MLP.forward"} | {
     *("Attention.forward", "Attention.forward_tokens", "Transformer.is_whole", "Transformer.pool"),
     *(f"ResidualAttentionBlock.{name}" for name in ("attn_mask", "has_mask_of", "attention")),
-    *(f"CLIP.{name}" for name in ("dtype", "initialize_parameters", "build_attention_mask", "_keeps_image_tower")),
+    *(f"CLIP.{name}" for name in ("dtype", "initialize_parameters", "build_attention_mask")),
+    *("CLIP.__dir__", "CLIP._keeps_image_tower"),
 }
 
 

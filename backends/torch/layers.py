@@ -8,7 +8,7 @@ they compute all tokens as [l, n, d], like the modules of the same names in Open
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -116,6 +116,12 @@ def checked(text: torch.Tensor, tower: TextTower) -> torch.Tensor:
     if not (low >= 0 and high < tower.vocabulary_size):
         check_tokens(to_array(text), tower)  # says which one
     return text
+
+
+def dtype_of(*modules: nn.Module) -> torch.dtype:
+    """Of the first matrix in ``modules``; some other parameters stay in float32."""
+    parts = chain.from_iterable(module.modules() for module in modules)
+    return next(part.weight.dtype for part in parts if isinstance(part, nn.Linear | nn.Conv2d))
 
 
 def recorded(x: torch.Tensor) -> bool:
@@ -355,7 +361,7 @@ class Transformer(Observed):
     @property
     def dtype(self) -> torch.dtype:
         """Of its matrices."""
-        return self.resblocks[0].attn.in_proj_weight.dtype
+        return dtype_of(self)
 
     def is_whole(self, x: torch.Tensor, *others: nn.Module) -> bool:
         """Whether all tokens have to be computed as in OpenAI's class: this transformer or the ``others`` are looked
@@ -427,7 +433,7 @@ class Mixer(Observed):
     @property
     def dtype(self) -> torch.dtype:
         """Of its matrices."""
-        return self.resblocks[0].mlp.c_fc.weight.dtype
+        return dtype_of(self)
 
     def forward(self, x: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""

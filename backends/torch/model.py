@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from backends.torch.layers import Attention, Block, Observed, added_mask, causal_mask, normalize, recorded
+from backends.torch.layers import Attention, Block, Observed, added_mask, causal_mask, dtype_of, normalize, recorded
 from backends.torch.sharding import part_of, whole_of
 from backends.torch.tensors import device_of, to_array, to_tensor
 from backends.torch.towers import IMAGE_TOWERS, TEXT_TOWERS
@@ -104,7 +103,7 @@ class CLIP(Observed):
         that it has now.
         """
         tower = self.architecture.text
-        if not tower.at_root:
+        if not tower.at_root or torch.jit.is_tracing():
             return tower
         length = len(self.positional_embedding)
         size = getattr(self.token_embedding, "num_embeddings", tower.vocabulary_size)
@@ -114,10 +113,8 @@ class CLIP(Observed):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the matrices, as of now; other parameters may be in float32."""
-        kinds = (nn.Linear, nn.Conv2d, Attention)
-        matrices = (module for module in self.visual.modules() if isinstance(module, kinds))
-        return next(parameter.dtype for module in chain(matrices, [self]) for parameter in module.parameters())
+        """Of the matrices, as of now; some other parameters stay in float32."""
+        return dtype_of(self.visual, self)
 
     @property
     def device(self) -> torch.device:
@@ -153,6 +150,10 @@ class CLIP(Observed):
         for module in self.modules():
             if isinstance(module, Block):
                 module.recomputed = wanted
+
+    def __dir__(self) -> list[str]:
+        """Without the tokenizer: PyTorch's tracer reads all that is listed, and that one may need a network."""
+        return [name for name in super().__dir__() if name != "tokenizer"]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
