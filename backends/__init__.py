@@ -17,7 +17,7 @@ NAMES = ("torch", "paddle", "nnabla", "numpy")
 TRAINING = ("torch", "paddle", "nnabla")
 
 # What runs exported models; taken only where it is named.
-RUNTIMES = ("onnx",)
+RUNTIMES = ("onnx", "openvino")
 
 # Whose files a suffix is for.
 OF_SUFFIX = {
@@ -34,7 +34,7 @@ OF_SUFFIX = {
 }
 
 # The oldest release of each framework that has all that its backend uses; setup.cfg asks pip for the same.
-OLDEST = {"torch": "2.4", "paddle": "3.0", "nnabla": "1.39", "onnx": "1.16"}
+OLDEST = {"torch": "2.4", "paddle": "3.0", "nnabla": "1.39", "onnx": "1.16", "openvino": "2024.4"}
 
 
 def get(name: str) -> Backend:

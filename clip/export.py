@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
     from exporters.onnx.model import Part
 
 PARTS: tuple[Part, ...] = ("image", "text", "both")
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+ENDINGS = (".onnx", ".onnx.data", ".xml", ".bin")  # of the names of all files that an export can have
 REPORT = "export.json"
 FORMAT = 1
+LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "onnxruntime", "openvino")}
 BATCH = 27  # inputs that are looked at together
 
 
@@ -38,6 +42,7 @@ def export(
     name: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
+    to: str = "onnx",
     precision: str = "fp32",
     opset: int | None = None,
     parts: Sequence[str] = PARTS,
@@ -49,13 +54,14 @@ def export(
     resolution: int | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write a model as files of ONNX into a folder, with the report of their proof, which it gives as plain data.
+    """Write a model for another runtime into a folder, with the report of its proof, which it gives as plain data.
 
     Args:
         name: a model's name, a weights file, or a folder with one.
         folder: made where it is absent.
+        to: ``onnx`` or ``openvino``.
         precision: ``fp32``, ``fp16``, or ``int8`` by static quantisation.
-        opset: the version of ONNX's operators.
+        opset: the version of ONNX's operators; by default the oldest that is written, which most runtimes know.
         parts: ``image`` and ``text``, a file of each tower, and ``both``, which gives the logits of pictures and texts.
         pictures, texts: what int8 is calibrated on; without them, drawn shapes and their names.
         like, activation, heads, resolution: as for `clip.load`.
@@ -69,11 +75,16 @@ def export(
         raise ClipError(f"There is no precision {precision!r} to export; choose one of {', '.join(BUDGETS)}.")
     if (pictures or texts) and precision != "int8":
         raise ClipError(f"Nothing is calibrated in {precision}; leave pictures and texts out, or choose int8.")
-    backends.get("onnx")  # before the work, not in the middle of it
-    from exporters.onnx.storage import BESIDE, check_opset
+    if to not in SUFFIXES:
+        raise ClipError(f"There is no export to {to!r}; choose one of {', '.join(SUFFIXES)}.")
+    if opset is not None and to != "onnx":
+        raise ClipError(f"An opset is of ONNX alone; leave it out, or export to onnx rather than {to}.")
+    for library in dict.fromkeys(("onnx", to)):  # before the work, not in the middle of it
+        backends.get(library)
+    from exporters.onnx.storage import check_opset
 
     opset = check_opset(opset)
-    names = {part: f"{part}.onnx" for part in PARTS if part in parts}
+    names: dict[Part, str] = {part: part + SUFFIXES[to] for part in PARTS if part in parts}
     inputs = [*files_of(weights_file(name)[0]), *pictures]
     for file in (*names.values(), REPORT):
         files.check_target(Path(folder, file), inputs, force)
@@ -86,9 +97,9 @@ def export(
         heads=heads,
         resolution=resolution,
     )
-    owned = [file + suffix for file in (f"{part}.onnx" for part in PARTS) for suffix in ("", BESIDE)]
+    owned = [part + ending for part in PARTS for ending in ENDINGS]
     with files.atomic_folder(folder, REPORT, owned, replace=force) as temporary:
-        report = _Export(judge, precision, opset, temporary).run(names, pictures, texts)
+        report = _Export(judge, to, precision, opset, temporary).run(names, pictures, texts)
         files.write_text(temporary / REPORT, json.dumps(report, indent=2) + "\n")
     return report
 
@@ -96,8 +107,8 @@ def export(
 class _Export:
     """One model on its way into a folder."""
 
-    def __init__(self, judge: LoadedModel, precision: str, opset: int, folder: Path) -> None:
-        self.judge, self.precision, self.opset, self.folder = judge, precision, opset, folder
+    def __init__(self, judge: LoadedModel, to: str, precision: str, opset: int, folder: Path) -> None:
+        self.judge, self.to, self.precision, self.opset, self.folder = judge, to, precision, opset, folder
         self.architecture, self.weights = judge.model.architecture, judge.model.export()
         self.description = describe(judge, precision)
 
@@ -109,23 +120,19 @@ class _Export:
         Raises:
             ClipError: as `export`.
         """
-        from backends.onnx.session import Session
-
-        if self.precision == "int8":
-            calibration = self._calibration(pictures, texts)
-            for part, file in names.items():
-                self._write_int8(part, self.folder / file, calibration)
-        else:
-            for part, file in names.items():
-                self._write(part, self.folder / file, self.precision)
-        runs = {part: Session(self.folder / file) for part, file in names.items()}
+        calibration = self._calibration(pictures, texts) if self.precision == "int8" else None
+        for part, file in names.items():
+            self._write(part, self.folder / file, calibration)
+        session = importlib.import_module(f"backends.{self.to}.session").Session
+        runs: dict[Part, Run] = {part: session(self.folder / file) for part, file in names.items()}
         budget = BUDGETS[self.precision]
         proof = Proof(runs, self.judge, budget).run()
         if budget.agreement is not None:
             proof["shapes"] = self._accuracy(runs, budget.agreement)
         return self.description | {
+            "to": self.to,
             "opset": self.opset,
-            "versions": {library: metadata.version(library) for library in ("onnx", "onnxruntime")},
+            "versions": {library: metadata.version(library) for library in LIBRARIES[self.to]},
             "budget": {name: value for name, value in vars(budget).items() if value is not None},
             "proof": proof,
             "files": {
@@ -134,21 +141,30 @@ class _Export:
             },
         }
 
-    def _write(self, part: Part, path: Path, precision: str) -> None:
-        from exporters.onnx import model, storage
+    def _write(self, part: Part, path: Path, calibration: Inputs | None) -> None:
+        """Write one file, and what belongs beside it.
 
-        graph = model.write(self.architecture, self.weights, part, precision)
-        storage.save(graph, path, self.opset, self._metadata())
+        Args:
+            calibration: what int8 is calibrated on; None: the precision is another one.
+        """
+        from exporters.onnx import model, quantization, storage
 
-    def _write_int8(self, part: Part, path: Path, calibration: Inputs) -> None:
-        from exporters.onnx import quantization, storage
+        graph = path.with_suffix(".onnx")
+        in_onnx = self._metadata() if self.to == "onnx" else {}
+        if calibration is None:
+            written = model.write(self.architecture, self.weights, part, self.precision)
+            storage.save(written, graph, self.opset, in_onnx)
+        else:
+            exact = path.with_name(f"exact-{graph.name}")
+            storage.save(model.write(self.architecture, self.weights, part), exact, self.opset, {})
+            quantization.quantize(exact, graph, _batches(part, calibration))
+            storage.with_metadata(graph, in_onnx)
+            storage.remove(exact)
+        if self.to == "openvino":
+            from exporters.openvino.storage import save
 
-        exact = path.with_name(f"exact-{path.name}")
-        self._write(part, exact, "fp32")
-        quantization.quantize(exact, path, _batches(part, calibration))
-        for file in self.folder.glob(f"{exact.name}*"):
-            file.unlink()
-        storage.with_metadata(path, self._metadata())
+            save(graph, path, self._metadata())
+            storage.remove(graph)
 
     def _metadata(self) -> dict[str, Any]:
         """The description, and the tokenizer's own definition where the model carries one."""

@@ -17,7 +17,17 @@ from tests.towers import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("backends", "clip", "clip_core", "converters", "exporters")
-FRAMEWORKS = ("torch", "paddle", "nnabla", "transformers", "open_clip", "torchvision", "onnx", "onnxruntime")
+FRAMEWORKS = (
+    "torch",
+    "paddle",
+    "nnabla",
+    "transformers",
+    "open_clip",
+    "torchvision",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+)
 SOURCES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -93,7 +103,9 @@ ALLOWED = {
     "backends/paddle/": {"clip_core", "backends.paddle", "paddle"},
     "backends/nnabla/": {"clip_core", "backends.nnabla", "nnabla"},
     "backends/onnx/": {"clip_core", "backends.onnx", "exporters.onnx", "onnxruntime"},
+    "backends/openvino/": {"clip_core", "backends.openvino", "backends.onnx", "exporters.onnx", "openvino"},
     "exporters/": {"clip_core", "exporters"},
+    "exporters/openvino/": {"clip_core", "exporters.openvino", "openvino"},
     "exporters/onnx/": {"clip_core", "exporters.onnx", "onnx", "onnxruntime"},
     "clip/": {"clip", "clip_core", "converters", "backends", "exporters"},
 }
@@ -137,7 +149,7 @@ def test_5_reading_executes_nothing(source):
 FORMATS = ("hdf5", "pdparams", "torch_archive")
 WRITERS = {(f"converters/{name}.py", "write") for name in FORMATS} | {("clip_core/safetensors.py", "write")}
 WRITERS |= {("converters/hdf5.py", "_reserve"), ("converters/torch_archive.py", "member")}  # their parts
-WRITERS |= {("exporters/onnx/quantization.py", "quantize")}
+WRITERS |= {("exporters/onnx/quantization.py", "quantize"), ("exporters/openvino/storage.py", "save")}
 WRITING = {
     "write_text",
     "write_bytes",
@@ -151,7 +163,7 @@ WRITING = {
     "move",
 }
 WRITING |= {"np.save", "np.savez", "np.savez_compressed", "torch.save", "paddle.save", "nn.save_parameters"}
-WRITING |= {"onnx.save", "onnx.save_model", "quantize_static"}
+WRITING |= {"onnx.save", "onnx.save_model", "quantize_static", "openvino.save_model"}
 OURS = {"files.write_text", "files.write_bytes", "write_text", "write_bytes"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class CLIP:
     """
 
     backend = "onnx"
+    Session: ClassVar[Any] = Session
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class CLIP:
         if precision not in PRECISIONS:
             raise ClipError(f"There is no precision {precision!r} in ONNX; choose one of {', '.join(PRECISIONS)}.")
         if device not in (None, "cpu"):
-            raise ClipError(f"The onnx backend has no device {device!r}; it runs on the cpu.")
+            raise ClipError(f"The {self.backend} backend has no device {device!r}; it runs on the cpu.")
         self.architecture, self.source, self.vocabulary = architecture, source, vocabulary
         self.precision = precision
         self.load(weights, source)
@@ -131,7 +133,7 @@ class CLIP:
         layers = observe is not ignore
         if (what, layers) not in self._sessions:
             graph = write(self.architecture, self.weights, what, self.precision, layers)
-            self._sessions[what, layers] = Session(graph)
+            self._sessions[what, layers] = self.Session(graph)
         found = self._sessions[what, layers]({what: inputs})
         for name, value in found.items():
             observe(name, value)

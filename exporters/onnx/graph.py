@@ -107,6 +107,7 @@ class Graph:
         self._constants: dict[tuple[str, Shape, bytes], TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._names: dict[str, str] = {}  # of outputs, by those that their nodes have given them
 
     def parameters(self) -> dict[str, Value]:
         """The parameters by their canonical names."""
@@ -118,8 +119,8 @@ class Graph:
         return Value(self, name)
 
     def output(self, name: str, value: Value, axes: Axes | None = None) -> None:
-        """Make a value an output of the whole graph, in float32; without ``axes`` its shape is left open."""
-        self.node("Cast", value, to=TensorProto.FLOAT, name=name)
+        """Make a value, float32, an output of the whole graph; without ``axes`` its shape is left open."""
+        self._names[value.name] = name
         self._outputs.append(_described(name, np.float32, axes))
 
     def constant(self, number: Any) -> Value:
@@ -134,20 +135,18 @@ class Graph:
         """A row of whole numbers, as shapes and axes are given."""
         return self.constant(np.array(numbers, np.int64))
 
-    def node(self, kind: str, *inputs: Value | float, name: str | None = None, **attributes: Any) -> Value:
+    def node(self, kind: str, *inputs: Value | float, **attributes: Any) -> Value:
         """Add a node with one output; a number among the inputs is a `constant`."""
         values = [value if isinstance(value, Value) else self.constant(value) for value in inputs]
-        (output,) = self.nodes(kind, values, 1, name, **attributes)
+        (output,) = self.nodes(kind, values, 1, **attributes)
         return output
 
-    def nodes(
-        self, kind: str, inputs: Sequence[Value], outputs: int, name: str | None = None, **attributes: Any
-    ) -> Sequence[Value]:
-        """Add a node with several outputs, which are named by the number of the node where ``name`` is not given."""
+    def nodes(self, kind: str, inputs: Sequence[Value], outputs: int, **attributes: Any) -> Sequence[Value]:
+        """Add a node with several outputs."""
         for value in inputs:
             if value.name in self._offered and value.name not in self.weights:
                 self._use(value.name)
-        label = name or f"{kind}_{len(self._nodes)}"
+        label = f"{kind}_{len(self._nodes)}"
         names = [label] if outputs == 1 else [f"{label}_{index}" for index in range(outputs)]
         self._nodes.append(helper.make_node(kind, [value.name for value in inputs], names, label, **attributes))
         return [Value(self, each) for each in names]
@@ -168,12 +167,21 @@ class Graph:
         """
         parameters = [stored(each, array) for each, array in self.weights.items()]
         constants = list(self._constants.values())
-        graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, [*parameters, *constants])
+        nodes = [self._renamed(node) for node in self._nodes]
+        graph = helper.make_graph(nodes, name, self._inputs, self._outputs, [*parameters, *constants])
         versions = [helper.make_opsetid("", opset)]
         model = helper.make_model(graph, opset_imports=versions, producer_name="triclip")
         model.ir_version = helper.find_min_ir_version_for(versions)
         helper.set_model_props(model, dict(metadata))
         return model
+
+    def _renamed(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """A node with the names of outputs of the graph where it gives or takes them."""
+        result = onnx.NodeProto()
+        result.CopyFrom(node)
+        for names in (result.input, result.output):
+            names[:] = [self._names.get(name, name) for name in names]
+        return result
 
 
 def inside(name: str, array: np.ndarray) -> TensorProto:

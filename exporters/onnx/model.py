@@ -42,41 +42,47 @@ def write(
         CheckpointError: a weight does not fit the precision.
     """
     graph = Graph(weights, PRECISIONS[precision])
-    observe = graph.output if layers else ignore
+
+    def layer(name: str, value: Value) -> None:
+        graph.output(name, cast(value, np.float32))
+
+    observe = layer if layers else ignore
     if what == "image":
         graph.output("image_features", image_features(graph, architecture, observe), ["images", architecture.embed_dim])
     elif what == "text":
         graph.output("text_features", text_features(graph, architecture, observe), ["texts", architecture.embed_dim])
     else:
-        image = image_features(graph, architecture, observe).astype(np.float32)
-        text = text_features(graph, architecture, observe).astype(np.float32)
+        image, text = (features(graph, architecture, observe) for features in (image_features, text_features))
         per_image = logits(graph, image, text)
         graph.output("logits_per_image", per_image, ["images", "texts"])
         graph.output("logits_per_text", per_image.T, ["texts", "images"])
-    _check_range(graph, precision)
+    for name, array in graph.weights.items():
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"{name} has values that are not finite in {precision}; export the model in fp32.")
     return graph
 
 
 def image_features(graph: Graph, architecture: Architecture, observe: Observe) -> Value:
-    """The features [n, d] of the pixels that the graph takes."""
+    """The features float32 [n, d] of the pixels that the graph takes."""
     tower = architecture.image
     if tower.kind not in IMAGE_TOWERS:
         raise ClipError(f"There is no ONNX of a {tower.title}; export another model.")
     side = tower.resolution
-    pixels = graph.input("image", np.float32, ["images", 3, side, side]).astype(graph.dtype)
+    pixels = graph.input("image", np.float32, ["images", 3, side, side])
     visual = IMAGE_TOWERS[tower.kind](part(graph.parameters(), "visual"), tower)
-    return visual(pixels, below("visual.", observe))
+    return cast(visual(cast(pixels, graph.dtype), below("visual.", observe)), np.float32)
 
 
 def text_features(graph: Graph, architecture: Architecture, observe: Observe) -> Value:
-    """The features [n, d] of the tokens that the graph takes."""
+    """The features float32 [n, d] of the tokens that the graph takes."""
     tower = architecture.text
     if tower.kind not in TEXT_TOWERS:
         raise ClipError(f"There is no ONNX of a {tower.title}; export another model.")
     length = tower.context_length if tower.shortest_length == tower.context_length else "length"
     tokens = graph.input("text", np.int64, ["texts", length])
     own = graph.parameters() if tower.at_root else part(graph.parameters(), "text")
-    return TEXT_TOWERS[tower.kind](own, tower)(tokens, below(architecture.prefix("text"), observe))
+    features = TEXT_TOWERS[tower.kind](own, tower)(tokens, below(architecture.prefix("text"), observe))
+    return cast(features, np.float32)
 
 
 def logits(graph: Graph, image: Value, text: Value) -> Value:
@@ -92,8 +98,6 @@ def normalize(features: Value) -> Value:
     return features / features.graph.node("Sqrt", (features * features).sum(axis=-1, keepdims=True))
 
 
-def _check_range(graph: Graph, precision: str) -> None:
-    """Refuse weights that are infinite in the precision."""
-    for name, array in graph.weights.items():
-        if not np.isfinite(array).all():
-            raise CheckpointError(f"{name} has values that are not finite in {precision}; export the model in fp32.")
+def cast(value: Value, dtype: type[np.floating]) -> Value:
+    """A value of the towers in float32, or an input in what they compute in."""
+    return value if value.graph.dtype is np.float32 else value.astype(dtype)

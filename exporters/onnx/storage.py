@@ -36,11 +36,21 @@ def check_opset(opset: int | None) -> int:
 
 
 def save(graph: Graph, path: Path, opset: int, metadata: Mapping[str, Any]) -> None:
-    """Write a graph and its weights, which go into a file of their own beside it if they are too large for one.
+    """`write`, and read back.
 
     Raises:
         CheckpointError: what is read back is not what was written.
     """
+    write(graph, path, opset, metadata)
+    onnx.checker.check_model(str(path))
+    found = read(path)
+    for name, array in graph.weights.items():
+        if name not in found or found[name].dtype != array.dtype or as_bytes(found[name]) != as_bytes(array):
+            raise CheckpointError(f"{path} does not hold {name} as it was written; check the disk.")
+
+
+def write(graph: Graph, path: Path, opset: int, metadata: Mapping[str, Any]) -> None:
+    """Write a graph and its weights, which go into a file of their own beside it if they are too large for one."""
     properties = {PREFIX + key: json.dumps(value) for key, value in metadata.items()}
     if sum(array.nbytes for array in graph.weights.values()) <= MOST_INSIDE:
         model = graph.model(path.stem, opset, properties, inside)
@@ -57,11 +67,6 @@ def save(graph: Graph, path: Path, opset: int, metadata: Mapping[str, Any]) -> N
 
         model = graph.model(path.stem, opset, properties, stored)
     files.write_bytes(path, model.SerializeToString())
-    onnx.checker.check_model(str(path))
-    found = read(path)
-    for name, array in graph.weights.items():
-        if name not in found or found[name].dtype != array.dtype or as_bytes(found[name]) != as_bytes(array):
-            raise CheckpointError(f"{path} does not hold {name} as it was written; check the disk.")
 
 
 def with_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
@@ -71,6 +76,12 @@ def with_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     model.producer_name = "triclip"
     files.write_bytes(path, model.SerializeToString())
     onnx.checker.check_model(str(path))
+
+
+def remove(path: Path) -> None:
+    """Remove a file and the one that may be beside it."""
+    path.unlink()
+    path.with_name(path.name + BESIDE).unlink(missing_ok=True)
 
 
 def read(path: Path) -> Weights:

@@ -64,7 +64,10 @@ def test_inference_imports_nothing_of_training(backend):
 def test_an_unknown_backend(name):
     with pytest.raises(ClipError) as caught:
         backends.get(name)
-    assert str(caught.value) == f"There is no backend {name!r}; choose one of torch, paddle, nnabla, numpy, onnx."
+    assert (
+        str(caught.value)
+        == f"There is no backend {name!r}; choose one of torch, paddle, nnabla, numpy, onnx, openvino."
+    )
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

@@ -392,7 +392,9 @@ def test_jit_gives_the_plain_model(files):
 
 
 def test_unknown_backends(files, monkeypatch):
-    with pytest.raises(ClipError, match="There is no backend 'jax'; choose one of torch, paddle, nnabla, numpy, onnx"):
+    with pytest.raises(
+        ClipError, match="There is no backend 'jax'; choose one of torch, paddle, nnabla, numpy, onnx, openvino"
+    ):
         clip.load(files[".pt"], backend="jax")
     monkeypatch.setenv("CLIP_BACKEND", "jax")
     with pytest.raises(ClipError, match=r"\$CLIP_BACKEND is 'jax'; set it to one of torch, paddle, nnabla, numpy"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 
 import numpy as np
@@ -11,14 +12,17 @@ import onnxruntime
 import pytest
 
 import converters
+from backends.onnx.session import Session
 from clip import samples
 from clip.api import RESOURCES, open_model
 from clip.export import export
 from clip.proof import BUDGETS, Budget, Proof
 from clip_core.errors import ClipError
+from clip_core.image import open_image
 from clip_core.similarity import normalize
 from exporters.onnx import storage
 from exporters.onnx.storage import metadata_of, read
+from exporters.openvino import storage as vino
 from tests.clip.running import assert_refused
 from tests.weights import same
 
@@ -77,7 +81,7 @@ def test_the_metadata_is_all_that_a_program_needs(exported):
     assert (wanted["resolution"], wanted["resize"], wanted["interpolation"]) == (64, "shortest", "bicubic")
     texts = ["a red circle", "a blue circle", "a red star"]
     session = onnxruntime.InferenceSession(folder / "both.onnx", providers=["CPUExecutionProvider"])
-    inputs = {"image": loaded.preprocess.pixels(samples_picture())[None], "text": loaded.model.tokenize(texts)}
+    inputs = {"image": loaded.preprocess.pixels(open_image(CIRCLE))[None], "text": loaded.model.tokenize(texts)}
     per_image, per_text = session.run(None, inputs)
     assert per_image.shape == (1, 3)
     assert per_image.argmax() == 0
@@ -85,12 +89,6 @@ def test_the_metadata_is_all_that_a_program_needs(exported):
     image, text = loaded.model.embed_image(inputs["image"]), loaded.model.embed_text(inputs["text"])
     expected = report["logit_scale"] * normalize(image) @ normalize(text).T
     assert per_image == pytest.approx(expected, abs=1e-4)
-
-
-def samples_picture():
-    from clip_core.image import open_image
-
-    return open_image(CIRCLE)
 
 
 def test_half_precision_halves_the_file(exported, tmp_path):
@@ -120,6 +118,20 @@ def test_integers_of_eight_bits(run, tmp_path):
     ]
     assert {each.data_type for each in matrices} == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
     assert metadata_of(tmp_path / "int8" / "text.onnx")["precision"] == "int8"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_openvino(precision, exported, tmp_path):
+    report = export("shapes", tmp_path / "vino", to="openvino", precision=precision, parts=["image", "both"])
+    assert list(report["files"]) == ["both.bin", "both.xml", "image.bin", "image.xml"]
+    assert min(report["proof"]["least_cosine"].values()) > (0.99 if precision == "int8" else 1 - 1e-9)
+    if precision == "int8":
+        assert report["proof"]["shapes"]["agreement"] >= 0.99
+        assert report["files"]["image.bin"]["bytes"] < exported[1]["files"]["image.onnx"]["bytes"] / 3
+    found = vino.metadata_of(tmp_path / "vino" / "both.xml")
+    assert found["tokenizer"].pop("definition") == converters.read(RESOURCES / "shapes.safetensors").vocabulary
+    assert found == {key: report[key] for key in found}
+    assert found["precision"] == precision
 
 
 def test_weights_beside_a_file_that_would_be_too_large(monkeypatch, tmp_path):
@@ -156,8 +168,6 @@ def test_what_is_beyond_its_budget_leaves_nothing_behind(run, monkeypatch, tmp_p
 )
 def test_a_wrong_number_anywhere_is_noticed(part, output, stage, exported):
     """The twin of the proof: one value of one output, in the batch of two or of all."""
-    from backends.onnx.session import Session
-
     judge = open_model("shapes", backend="numpy", precision="fp64")
     session = Session(exported[0] / f"{part}.onnx")
 
@@ -196,6 +206,10 @@ def test_existing_files(run, exported, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (
+            ["--opset", "17", "--to", "openvino"],
+            "An opset is of ONNX alone; leave it out, or export to onnx rather than",
+        ),
         (["--opset", "16"], "The opset 16 is not written here; choose one from 17 to 22."),
         (
             ["--calibration-picture", CIRCLE],
@@ -226,7 +240,8 @@ def test_texts_that_cannot_be_used(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
 
 
-def test_without_the_library(run, monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    result = run("export", "shapes", "-o", tmp_path / "none")
-    assert_refused(result, "install it with: pip install --upgrade 'triclip[onnx]'.")
+@pytest.mark.parametrize("library", ["onnx", "openvino"])
+def test_without_the_library(library, run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, library, None)
+    result = run("export", "shapes", "--to", library, "-o", tmp_path / "none")
+    assert_refused(result, f"install it with: pip install --upgrade 'triclip[{library}]'.")

@@ -1,6 +1,8 @@
-"""The graphs that are written for ONNX give the reference's numbers in onnxruntime, for every tower."""
+"""The graphs that are written for ONNX give the reference's numbers in onnxruntime and OpenVINO, for every tower."""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import onnx
@@ -47,9 +49,10 @@ def test_every_tower_has_a_writer_of_its_graph():
         }
 
 
-def test_stages_and_layers_are_those_of_the_reference(architecture):
+@pytest.mark.parametrize("runtime", backends.RUNTIMES)
+def test_stages_and_layers_are_those_of_the_reference(runtime, architecture):
     pixels, tokens = sample_pixels(architecture), sample_tokens(architecture)
-    clip = BACKEND.CLIP(architecture, sample_weights(architecture))
+    clip = backends.get(runtime).CLIP(architecture, sample_weights(architecture))
     assert tolerances.beyond(stages_of(clip, pixels, tokens), reference_stages(architecture)) == {}
     found, expected = clip.layers(pixels, tokens), reference_layers(architecture)
     assert list(found) == list(expected)
@@ -116,10 +119,10 @@ def test_the_bias_of_the_logits():
     assert tolerances.difference(found["logits_per_image"], expected) <= tolerances.CONTRACT["logits"].bound
 
 
-def test_parity_takes_it_as_a_backend():
-    report = compare("shapes", ["onnx", "numpy"], layers=True)
+def test_parity_takes_them_as_backends():
+    report = compare("shapes", ["onnx", "openvino"], layers=True)
     assert report.passed
-    assert [comparison.backend for comparison in report.comparisons] == ["onnx", "numpy"]
+    assert [comparison.backend for comparison in report.comparisons] == ["onnx", "openvino"]
 
 
 def test_what_it_refuses(monkeypatch):
@@ -139,7 +142,8 @@ def test_what_it_refuses(monkeypatch):
         model.write(architecture, weights, "image")
 
 
-def test_without_its_runtime(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(BackendMissing, match=r"install it with: pip install --upgrade 'triclip\[onnx\]'\.$"):
-        backends.get("onnx")
+@pytest.mark.parametrize("runtime", backends.RUNTIMES)
+def test_without_its_runtime(runtime, monkeypatch):
+    monkeypatch.setitem(sys.modules, runtime, None)
+    with pytest.raises(BackendMissing, match=rf"install it with: pip install --upgrade 'triclip\[{runtime}\]'\.$"):
+        backends.get(runtime)

@@ -1,0 +1,1 @@
+"""OpenVINO's files, from those of ONNX."""
