@@ -142,32 +142,41 @@ def looked_at(x: torch.Tensor, *modules: nn.Module) -> bool:
     """Whether other code sees how ``modules`` compute with ``x``, or has changed it: they, or any of their parts, have
     hooks or belong to other classes, or the computation is recorded.
     """
-    return recorded(x) or _has_any_global_hook() or not all(map(_is_original, modules))
+    if recorded(x) or _has_any_global_hook() or _methods() != METHODS:
+        return True
+    return not all(map(_is_original, modules))
 
 
 def _is_original(module: nn.Module) -> bool:
-    own = module.__dict__
-    kind = type(module)
-    if kind not in ORIGINAL:  # a class that FSDP2 derives computes as the one that it is derived from
-        kind = next(base for base in kind.__mro__ if not base.__module__.startswith("torch.distributed"))
-    if ORIGINAL.get(kind) != _methods(kind) or not own.keys().isdisjoint(METHODS):
-        return False
-    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
-    if hooks and not _gather_weights(module):
-        return False
-    return all(part is None or _is_original(part) for part in own["_modules"].values())
+    # Few steps for each part: all of a transformer's are looked through each time that it computes.
+    parts = [module]
+    for part in parts:
+        if type(part) not in KINDS and not _is_sharded(part):
+            return False
+        own = part.__dict__
+        hooks = (
+            own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+        )
+        if "forward" in own or "attention" in own or (hooks and not _is_sharded(part)):
+            return False
+        parts += own["_modules"].values()
+    return True
 
 
-def _gather_weights(module: nn.Module) -> bool:
-    """Whether all hooks of a module are FSDP2's, which look at no token; attention is not always called as a module."""
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 alone has derived the class of a module and hooked it: it gathers weights, and sees no token."""
+    kinds = type(module).__mro__
+    kind = next((kind for kind in kinds if kind in KINDS), Attention)
+    if kind is Attention:  # or a class from elsewhere; attention is not always called as a module
+        return False
     hooks = [hook for name in HOOKS for hook in module.__dict__[name].values()]
-    return not isinstance(module, Attention) and all(
-        getattr(hook, "__module__", "").startswith("torch.distributed") for hook in hooks
-    )
+    added = (*kinds[: kinds.index(kind)], *hooks)
+    return all(getattr(each, "__module__", "").startswith("torch.distributed") for each in added)
 
 
-def _methods(kind: type[nn.Module]) -> list[Callable[..., Any] | None]:
-    return [getattr(kind, name, None) for name in METHODS]
+def _methods() -> list[Callable[..., Any]]:
+    """The forward passes as of now: other code may have set others on the classes."""
+    return [*(kind.forward for kind in KINDS), ResidualAttentionBlock.attention]
 
 
 class Observed(nn.Module):
@@ -446,13 +455,10 @@ class Mixer(Observed):
         return x
 
 
-# The classes that a transformer is made of, with their forward passes.
-METHODS = ("forward", "attention")
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-ORIGINAL = {
-    kind: _methods(kind)
-    for kind in (
-        *(nn.Embedding, nn.GELU, nn.Linear, type(Attention(1, 1).out_proj)),
-        *(Attention, Blocks, LayerNorm, MLP, QuickGELU, ResidualAttentionBlock, Transformer),
-    )
+# The classes that a transformer is made of, and their forward passes.
+KINDS = {
+    *(nn.Embedding, nn.GELU, nn.Linear, type(Attention(1, 1).out_proj)),
+    *(Attention, Blocks, LayerNorm, MLP, QuickGELU, ResidualAttentionBlock, Transformer),
 }
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+METHODS = _methods()
