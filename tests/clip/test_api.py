@@ -379,10 +379,17 @@ def test_no_logits_before_a_model():
         clip.logits(np.zeros((1, 3, 48, 48)), np.zeros((1, 77)))
 
 
-@pytest.mark.parametrize("name", ["ViT-B-32", "vit-b/32", "", "no\0name", "x" * 5000, "missing.pt"])
+@pytest.mark.parametrize("name", ["vit-b/32", "", "no\0name", "x" * 5000, "missing.pt"])
 def test_neither_name_nor_file(name):
     with pytest.raises(ClipError, match=r"no model of that name; the models are shapes, RN50, .*ViT-L/14@336px"):
         clip.load(name, backend="numpy")
+
+
+def test_an_architecture_without_weights():
+    with pytest.raises(ClipError, match=r"^Mixer-B/32 is an architecture of Mixer CLIP without weights .* a model\.$"):
+        clip.load("Mixer-B/32", backend="numpy")
+    with pytest.raises(ClipError, match=r"^ViT-B-32 is an architecture of open_clip .*, or load OpenAI's ViT-B/32\.$"):
+        clip.load("ViT-B-32", backend="numpy")
 
 
 def test_jit_gives_the_plain_model(files):

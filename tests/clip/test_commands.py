@@ -642,7 +642,7 @@ def test_classify_refuses(run, tmp_path):
         ([CIRCLE, *red, "--output", tmp_path / "none" / "scores.csv"], "scores.csv cannot be written"),
         ([CIRCLE, *red, "--device", "cuda"], "The numpy backend has no device 'cuda'"),
         ([CIRCLE, *red, "--precision", "fp8"], "There is no precision 'fp8'"),
-        ([CIRCLE, *red, "--model", "ViT-B-32"], "There is no file ViT-B-32 and no model of that name"),
+        ([CIRCLE, *red, "--model", "ViT-B-33"], "There is no file ViT-B-33 and no model of that name"),
         ([CIRCLE, *red, "--backend", "jax"], "There is no backend 'jax'"),
     ):
         backend = [] if "--backend" in arguments else ["--backend", "numpy"]
