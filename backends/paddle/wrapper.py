@@ -54,15 +54,27 @@ class CLIPWrapper(nn.Layer):
         self.model = CLIP(shape, initialize(shape, seed), device=device)
         self.head = CLIPHead()
 
-    def forward(self, image: paddle.Tensor, text: paddle.Tensor, mode: str = "train") -> dict[str, paddle.Tensor]:
-        """Pixels [n, 3, r, r] and their tokens [n, context] -> ``loss`` with its parts ``img_loss`` and ``text_loss``.
+    def forward(
+        self, image: paddle.Tensor, text: paddle.Tensor | None = None, mode: str = "train"
+    ) -> paddle.Tensor | dict[str, paddle.Tensor]:
+        """What ``mode`` asks for, of pixels [n, 3, r, r] and tokens [m, context].
+
+        ``train``: the ``loss`` of n matching pairs with its parts ``img_loss`` and ``text_loss``. ``test``: the logits
+        ``image_logits`` [n, m] and ``text_logits`` [m, n]. ``extract``: the image features [n, d], not normalised.
 
         Raises:
-            ClipError: ``mode`` is not ``train``; use ``.model`` for features.
+            ClipError: there is no such mode, or it needs a text.
         """
-        if mode != "train":
-            raise ClipError(f"CLIPWrapper has no mode {mode!r}, only train; use .model.encode_image for features.")
-        return self.head(*self.model(image, text))
+        if mode not in ("train", "test", "extract"):
+            raise ClipError(f"CLIPWrapper has no mode {mode!r}, only train, test and extract.")
+        if mode == "extract":
+            return self.model.encode_image(image)
+        if text is None:
+            raise ClipError(f"The mode {mode} of CLIPWrapper needs a text beside the image; extract needs none.")
+        image_logits, text_logits = self.model(image, text)
+        if mode == "test":
+            return {"image_logits": image_logits, "text_logits": text_logits}
+        return self.head(image_logits, text_logits)
 
     def set_state_dict(
         self, state_dict: Mapping[str, Any], use_structured_name: bool = True

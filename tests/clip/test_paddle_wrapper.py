@@ -257,9 +257,18 @@ def test_loss_needs_pairs(wrapper):
         wrapper(sample_pixels(SHAPE, n=3), sample_tokens(SHAPE, n=4))
 
 
-def test_only_training_has_a_mode(wrapper):
-    with pytest.raises(ClipError, match="CLIPWrapper has no mode 'test', only train"):
-        wrapper(sample_pixels(SHAPE), sample_tokens(SHAPE, n=3), mode="test")
+def test_modes(wrapper):
+    pixels, tokens = paddle.to_tensor(sample_pixels(SHAPE)), paddle.to_tensor(sample_tokens(SHAPE, n=2))
+    logits = wrapper(pixels, tokens, mode="test")
+    image_logits, text_logits = wrapper.model(pixels, tokens)
+    assert np.array_equal(logits["image_logits"].numpy(), image_logits.numpy())
+    assert np.array_equal(logits["text_logits"].numpy(), text_logits.numpy())
+    features = wrapper(pixels, mode="extract").numpy()
+    assert np.array_equal(features, wrapper.model.encode_image(pixels).numpy())
+    with pytest.raises(ClipError, match=r"^CLIPWrapper has no mode 'valid', only train, test and extract\.$"):
+        wrapper(pixels, tokens, mode="valid")
+    with pytest.raises(ClipError, match=r"^The mode train of CLIPWrapper needs a text beside the image; extract"):
+        wrapper(pixels)
 
 
 def test_features_of_the_model_inside(wrapper):
