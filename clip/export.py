@@ -7,8 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import backends
 from clip.api import LoadedModel, open_model, weights_file
 from clip.parity import Inputs, token_rows
-from clip.proof import BUDGETS, Proof, Run, beyond, random_pictures, shapes
+from clip.proof import BUDGETS, Proof, Run, beyond, canaries, random_pictures, shapes
 from clip_core import files
 from clip_core.errors import ClipError
 from clip_core.evaluation.zero_shot import unit_features
@@ -30,11 +29,29 @@ if TYPE_CHECKING:
     from exporters.onnx.model import Part
 
 PARTS: tuple[Part, ...] = ("image", "text", "both")
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
-ENDINGS = (".onnx", ".onnx.data", ".xml", ".bin")  # of the names of all files that an export can have
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a model is exported to."""
+
+    endings: tuple[str, ...]  # of the names of its files; the first one is that of the file that is loaded
+    backends: tuple[str, ...]  # whose libraries write and run it
+    session: str  # the module whose ``Session`` runs a file
+    precisions: tuple[str, ...]
+    libraries: tuple[str, ...]  # whose versions the report tells
+
+
+_ALL = tuple(BUDGETS)
+TARGETS = {
+    "onnx": Target((".onnx", ".onnx.data"), ("onnx",), "backends.onnx.session", _ALL, ("onnx", "onnxruntime")),
+    "openvino": Target((".xml", ".bin"), ("onnx", "openvino"), "backends.openvino.session", _ALL, ("onnx", "openvino")),
+    "torchscript": Target((".pt",), ("torch",), "backends.torch.exported", ("fp32", "fp16"), ("torch",)),
+    "torch-export": Target((".pt2",), ("torch",), "backends.torch.exported", ("fp32", "fp16"), ("torch",)),
+}
 REPORT = "export.json"
 FORMAT = 1
-LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "onnxruntime", "openvino")}
+MAX_REPORT_BYTES = 16 << 20
 BATCH = 27  # inputs that are looked at together
 
 
@@ -59,7 +76,7 @@ def export(
     Args:
         name: a model's name, a weights file, or a folder with one.
         folder: made where it is absent.
-        to: ``onnx`` or ``openvino``.
+        to: one of `TARGETS`.
         precision: ``fp32``, ``fp16``, or ``int8`` by static quantisation.
         opset: the version of ONNX's operators; by default the oldest that is written, which most runtimes know.
         parts: ``image`` and ``text``, a file of each tower, and ``both``, which gives the logits of pictures and texts.
@@ -71,20 +88,22 @@ def export(
         ClipError: a library is missing, the model cannot be read, or the export differs from the reference by more than
             its budget (`clip.proof.BUDGETS`).
     """
-    if precision not in BUDGETS:
-        raise ClipError(f"There is no precision {precision!r} to export; choose one of {', '.join(BUDGETS)}.")
-    if (pictures or texts) and precision != "int8":
-        raise ClipError(f"Nothing is calibrated in {precision}; leave pictures and texts out, or choose int8.")
-    if to not in SUFFIXES:
-        raise ClipError(f"There is no export to {to!r}; choose one of {', '.join(SUFFIXES)}.")
+    if to not in TARGETS:
+        raise ClipError(f"There is no export to {to!r}; choose one of {', '.join(TARGETS)}.")
+    target = TARGETS[to]
+    if precision not in target.precisions:
+        raise ClipError(f"There is no {precision!r} in {to}; choose one of {', '.join(target.precisions)}.")
     if opset is not None and to != "onnx":
         raise ClipError(f"An opset is of ONNX alone; leave it out, or export to onnx rather than {to}.")
-    for library in dict.fromkeys(("onnx", to)):  # before the work, not in the middle of it
+    if (pictures or texts) and precision != "int8":
+        raise ClipError(f"Nothing is calibrated in {precision}; leave pictures and texts out, or choose int8.")
+    for library in target.backends:  # before the work, not in the middle of it
         backends.get(library)
-    from exporters.onnx.storage import check_opset
+    if to == "onnx":
+        from exporters.onnx.storage import check_opset
 
-    opset = check_opset(opset)
-    names: dict[Part, str] = {part: part + SUFFIXES[to] for part in PARTS if part in parts}
+        opset = check_opset(opset)
+    names: dict[Part, str] = {part: part + target.endings[0] for part in PARTS if part in parts}
     inputs = [*files_of(weights_file(name)[0]), *pictures]
     for file in (*names.values(), REPORT):
         files.check_target(Path(folder, file), inputs, force)
@@ -97,18 +116,28 @@ def export(
         heads=heads,
         resolution=resolution,
     )
-    owned = [part + ending for part in PARTS for ending in ENDINGS]
-    with files.atomic_folder(folder, REPORT, owned, replace=force) as temporary:
+    with files.atomic_folder(folder, REPORT, _files_of_before(Path(folder)), replace=force) as temporary:
         report = _Export(judge, to, precision, opset, temporary).run(names, pictures, texts)
         files.write_text(temporary / REPORT, json.dumps(report, indent=2) + "\n")
     return report
 
 
+def _files_of_before(folder: Path) -> list[str]:
+    """The names of the files that the report of an earlier export tells of."""
+    try:
+        told = set(json.loads(files.read_regular(folder / REPORT, MAX_REPORT_BYTES))["files"])
+    except (ClipError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    possible = {part + ending for part in PARTS for target in TARGETS.values() for ending in target.endings}
+    return sorted(told & possible)
+
+
 class _Export:
     """One model on its way into a folder."""
 
-    def __init__(self, judge: LoadedModel, to: str, precision: str, opset: int, folder: Path) -> None:
+    def __init__(self, judge: LoadedModel, to: str, precision: str, opset: int | None, folder: Path) -> None:
         self.judge, self.to, self.precision, self.opset, self.folder = judge, to, precision, opset, folder
+        self.target = TARGETS[to]
         self.architecture, self.weights = judge.model.architecture, judge.model.export()
         self.description = describe(judge, precision)
 
@@ -122,8 +151,11 @@ class _Export:
         """
         calibration = self._calibration(pictures, texts) if self.precision == "int8" else None
         for part, file in names.items():
-            self._write(part, self.folder / file, calibration)
-        session = importlib.import_module(f"backends.{self.to}.session").Session
+            if "onnx" in self.target.backends:
+                self._write_graph(part, self.folder / file, calibration)
+            else:
+                self._write_native(part, self.folder / file)
+        session = importlib.import_module(self.target.session).Session
         runs: dict[Part, Run] = {part: session(self.folder / file) for part, file in names.items()}
         budget = BUDGETS[self.precision]
         proof = Proof(runs, self.judge, budget).run()
@@ -132,7 +164,7 @@ class _Export:
         return self.description | {
             "to": self.to,
             "opset": self.opset,
-            "versions": {library: metadata.version(library) for library in LIBRARIES[self.to]},
+            "versions": {name: str(importlib.import_module(name).__version__) for name in self.target.libraries},
             "budget": {name: value for name, value in vars(budget).items() if value is not None},
             "proof": proof,
             "files": {
@@ -141,22 +173,22 @@ class _Export:
             },
         }
 
-    def _write(self, part: Part, path: Path, calibration: Inputs | None) -> None:
-        """Write one file, and what belongs beside it.
+    def _write_graph(self, part: Part, path: Path, calibration: Inputs | None) -> None:
+        """Write a file of ONNX, or of OpenVINO, which reads one.
 
         Args:
             calibration: what int8 is calibrated on; None: the precision is another one.
         """
         from exporters.onnx import model, quantization, storage
 
-        graph = path.with_suffix(".onnx")
+        graph, opset = path.with_suffix(".onnx"), storage.check_opset(self.opset)
         in_onnx = self._metadata() if self.to == "onnx" else {}
         if calibration is None:
             written = model.write(self.architecture, self.weights, part, self.precision)
-            storage.save(written, graph, self.opset, in_onnx)
+            storage.save(written, graph, opset, in_onnx)
         else:
             exact = path.with_name(f"exact-{graph.name}")
-            storage.save(model.write(self.architecture, self.weights, part), exact, self.opset, {})
+            storage.save(model.write(self.architecture, self.weights, part), exact, opset, {})
             quantization.quantize(exact, graph, _batches(part, calibration))
             storage.with_metadata(graph, in_onnx)
             storage.remove(exact)
@@ -165,6 +197,15 @@ class _Export:
 
             save(graph, path, self._metadata())
             storage.remove(graph)
+
+    def _write_native(self, part: Part, path: Path) -> None:
+        """Write a file of what a framework's own model computes."""
+        native = backends.get(self.target.backends[0]).CLIP(
+            self.architecture, self.weights, device="cpu", precision=self.precision
+        )
+        found = canaries(self.judge)
+        inputs = {"image": found.pixels[:2], "text": found.tokens[:3]}
+        importlib.import_module(self.target.session).save(native, part, path, inputs, self._metadata())
 
     def _metadata(self) -> dict[str, Any]:
         """The description, and the tokenizer's own definition where the model carries one."""

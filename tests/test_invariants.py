@@ -129,6 +129,8 @@ EXECUTING = {
     *("nn.load_parameters", "nnabla.load_parameters", "np.load", "numpy.load"),
     *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "os.system", "runpy.run_path"),
 }
+# What runs a file that this very process has written into a temporary folder, to prove it before it is published.
+PROVING = {"backends/torch/exported.py": {"torch.jit.load"}}
 EXECUTING_MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "runpy"}
 
 
@@ -136,7 +138,7 @@ EXECUTING_MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shel
 def test_5_reading_executes_nothing(source):
     tree = tree_of(source)
     calls = {dotted(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    assert calls & EXECUTING == set()
+    assert calls & EXECUTING == PROVING.get(source, set())
     assert {module.split(".")[0] for module in imports_of(tree)} & EXECUTING_MODULES == set()
     names = {dotted(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name)}
     assert not {name for name in names if name.split(".")[-1] in ("Unpickler", "weights_only", "allow_pickle")}
@@ -150,6 +152,7 @@ FORMATS = ("hdf5", "pdparams", "torch_archive")
 WRITERS = {(f"converters/{name}.py", "write") for name in FORMATS} | {("clip_core/safetensors.py", "write")}
 WRITERS |= {("converters/hdf5.py", "_reserve"), ("converters/torch_archive.py", "member")}  # their parts
 WRITERS |= {("exporters/onnx/quantization.py", "quantize"), ("exporters/openvino/storage.py", "save")}
+WRITERS |= {("backends/torch/exported.py", "save")}
 WRITING = {
     "write_text",
     "write_bytes",
@@ -164,6 +167,7 @@ WRITING = {
 }
 WRITING |= {"np.save", "np.savez", "np.savez_compressed", "torch.save", "paddle.save", "nn.save_parameters"}
 WRITING |= {"onnx.save", "onnx.save_model", "quantize_static", "openvino.save_model"}
+WRITING |= {"torch.jit.save", "torch.export.save"}
 OURS = {"files.write_text", "files.write_bytes", "write_text", "write_bytes"}
 
 

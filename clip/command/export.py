@@ -18,6 +18,8 @@ MAX_TEXTS_BYTES = 16 << 20
 class Target(str, Enum):
     onnx = "onnx"
     openvino = "openvino"
+    torchscript = "torchscript"
+    torch_export = "torch-export"
 
 
 class Precision(str, Enum):
@@ -31,7 +33,7 @@ def run(
         str, typer.Argument(metavar="MODEL", help="A model's name, a weights file in any layout, or a folder with one.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the files; made where it is absent.")],
-    to: Annotated[Target, typer.Option(help="onnx, or openvino, whose files are made of those of onnx.")] = Target.onnx,
+    to: Annotated[Target, typer.Option(help="onnx and openvino need no framework, the others theirs.")] = Target.onnx,
     precision: Annotated[Precision, typer.Option(help="int8 is calibrated on pictures and texts.")] = Precision.fp32,
     opset: Annotated[int | None, typer.Option(help="The version of ONNX's operators; by default 17.")] = None,
     image: Annotated[bool, typer.Option("--image", help="Write the image tower; by default all three.")] = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from functools import partial
 
 import numpy as np
@@ -134,6 +135,24 @@ def test_openvino(precision, exported, tmp_path):
     assert found["precision"] == precision
 
 
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize(("to", "suffix"), [("torchscript", ".pt"), ("torch-export", ".pt2")])
+def test_pytorch(to, suffix, exported, tmp_path):
+    """Files of each tower alone, for any batch and length; the proof has loaded them from the disk."""
+    report = export("shapes", tmp_path / "native", to=to, parts=["image", "text"])
+    assert list(report["files"]) == [f"image{suffix}", f"text{suffix}"]
+    assert 0 < max(report["proof"]["largest_difference"].values()) < 1e-4
+    assert report["proof"]["batches_of_texts"] == [[1, 77], [1, 2], [8, 7], [12, 77]]
+    for part in ("image", "text"):
+        size = exported[1]["files"][f"{part}.onnx"]["bytes"]
+        assert report["files"][part + suffix]["bytes"] == pytest.approx(size, rel=0.3)
+        with zipfile.ZipFile(tmp_path / "native" / (part + suffix)) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("extra/triclip.json"))
+            found = json.loads(archive.read(name))
+        assert found["tokenizer"].pop("definition") == converters.read(RESOURCES / "shapes.safetensors").vocabulary
+        assert found == {key: report[key] for key in found}
+
+
 def test_weights_beside_a_file_that_would_be_too_large(monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "MOST_INSIDE", 1000)
     report = export("shapes", tmp_path / "large", parts=["text"])
@@ -208,7 +227,11 @@ def test_existing_files(run, exported, tmp_path):
     [
         (
             ["--opset", "17", "--to", "openvino"],
-            "An opset is of ONNX alone; leave it out, or export to onnx rather than",
+            "An opset is of ONNX alone; leave it out, or export",
+        ),
+        (
+            ["--precision", "int8", "--to", "torchscript"],
+            "There is no 'int8' in torchscript; choose one of fp32",
         ),
         (["--opset", "16"], "The opset 16 is not written here; choose one from 17 to 22."),
         (
