@@ -10,6 +10,7 @@ from backends.paddle import CLIP
 from tests.models import RESNET, VIT, sample_pixels, sample_tokens, sample_weights
 
 
+@pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # in Paddle's count of operations
 @pytest.mark.parametrize("architecture", [VIT, RESNET], ids=["vit", "resnet"])
 def test_parts_and_summaries(architecture, capsys):
     model = CLIP(architecture, sample_weights(architecture), "cpu")
