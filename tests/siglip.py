@@ -67,11 +67,13 @@ def siglip_of_tests(pretrained: bool = False, **options: Any) -> VisionTransform
     )
 
 
+siglip_of_tests.__module__ = VisionTransformer.__module__  # where timm looks for the settings of its models
+register_model(siglip_of_tests)  # once: timm warns of a second time
+
+
 def open_clip_model() -> CustomTextCLIP:
     """open_clip's model of `SIGLIP`, in evaluation mode, with weights of its own."""
     text = SIGLIP.text
-    siglip_of_tests.__module__ = VisionTransformer.__module__  # where timm looks for the settings of its models
-    register_model(siglip_of_tests)
     vision = {"image_size": 33, "timm_model_name": "siglip_of_tests", "timm_pool": "map", "timm_proj": "none"}
     language = {
         "context_length": text.context_length,
