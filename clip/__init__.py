@@ -54,9 +54,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What is found out when it is asked for: `train`, which brings along all that reads recipes and data, the modules
-    with the names of OpenAI's, and ``__version__``, that of the installed package."""
+    with the names of OpenAI's, NNabla-CLIP's class, and ``__version__``, that of the installed package."""
     if name in ("clip", "model", "simple_tokenizer"):
         return importlib.import_module(f"clip.{name}")
+    if name == "CLIP":
+        from clip.nnabla_clip import CLIP
+
+        return CLIP
     if name == "train":
         from clip.training import train
 

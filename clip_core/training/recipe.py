@@ -264,6 +264,12 @@ class Recipe(Section):
         data = plain_yaml.load(read_regular(path, plain_yaml.MAXIMUM_BYTES), str(path))
         if not isinstance(data, dict):
             raise ClipError(f"{path} is no recipe, which has sections such as model and training; give one.")
+        model = data.get("model")
+        if isinstance(model, dict) and model.get("name") == "CLIPWrapper":
+            raise ClipError(
+                f"{path} is a configuration of PASSL, expected a recipe; clip/vit-b-32 is that of its CLIP here, and "
+                "docs/migrating.md says what each of its keys becomes."
+            )
         return cls.parse(data, str(path), overrides)
 
     @classmethod
