@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ def export(
         precision: ``fp32``, ``fp16``, or ``int8`` by static quantisation.
         opset: the version of ONNX's operators; by default the oldest that is written, which most runtimes know.
         parts: ``image`` and ``text``, a file of each tower, and ``both``, which gives the logits of pictures and texts.
-        pictures, texts: what int8 is calibrated on; without them, drawn shapes and their names.
+        pictures, texts: what int8 is calibrated on beside drawn shapes and their names.
         like, activation, heads, resolution: as for `clip.load`.
         force: replace files that are there already.
 
@@ -213,17 +213,17 @@ class _Export:
         return self.description | {"tokenizer": tokenizer}
 
     def _calibration(self, pictures: Sequence[str | os.PathLike[str]], texts: Sequence[str]) -> Inputs:
-        """What int8 is calibrated on: what is given or drawn, and random pictures and texts."""
-        inputs, _ = shapes(self.judge, "calibration")
-        length = self.architecture.text.context_length
-        if pictures:
-            of_user = [self.judge.preprocess.pixels(open_image(Path(path))) for path in pictures]
-            inputs = replace(inputs, pixels=np.stack(of_user))
-        if texts:
-            inputs = replace(inputs, tokens=self.judge.model.tokenizer.tokenize(texts, length, truncate=True))
+        """What int8 is calibrated on: what is given, and what the proof is like, drawn and random."""
+        drawn, _ = shapes(self.judge, "calibration")
+        text = self.architecture.text
         # What is random goes beyond the ranges of what is real, so that other real inputs stay within the calibrated.
-        pixels, tokens = random_pictures(self.judge, BATCH, seed=1), token_rows(self.architecture.text, BATCH, seed=1)
-        return Inputs(np.concatenate([inputs.pixels, pixels]), np.concatenate([inputs.tokens, tokens]))
+        of_pictures = [drawn.pixels, random_pictures(self.judge, BATCH, seed=1)]
+        of_texts = [drawn.tokens, token_rows(text, BATCH, seed=1)]
+        if pictures:
+            of_pictures.append(np.stack([self.judge.preprocess.pixels(open_image(Path(path))) for path in pictures]))
+        if texts:
+            of_texts.append(self.judge.model.tokenizer.tokenize(texts, text.context_length, truncate=True))
+        return Inputs(np.concatenate(of_pictures), np.concatenate(of_texts))
 
     def _accuracy(self, runs: Mapping[Part, Run], least: float) -> dict[str, Any]:
         """How many drawn things are named rightly in fp32 and by the export, and how many alike.

@@ -41,10 +41,10 @@ def run(
     both: Annotated[bool, typer.Option("--both", help="Write both towers as one graph that ends in logits.")] = False,
     calibration_picture: Annotated[
         list[Path] | None,
-        typer.Option(help="A picture for int8; may be given several times. By default drawn shapes."),
+        typer.Option(help="For int8, beside drawn shapes; may be given several times."),
     ] = None,
     calibration_texts: Annotated[
-        Path | None, typer.Option(help="A UTF-8 text file for int8 with one text a line. By default names of shapes.")
+        Path | None, typer.Option(help="For int8, beside names of shapes: a UTF-8 file with one text a line.")
     ] = None,
     activation: Activation = None,
     heads: Heads = None,

@@ -1,0 +1,83 @@
+"""The example server answers as the model does, without a framework, and refuses in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from clip import samples
+from clip.api import open_model
+from clip.export import export
+from clip.zero_shot import Classifier
+from clip_core.image import open_image
+
+ROOT = Path(__file__).parents[2]
+SERVER = ROOT / "examples" / "deploy" / "onnxruntime_server.py"
+CIRCLE = samples.pictures()["a large solid red circle"]
+LABELS = ["a red circle", "a blue circle", "a red star"]
+WITHOUT_FRAMEWORKS = """
+import runpy, sys
+for name in ("torch", "paddle", "nnabla", "onnx"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("served") / "exported"
+    export("shapes", folder, parts=["image", "text"])
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WITHOUT_FRAMEWORKS, str(SERVER), str(folder), "--port", "0"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        line = server.stdout.readline()
+        assert line.startswith(f"serving {folder} at http://127.0.0.1:")
+        yield line.split()[-1]
+        server.terminate()
+
+
+def post(address: str, body: bytes) -> tuple[int, dict]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, body), timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def test_probabilities_are_those_of_the_model(address):
+    status, found = post(f"{address}/classify?{urlencode({'label': LABELS}, doseq=True)}", CIRCLE.read_bytes())
+    loaded = open_model("shapes", backend="numpy")
+    pixels = loaded.preprocess.pixels(open_image(CIRCLE))[None]
+    expected = Classifier(loaded, LABELS, "{}").score(pixels).probabilities[0]
+    assert status == 200
+    assert list(found) == LABELS
+    assert list(found.values()) == pytest.approx(expected, abs=1e-5)
+    assert found["a red circle"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "sentence"),
+    [
+        ("/classify?label=a", b"no picture", 400, "picture"),
+        ("/classify?label=" + "+a" * 100, CIRCLE.read_bytes(), 400, "is too long for context length 77"),
+        ("/classify", CIRCLE.read_bytes(), 400, "There are 0 labels; give 1 to 1000"),
+        ("/other?label=a", b"", 404, "There is nothing at /other; post to /classify."),
+    ],
+)
+def test_what_it_refuses(address, path, body, status, sentence):
+    found, answer = post(address + path, body)
+    assert found == status
+    assert sentence in answer["error"]
