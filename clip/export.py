@@ -155,8 +155,7 @@ class _Export:
                 self._write_graph(part, self.folder / file, calibration)
             else:
                 self._write_native(part, self.folder / file)
-        session = importlib.import_module(self.target.session).Session
-        runs: dict[Part, Run] = {part: session(self.folder / file) for part, file in names.items()}
+        runs = {part: self._session(self.folder / file) for part, file in names.items()}
         budget = BUDGETS[self.precision]
         proof = Proof(runs, self.judge, budget).run()
         if budget.agreement is not None:
@@ -172,6 +171,22 @@ class _Export:
                 for path in sorted(self.folder.iterdir())
             },
         }
+
+    def _session(self, path: Path) -> Run:
+        """The file, ready to run.
+
+        Raises:
+            ClipError: its library cannot load it.
+        """
+        try:
+            session: Run = importlib.import_module(self.target.session).Session(path)
+            return session
+        except Exception as error:  # each library has errors of its own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ClipError(
+                f"Nothing was exported, since {path.name} cannot be loaded ({reason:.300}); install newer versions of "
+                f"{' and '.join(self.target.libraries)}, or choose a lower --opset."
+            ) from error
 
     def _write_graph(self, part: Part, path: Path, calibration: Inputs | None) -> None:
         """Write a file of ONNX, or of OpenVINO, which reads one.

@@ -10,7 +10,8 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from exporters.onnx.storage import MOST_INSIDE
+from clip_core.errors import ClipError
+from exporters.onnx.storage import BESIDE
 
 OPERATORS = ["MatMul", "Gemm", "Conv"]  # which do nearly all of the work
 
@@ -33,7 +34,15 @@ def quantize(source: Path, target: Path, batches: Iterable[Mapping[str, np.ndarr
 
     Args:
         batches: inputs by name, whose ranges the scales are for.
+
+    Raises:
+        ClipError: the weights of ``source`` are in a file of their own, since they are too large for one.
     """
+    if source.with_name(source.name + BESIDE).exists():
+        raise ClipError(
+            f"The weights of the {target.stem} graph have more than 2 GB, which cannot be quantised; choose fp16, or "
+            "smaller parts with --image and --text."
+        )
     folded = target.with_name(f"folded-{target.name}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -52,7 +61,6 @@ def quantize(source: Path, target: Path, batches: Iterable[Mapping[str, np.ndarr
         reduce_range=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        use_external_data_format=source.stat().st_size > MOST_INSIDE,
         extra_options={"MatMulConstBOnly": True},
     )
     folded.unlink()

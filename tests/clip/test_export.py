@@ -121,7 +121,7 @@ def test_integers_of_eight_bits(run, tmp_path):
     assert metadata_of(tmp_path / "int8" / "text.onnx")["precision"] == "int8"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_openvino(precision, exported, tmp_path):
     report = export("shapes", tmp_path / "vino", to="openvino", precision=precision, parts=["image", "both"])
     assert list(report["files"]) == ["both.bin", "both.xml", "image.bin", "image.xml"]
@@ -136,7 +136,9 @@ def test_openvino(precision, exported, tmp_path):
 
 
 @pytest.mark.needs("torch")
-@pytest.mark.parametrize(("to", "suffix"), [("torchscript", ".pt"), ("torch-export", ".pt2")])
+@pytest.mark.parametrize(
+    ("to", "suffix"), [("torchscript", ".pt"), pytest.param("torch-export", ".pt2", marks=pytest.mark.slow)]
+)
 def test_pytorch(to, suffix, exported, tmp_path):
     """Files of each tower alone, for any batch and length; the proof has loaded them from the disk."""
     report = export("shapes", tmp_path / "native", to=to, parts=["image", "text"])
@@ -161,6 +163,15 @@ def test_weights_beside_a_file_that_would_be_too_large(monkeypatch, tmp_path):
     assert report["proof"]["top1_agreement"] == 1
     expected = converters.read(RESOURCES / "shapes.safetensors").weights["text_projection"]
     assert np.array_equal(read(tmp_path / "large" / "text.onnx")["text_projection"], expected)
+    with pytest.raises(ClipError, match="The weights of the text graph have more than 2 GB, which cannot be quantised"):
+        export("shapes", tmp_path / "none", parts=["text"], precision="int8")
+
+
+def test_a_file_that_cannot_be_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(storage, "with_metadata", lambda path, _: path.write_bytes(b"damaged"))
+    with pytest.raises(ClipError, match=r"^Nothing was exported, since text.onnx cannot be loaded \(\w+: .*Protobuf"):
+        export("shapes", tmp_path / "none", parts=["text"], precision="int8")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_beyond_its_budget_leaves_nothing_behind(run, monkeypatch, tmp_path):
