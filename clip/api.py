@@ -259,18 +259,20 @@ def fetch(
     return download(named.url, folder / named.file, named.sha256, limit=most, progress=progress)
 
 
-def tokenize(texts: str | Sequence[str], context_length: int = OPENAI_CONTEXT_LENGTH, truncate: bool = False) -> Tensor:
-    """Texts -> tokens [n, context_length] of the model loaded last, as its framework wants them.
+def tokenize(texts: str | Sequence[str], context_length: int | None = None, truncate: bool = False) -> Tensor:
+    """Texts -> tokens [n, context_length] of the model loaded last, by default as many as it takes, as its framework
+    wants them.
 
     Other models do not understand them, and refuse them: with several models, use each one's own ``model.tokenize``.
-    Before any is loaded, the tokenizer is OpenAI's. PyTorch gets a LongTensor, Paddle an int64 tensor, NNabla and NumPy
-    an int64 array.
+    Before any is loaded, the tokenizer is OpenAI's, and the default 77 tokens. PyTorch gets a LongTensor, Paddle an
+    int64 tensor, NNabla and NumPy an int64 array.
 
     Raises:
         TextError: a text is too long and ``truncate`` is off, or is not a text.
     """
     if _current is None:
-        return backends.get(backends.default()).native(openai().tokenize(texts, context_length, truncate))
+        length = OPENAI_CONTEXT_LENGTH if context_length is None else context_length
+        return backends.get(backends.default()).native(openai().tokenize(texts, length, truncate))
     return _current.model.tokenize(texts, context_length, truncate)
 
 

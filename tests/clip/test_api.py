@@ -7,6 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_signatures_are_those_of_the_packages_it_stands_in_for():
     ]
     assert inspect.signature(clip.load).parameters["jit"].default is False
     assert str(inspect.signature(clip.tokenize)).startswith(
-        "(texts: 'str | Sequence[str]', context_length: 'int' = 77,"
+        "(texts: 'str | Sequence[str]', context_length: 'int | None' = None,"
     )
 
 
@@ -235,6 +236,17 @@ def test_tokenize_gives_what_the_framework_wants(backend, files, tokens):
     np.testing.assert_array_equal(array_of(found, backend), tokens)
     np.testing.assert_array_equal(array_of(clip.tokenize(TEXTS[0]), backend), tokens[:1])
     assert tuple(clip.tokenize(TEXTS, context_length=20).shape) == (3, 20)
+
+
+def test_tokens_are_as_many_as_the_model_loaded_last_takes(checkpoint, tmp_path):
+    text = replace(ARCHITECTURE.text, context_length=16)
+    weights = checkpoint.weights | {"positional_embedding": checkpoint.weights["positional_embedding"][:16]}
+    short = converters.ModelFile(weights, replace(ARCHITECTURE, text=text), vocabulary=checkpoint.vocabulary)
+    converters.write(short, tmp_path / "short.safetensors")
+    model, _ = clip.load(tmp_path / "short.safetensors", backend="numpy")
+    assert clip.tokenize(TEXTS).shape == (3, 16)
+    assert np.isfinite(model.encode_text(clip.tokenize(TEXTS))).all()
+    assert clip.tokenize(TEXTS, 20).shape == (3, 20)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
