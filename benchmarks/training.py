@@ -226,8 +226,8 @@ def print_loader(arguments: argparse.Namespace) -> None:
     from torchvision import transforms
 
     from clip_core.image import open_image
+    from clip_core.pixels import DEVIATION, MEAN
     from clip_core.preprocess import preprocess, resize
-    from clip_core.towers.parts import DEVIATION, MEAN
 
     resolution = MODELS[arguments.model].architecture.image.resolution
     theirs = transforms.Compose(

@@ -21,8 +21,8 @@ from clip_core.download import cache_folder, download
 from clip_core.errors import AssumptionWarning, CheckpointError, ClipError
 from clip_core.models import ARCHITECTURES, MODELS, OPENAI_CONTEXT_LENGTH, NamedModel, name_of
 from clip_core.naming import count
+from clip_core.pixels import Pixels
 from clip_core.text.bpe import openai
-from clip_core.towers.parts import Pixels
 from converters.folders import INDEX_SUFFIX
 
 RESOURCES = Path(clip_core.__file__).parent / "resources"

@@ -8,7 +8,7 @@ from typing import Any
 from clip.api import Preprocess, available_models, fetch, load, tokenize
 from clip_core.errors import ClipError
 from clip_core.models import MODELS
-from clip_core.towers.parts import OPENAI_PIXELS
+from clip_core.pixels import OPENAI_PIXELS
 
 __all__ = ["available_models", "load", "tokenize"]
 

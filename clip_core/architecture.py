@@ -7,17 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.parameters import Parameter, Place, Shape
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
-from clip_core.towers.parts import (
-    Activation,
-    Parameter,
-    Place,
-    Shape,
-    Shapes,
-    Tower,
-    check_number,
-    tower_from_dict,
-)
+from clip_core.towers.parts import Activation, Shapes, Tower, check_number, tower_from_dict
 
 T = TypeVar("T", bound=Tower)
 _PREFIXES = {"image": "visual.", "text": "text."}

@@ -13,8 +13,8 @@ import numpy as np
 from clip_core.architecture import Architecture
 from clip_core.errors import ClipError
 from clip_core.naming import Weights
+from clip_core.pixels import Pixels
 from clip_core.text.tokenizer import Tokenizer
-from clip_core.towers.parts import Pixels
 
 if TYPE_CHECKING:
     from clip_core.training.recipe import Recipe  # which takes a while to import, and inference needs none

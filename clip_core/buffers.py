@@ -14,7 +14,7 @@ import numpy as np
 
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
-from clip_core.towers.parts import Shape
+from clip_core.parameters import Shape
 
 PIECE_BYTES = 1 << 24
 START_BYTES = 512  # of a file tell what kind of file it is

@@ -15,7 +15,7 @@ import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.naming import Weights, parameters
-from clip_core.towers.parts import ZERO, Uniform
+from clip_core.parameters import ZERO, Uniform
 
 
 def initialize(architecture: Architecture, seed: int) -> Weights:

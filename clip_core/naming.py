@@ -16,7 +16,7 @@ import numpy as np
 from clip_core.architecture import Architecture, infer
 from clip_core.errors import CheckpointError
 from clip_core.models import name_of
-from clip_core.towers.parts import Constant, Parameter
+from clip_core.parameters import Constant, Parameter
 
 Weights = dict[str, np.ndarray]
 

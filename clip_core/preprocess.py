@@ -3,7 +3,7 @@
 The transform is that of OpenAI's package (github.com/openai/CLIP, ``_transform``): resize the shorter side to r with
 Pillow's bicubic filter, crop the centre, convert to RGB, divide by 255, subtract the mean and divide by the deviation.
 The conversion comes after the resizing, which matters for pictures with a palette or an alpha channel. A model that
-wants another filter, mean or deviation, or both sides stretched to r, says so (`clip_core.towers.parts.Pixels`).
+wants another filter, mean or deviation, or both sides stretched to r, says so (`clip_core.pixels.Pixels`).
 
 Pictures of more than 8 bits per channel (modes ``I;16``, ``I`` and ``F``), which that transform makes flat white or
 black, get 8 bits first by the rule of `clip_core.image`.
@@ -20,7 +20,7 @@ from PIL import Image
 
 from clip_core.errors import ClipError, ImageError
 from clip_core.image import MAX_PIXELS, in_eight_bits
-from clip_core.towers.parts import OPENAI_PIXELS, Interpolation, Pixels
+from clip_core.pixels import OPENAI_PIXELS, Interpolation, Pixels
 
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # modes whose colours mix in proportion to their alpha
 

@@ -15,8 +15,9 @@ from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts.parts import Word
 from clip_core.models import OPENAI_VOCABULARY_SIZE
+from clip_core.pixels import OPENAI_PIXELS
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
-from clip_core.towers.parts import ACTIVATIONS, OPENAI_PIXELS
+from clip_core.towers.parts import ACTIVATIONS
 
 _UNTOLD = {name for tower in (*IMAGE_TOWERS.values(), *TEXT_TOWERS.values()) for name in tower.untold}
 _STATE = (

@@ -17,7 +17,8 @@ from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts import bert, torchvision
 from clip_core.layouts.configuration import as_object, read_json
 from clip_core.naming import Weights
-from clip_core.towers.parts import HEAD, Place, Tower
+from clip_core.parameters import HEAD, Place
+from clip_core.towers.parts import Tower
 from converters.reading import find, tensors_of
 
 TOKENIZERS = ("tokenizer.json", "vocab.txt")

@@ -11,7 +11,7 @@ from typing import Any
 from backends.torch.model import CLIP
 from backends.torch.tensors import to_array, to_tensor
 from clip_core.backend import Backend, ProcessGroupClass, TrainerClass
-from clip_core.towers.parts import Pixels
+from clip_core.pixels import Pixels
 
 __all__ = ["BACKEND", "CLIP", "to_array", "to_tensor"]
 

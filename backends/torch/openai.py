@@ -14,8 +14,9 @@ from backends.torch.tensors import to_array
 from backends.torch.towers import modified_resnet, vision_transformer
 from clip_core.architecture import Architecture, infer
 from clip_core.initialize import initialize
+from clip_core.parameters import Parameter
 from clip_core.towers.modified_resnet import ModifiedResNet as ModifiedResNetFields
-from clip_core.towers.parts import HEAD_WIDTH, Parameter
+from clip_core.towers.parts import HEAD_WIDTH
 from clip_core.towers.text_transformer import TextTransformer as TextTransformerFields
 from clip_core.towers.vision_transformer import VisionTransformer as VisionTransformerFields
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clip_core import preprocess as preprocessing
-from clip_core.towers.parts import Colour, Interpolation, Pixels
+from clip_core.pixels import Colour, Interpolation, Pixels
 
 
 class Resize:

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from clip_core.data.settings import Number, Section, SettingError
 from clip_core.errors import ClipError, ImageError
 from clip_core.image import in_eight_bits
+from clip_core.pixels import OPENAI_PIXELS, Pixels
 from clip_core.preprocess import Box, RandomResizedCrop, preprocess, resampling_of, resize
-from clip_core.towers.parts import OPENAI_PIXELS, Pixels
 
 Strength = Annotated[float, Number, Field(ge=0, le=100)]
 

@@ -23,8 +23,9 @@ from clip_core.layouts.parts import (
     starts,
 )
 from clip_core.naming import Weights
+from clip_core.pixels import DEVIATION, MEAN, Interpolation, Pixels
 from clip_core.preprocess import resampling_of
-from clip_core.towers.parts import DEVIATION, MEAN, Activation, ImageTower, Interpolation, Pixels, Transformer
+from clip_core.towers.parts import Activation, ImageTower, Transformer
 
 _NAMES = Renaming(
     towers={

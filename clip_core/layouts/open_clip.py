@@ -25,9 +25,10 @@ from clip_core.layouts.configuration import (
     without_assumed,
 )
 from clip_core.layouts.parts import Folder, Layout, Word
+from clip_core.pixels import DEVIATION, MEAN, Pixels
 from clip_core.text.definitions import CLEANINGS
 from clip_core.towers import TEXT_TOWERS
-from clip_core.towers.parts import DEVIATION, HEAD_WIDTH, MEAN, Pixels, Shapes, Transformer
+from clip_core.towers.parts import HEAD_WIDTH, Shapes, Transformer
 
 _CONFIGURATION = "open_clip_config.json"
 

@@ -18,8 +18,8 @@ from clip_core.architecture import Architecture, infer
 from clip_core.buffers import Tensor
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights, parameters
+from clip_core.parameters import Parameter
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
-from clip_core.towers.parts import Parameter
 
 _BLOCK = re.compile(r"(.+\.resblocks)\.([0-9]+)\.(.+)")
 _ATTENTION_INPUT = re.compile(r"(.+\.attn\.in_proj)_(weight|bias)")

@@ -10,7 +10,7 @@ from clip_core.errors import CheckpointError
 from clip_core.layouts import bert
 from clip_core.layouts.parts import Layout, Word, join_attention, split_attention, starts
 from clip_core.naming import Weights
-from clip_core.towers.parts import Pixels
+from clip_core.pixels import Pixels
 
 # Its image encoder is a sequence of torchvision's parts: of a residual network the first convolution, its
 # normalisation, two parts without weights and the four stages; of EfficientNet all features.

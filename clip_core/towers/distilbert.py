@@ -6,19 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from clip_core.parameters import Normal, Parameter, linear, mlp_head, norm
 from clip_core.towers.parts import (
     MLP_RATIO,
     Activation,
-    Normal,
-    Parameter,
     Shapes,
     TextTower,
     check_heads,
     check_token,
     fill,
-    linear,
-    mlp_head,
-    norm,
     transformer_multiplications,
 )
 

@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clip_core.errors import ClipError
-from clip_core.towers.parts import (
-    TORCHVISION_PIXELS,
-    ImageTower,
-    Parameter,
-    Pixels,
-    Shapes,
-    batch_norm,
-    halved,
-    mlp_head,
-    torchvision_conv,
-)
+from clip_core.parameters import Parameter, batch_norm, mlp_head, torchvision_conv
+from clip_core.pixels import TORCHVISION_PIXELS, Pixels
+from clip_core.towers.parts import ImageTower, Shapes, halved
 
 SQUEEZE = 4  # a block's input has so many times the channels of its squeeze-and-excitation
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the published networks' stages, of which the smallest has six

@@ -14,24 +14,17 @@ from math import isqrt
 from typing import Any, ClassVar
 
 from clip_core.errors import CheckpointError
+from clip_core.parameters import ZERO, Initial, Normal, Parameter, Uniform, linear, norm, transformer
+from clip_core.pixels import Pixels
 from clip_core.towers.parts import (
     HEAD_WIDTH,
     PATCH_NOISES,
-    ZERO,
     Activation,
     ImageTower,
-    Initial,
-    Normal,
-    Parameter,
-    Pixels,
     Shapes,
-    Uniform,
     check_heads,
     check_resolution,
     doubts_of_transformer,
-    linear,
-    norm,
-    transformer,
     transformer_multiplications,
 )
 from clip_core.towers.text_transformer import TextTransformer

@@ -12,26 +12,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 from clip_core.errors import ClipError
+from clip_core.parameters import Initial, Normal, Parameter, Uniform, conv, linear, norm
+from clip_core.pixels import OPENAI_PIXELS, Pixels
 from clip_core.towers.parts import (
     BLOCK_NOISES,
     MLP_RATIO,
-    OPENAI_PIXELS,
     Activation,
     ImageTower,
-    Initial,
     Mixer,
-    Normal,
-    Parameter,
-    Pixels,
     Shapes,
     TextTower,
-    Uniform,
     check_resolution,
     check_token,
-    conv,
     fill,
-    linear,
-    norm,
 )
 
 _BLOCKS = "mixer.resblocks"

@@ -7,22 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clip_core.errors import ClipError
-from clip_core.towers.parts import (
-    HEAD_WIDTH,
-    OPENAI_PIXELS,
-    ZERO,
-    ImageTower,
-    Normal,
-    Parameter,
-    Pixels,
-    Shapes,
-    Uniform,
-    batch_norm,
-    check_heads,
-    check_resolution,
-    conv,
-    linear,
-)
+from clip_core.parameters import ZERO, Normal, Parameter, Uniform, batch_norm, conv, linear
+from clip_core.pixels import OPENAI_PIXELS, Pixels
+from clip_core.towers.parts import HEAD_WIDTH, ImageTower, Shapes, check_heads, check_resolution
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from clip_core.errors import CheckpointError, ClipError
+from clip_core.parameters import ZERO, Normal, Parameter, Uniform, linear, norm, transformer
+from clip_core.pixels import Pixels
 from clip_core.towers.parts import (
     BLOCK_NOISES,
     MLP_RATIO,
     PATCH_NOISES,
-    ZERO,
     Activation,
     ImageTower,
-    Normal,
-    Parameter,
-    Pixels,
     Shapes,
     TextTower,
-    Uniform,
     check_heads,
     fill,
-    linear,
-    norm,
-    transformer,
     transformer_multiplications,
 )
 

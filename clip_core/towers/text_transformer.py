@@ -6,20 +6,17 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from clip_core.parameters import Normal, Parameter, norm, transformer
 from clip_core.towers.parts import (
     BLOCK_NOISES,
     MLP_RATIO,
     Activation,
-    Normal,
-    Parameter,
     Shapes,
     TextTower,
     check_heads,
     check_token,
     doubts_of_transformer,
     fill,
-    norm,
-    transformer,
     transformer_multiplications,
 )
 

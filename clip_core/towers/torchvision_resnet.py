@@ -7,18 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clip_core.errors import ClipError
-from clip_core.towers.parts import (
-    TORCHVISION_PIXELS,
-    ImageTower,
-    Parameter,
-    Pixels,
-    ResidualBlock,
-    Shapes,
-    batch_norm,
-    halved,
-    mlp_head,
-    torchvision_conv,
-)
+from clip_core.parameters import Parameter, batch_norm, mlp_head, torchvision_conv
+from clip_core.pixels import TORCHVISION_PIXELS, Pixels
+from clip_core.towers.parts import ImageTower, ResidualBlock, Shapes, halved
 
 EXPANSION = 4  # of a bottleneck's last convolution to its narrow ones
 

@@ -6,24 +6,18 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from clip_core.parameters import Normal, Parameter, Waves, conv, norm, transformer
+from clip_core.pixels import OPENAI_PIXELS, Pixels
 from clip_core.towers.parts import (
     MLP_RATIO,
-    OPENAI_PIXELS,
     PATCH_NOISES,
     Activation,
     ImageTower,
-    Normal,
-    Parameter,
-    Pixels,
     Shapes,
-    Waves,
     check_heads,
     check_resolution,
-    conv,
     doubts_of_transformer,
     fill,
-    norm,
-    transformer,
     transformer_multiplications,
 )
 

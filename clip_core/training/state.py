@@ -9,7 +9,7 @@ import numpy as np
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError
 from clip_core.naming import faults, parameters
-from clip_core.towers.parts import Shape
+from clip_core.parameters import Shape
 
 LOSS_SCALING = ("loss_scale", "steps_since_overflow")
 COUNTERS = ("updates", "steps_since_overflow")

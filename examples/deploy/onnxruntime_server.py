@@ -24,10 +24,10 @@ import onnxruntime
 from clip_core import similarity
 from clip_core.errors import ClipError
 from clip_core.image import open_image
+from clip_core.pixels import Pixels
 from clip_core.preprocess import preprocess
 from clip_core.text.bpe import openai
 from clip_core.text.loading import tokenizer_from
-from clip_core.towers.parts import Pixels
 
 MAX_PICTURE_BYTES = 32 << 20
 MAX_LABELS = 1000

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from clip_core.naming import Weights
-from clip_core.towers.parts import Shape
+from clip_core.parameters import Shape
 
 OLDEST_OPSET = 17  # which has layer normalisation
 NEWEST_OPSET = 22

@@ -20,8 +20,8 @@ from clip_core.layouts import open_clip as open_clip_layout
 from clip_core.layouts.parts import Word
 from clip_core.models import MODELS, name_of
 from clip_core.naming import parameters
+from clip_core.pixels import OPENAI_PIXELS, Pixels
 from clip_core.text import vocabulary
-from clip_core.towers.parts import OPENAI_PIXELS, Pixels
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile, convert, inspect, knowledge, manifest, read, write

@@ -28,9 +28,9 @@ from clip_core.data.shapes import TrainingSet
 from clip_core.errors import CheckpointError, ClipError, TextError
 from clip_core.image import open_image
 from clip_core.initialize import initialize
+from clip_core.pixels import Pixels
 from clip_core.preprocess import preprocess
 from clip_core.text.bpe import openai
-from clip_core.towers.parts import Pixels
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from converters import ModelFile, convert, inspect, read, write

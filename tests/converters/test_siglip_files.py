@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts import LAYOUTS, timm
+from clip_core.pixels import Pixels
 from clip_core.text.loading import tokenizer_from
-from clip_core.towers.parts import Pixels
 from clip_core.towers.siglip import SIGLIP_PIXELS
 from converters import ModelFile, convert, read, write
 from tests.models import sample_weights

@@ -17,10 +17,10 @@ from backends.numpy import CLIP
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError
 from clip_core.layouts import LAYOUTS
+from clip_core.pixels import Pixels
 from clip_core.similarity import normalize
 from clip_core.text.loading import tokenizer_from
 from clip_core.towers.distilbert import DistilBERT
-from clip_core.towers.parts import Pixels
 from clip_core.towers.torchvision_resnet import TorchvisionResNet
 from tests.converters.small import ARCHITECTURES
 

@@ -12,7 +12,7 @@ from clip_core.architecture import Architecture, differences, infer
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.models import MODELS, SHAPES, name_of
 from clip_core.naming import count, parameters
-from clip_core.towers.parts import Pixels
+from clip_core.pixels import Pixels
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 

@@ -8,7 +8,7 @@ import pytest
 from clip_core.errors import CheckpointError
 from clip_core.models import MODELS
 from clip_core.naming import check, faults, parameters
-from clip_core.towers.parts import Parameter
+from clip_core.parameters import Parameter
 from tests.models import RESNET, VIT, sample_weights
 
 

@@ -16,8 +16,8 @@ from torchvision.transforms.functional import normalize, resized_crop, to_tensor
 from clip_core import preprocess as module
 from clip_core.data.augmentation import Augmentation
 from clip_core.errors import ClipError, ImageError
+from clip_core.pixels import DEVIATION, MEAN, Pixels
 from clip_core.preprocess import RandomResizedCrop, pixels, preprocess, resize
-from clip_core.towers.parts import DEVIATION, MEAN, Pixels
 
 MODES = (
     *("RGB", "RGBA", "RGBX", "LA", "L", "P", "P transparent by index", "P transparent by table", "PA", "1"),

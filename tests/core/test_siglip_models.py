@@ -14,7 +14,7 @@ from clip_core.architecture import Architecture, infer
 from clip_core.layouts.timm import trunk
 from clip_core.models import ARCHITECTURES, META_CLIP_2, SIGLIP
 from clip_core.naming import count, parameters
-from clip_core.towers.parts import OPENAI_PIXELS
+from clip_core.pixels import OPENAI_PIXELS
 from clip_core.towers.siglip import SIGLIP_PIXELS
 
 with warnings.catch_warnings():

@@ -17,9 +17,9 @@ from clip_core.data.example import Photograph, Source, fingerprint_of
 from clip_core.data.loader import Batch, Loader
 from clip_core.data.streaming import StreamedShards
 from clip_core.errors import ClipError
+from clip_core.pixels import DEVIATION, MEAN
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import HEADER
-from clip_core.towers.parts import DEVIATION, MEAN
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from clip_core.training.recipe import Recipe

@@ -8,8 +8,8 @@ from PIL import Image
 
 from clip_core.data.augmentation import Augmentation
 from clip_core.errors import ClipError
+from clip_core.pixels import DEVIATION, MEAN, Pixels
 from clip_core.preprocess import RandomResizedCrop, preprocess
-from clip_core.towers.parts import DEVIATION, MEAN, Pixels
 from clip_core.training.recipe import Recipe
 
 R = 16

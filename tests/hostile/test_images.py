@@ -26,8 +26,8 @@ import clip_core
 from clip_core.errors import ImageError
 from clip_core.image import MAX_PIXELS, open_image
 from clip_core.inputs import check_pixels
+from clip_core.pixels import DEVIATION, MEAN
 from clip_core.preprocess import preprocess
-from clip_core.towers.parts import DEVIATION, MEAN
 from tests.hostile.image_attacks import chunk, encoded, png, tiff, waves, webp
 
 WHOLE = {

@@ -22,9 +22,9 @@ from clip_core.architecture import Architecture
 from clip_core.data import loader
 from clip_core.initialize import initialize
 from clip_core.naming import parameters
+from clip_core.pixels import DEVIATION, MEAN
 from clip_core.preprocess import preprocess
 from clip_core.similarity import normalize
-from clip_core.towers.parts import DEVIATION, MEAN
 from tests.migration.datasets import PICTURES, TINY, TOKENIZER, picture, ramp
 from tests.migration.document import Check, Row
 from tests.migration.trainings import Trainings, contrastive_loss, features, half_cosine, merged, update_of

@@ -16,9 +16,9 @@ from PIL import Image
 import converters
 from clip_core.architecture import Architecture
 from clip_core.initialize import initialize
+from clip_core.pixels import DEVIATION, MEAN
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import HEADER
-from clip_core.towers.parts import DEVIATION, MEAN
 from converters import ModelFile
 from tests.data.numbered import save, shard
 

@@ -18,8 +18,8 @@ from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import evaluate
 from clip_core.initialize import initialize
 from clip_core.naming import Weights
+from clip_core.pixels import DEVIATION, MEAN
 from clip_core.text.bpe import BytePairTokenizer
-from clip_core.towers.parts import DEVIATION, MEAN
 from clip_core.training.evaluation import Evaluator
 from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
