@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import backends
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from tests.towers import EXAMPLES
 
@@ -320,6 +321,7 @@ NOT_NUMPY = {
     "CLIP._evaluation",
     "CLIP._set",
 }
+TWINS_ARE = "the files of a tower are listed in CONTRIBUTING.md, section Where things go"
 TWINS = ["layers.py", "model.py"] + [f"towers/{path.name}" for path in (ROOT / "clip_core" / "towers").glob("[!_]*.py")]
 
 
@@ -334,6 +336,7 @@ LIKE_OPENAI = {"QuickGELU", "QuickGELU.forward", "Observed", "Blocks", "Blocks.f
 
 def outline(folder: str, file: str) -> list[str]:
     """The classes of a file with their methods, in order."""
+    assert (ROOT / folder / file).is_file(), f"{folder}/{file} is missing; {TWINS_ARE}"
     found = []
     for node in tree_of(f"{folder}/{file}").body:
         if isinstance(node, ast.ClassDef):
@@ -410,10 +413,43 @@ def test_tests_share_modules_and_import_no_other_test():
     ] == []
 
 
+TOWERS = {tower.__name__: tower for tower in (*IMAGE_TOWERS.values(), *TEXT_TOWERS.values())}
+
+
+def tables_of(source: str) -> dict[str, dict[str, str]]:
+    """The dictionaries at the top of a file: name -> key -> the name that stands behind it."""
+    return {
+        dotted(node.target): {
+            ast.literal_eval(key): dotted(value) for key, value in zip(node.value.keys, node.value.values)
+        }
+        for node in tree_of(source).body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict)
+    }
+
+
+@pytest.mark.parametrize("file", [file for file in TWINS if file.startswith("towers/") and file != "towers/parts.py"])
+def test_every_tower_of_the_core_is_in_its_table(file):
+    classes = [node.name for node in tree_of(f"clip_core/{file}").body if isinstance(node, ast.ClassDef)]
+    missing = [name for name in classes if name not in TOWERS]
+    assert not missing, f"The tables of clip_core/towers/__init__.py lack {', '.join(missing)} of clip_core/{file}"
+    assert classes
+
+
+@pytest.mark.parametrize("package", [*(f"backends/{name}" for name in backends.NAMES), "exporters/onnx"])
+def test_every_tower_is_in_every_table(package):
+    tables = tables_of(f"{package}/towers/__init__.py")
+    for name, towers in (("IMAGE_TOWERS", IMAGE_TOWERS), ("TEXT_TOWERS", TEXT_TOWERS)):
+        expected = {kind: tower.__name__ for kind, tower in towers.items()}
+        missing = [f'"{kind}": {tower}' for kind, tower in expected.items() if tables[name].get(kind) != tower]
+        assert not missing, f"{name} of {package}/towers/__init__.py lacks {', '.join(missing)}"
+        assert tables[name] == expected
+
+
 def test_every_tower_has_an_example():
     """On which tests/test_towers.py asks everything of it, in every backend."""
-    assert {example.image.kind for example in EXAMPLES.values()} == IMAGE_TOWERS.keys()
-    assert {example.text.kind for example in EXAMPLES.values()} == TEXT_TOWERS.keys()
+    examples = {type(tower).__name__ for example in EXAMPLES.values() for tower in example.towers.values()}
+    missing = sorted(TOWERS.keys() - examples)
+    assert not missing, f"tests/towers.py has no example of {', '.join(missing)}"
 
 
 def test_only_towers_and_the_registry_name_a_tower():

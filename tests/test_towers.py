@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from dataclasses import replace
@@ -16,7 +15,6 @@ from clip_core.architecture import Architecture, infer
 from clip_core.initialize import initialize
 from clip_core.naming import parameters
 from clip_core.similarity import normalize
-from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.training.trainable import with_initial_scale
 from converters import ModelFile
 from tests import tolerances
@@ -42,14 +40,6 @@ BATCH = 8
 @pytest.fixture(params=EXAMPLES.values(), ids=EXAMPLES.keys())
 def architecture(request) -> Architecture:
     return request.param
-
-
-def test_every_tower_has_a_class_in_every_backend(backend):
-    towers = importlib.import_module(f"backends.{backend.name}.towers")
-    for natives, towers_of_core in ((towers.IMAGE_TOWERS, IMAGE_TOWERS), (towers.TEXT_TOWERS, TEXT_TOWERS)):
-        assert {kind: native.__name__ for kind, native in natives.items()} == {
-            kind: tower.__name__ for kind, tower in towers_of_core.items()
-        }
 
 
 def test_descriptions_survive_json(architecture):
@@ -124,7 +114,8 @@ def test_every_changed_weight_is_noticed(backend, architecture):
         re.sub(r"(?<=layer)\d|(?<=\.)\d+(?=\.)", "N", parameter.name): parameter
         for parameter in parameters(architecture)
     }
-    assert len(distinct) > 30
+    with_effect = [each for each in distinct.values() if not each.name.endswith(WITHOUT_EFFECT)]
+    assert {each.tower for each in with_effect} == stages.keys(), "each tower and the joint space must have one"
     for parameter in distinct.values():
         changed = weights[parameter.name].copy()
         changed.reshape(-1)[::-7] += 1 if parameter.kind == "counter" else 0.1
