@@ -51,16 +51,18 @@ def quantize(source: Path, target: Path, batches: Iterable[Mapping[str, np.ndarr
     onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
     model = onnx.load(str(folded))
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it warns
+    constants = {each.name for each in model.graph.initializer}
+    computed = [each.name for each in model.graph.node if each.op_type == "MatMul" and each.input[1] not in constants]
     quantize_static(
         model,
         str(target),
         _Batches(batches),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=OPERATORS,
+        nodes_to_exclude=computed,
         per_channel=True,
         reduce_range=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        extra_options={"MatMulConstBOnly": True},
     )
     folded.unlink()
