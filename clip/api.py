@@ -19,11 +19,12 @@ from clip_core import preprocess as preprocessing
 from clip_core.backend import Model, Tensor
 from clip_core.download import cache_folder, download
 from clip_core.errors import AssumptionWarning, CheckpointError, ClipError
-from clip_core.models import ARCHITECTURES, MODELS, OPENAI_CONTEXT_LENGTH, NamedModel, name_of
+from clip_core.models import ARCHITECTURES, MODELS, OPENAI_CONTEXT_LENGTH, NamedArchitecture, NamedModel, name_of
 from clip_core.naming import count
 from clip_core.pixels import Pixels
 from clip_core.text.bpe import openai
 from converters.folders import INDEX_SUFFIX
+from converters.knowledge import named_alike
 
 RESOURCES = Path(clip_core.__file__).parent / "resources"
 
@@ -110,8 +111,8 @@ def load(
         backend: ``torch``, ``paddle``, ``nnabla`` or ``numpy``. By default a file's suffix decides, and for a name
             ``$CLIP_BACKEND``, else the first framework that is installed.
         precision: ``fp32``; PyTorch and Paddle also take ``bf16`` and ``fp16``.
-        like: the name or file of the model that ``name`` was fine-tuned from: a file that a framework's own function
-            saved holds neither the vocabulary nor all of the architecture.
+        like: the file of the model that ``name`` was fine-tuned from, or a name that ``clip models`` lists: a file that
+            a framework's own function saved holds neither the vocabulary nor all of the architecture.
         activation: ``quick_gelu``, ``gelu`` or ``gelu_tanh``, where neither the file nor a configuration beside it says
             which one the model needs.
         heads: of the image tower and of the text tower, likewise.
@@ -162,7 +163,7 @@ def open_model(
     """Like `load`, without touching the module-level model."""
     framework = backends.get(backend or _backend_for(name))  # before a long download, not after it
     path, named = weights_file(name, download_root)
-    original = None if like is None else weights_file(like, download_root)[0]
+    original = None if like is None else original_of(like, download_root)
     file = converters.read(path, like=original, activation=activation, heads=heads)
     if named is not None and file.architecture != named.architecture:
         found = name_of(file.architecture) or "another model"
@@ -194,15 +195,36 @@ def open_model(
 def warn_of_assumptions(source: str | os.PathLike[str], file: converters.ModelFile) -> None:
     """Warn if the activation of a model is assumed. A user who states it has seen the other assumptions."""
     if any(name.endswith(".activation") for name in file.assumed):
+        names = named_alike(file.architecture)
+        if names:
+            remedy = (
+                f"these shapes are those of {' and '.join(names)}; name the right one with clip convert FILE TARGET "
+                "--like NAME (in Python like='NAME')"
+            )
+        else:
+            remedy = (
+                "state it with clip convert FILE TARGET --activation ... --heads IMAGE,TEXT (in Python "
+                "activation=..., heads=...)"
+            )
         warnings.warn(
             f"{source} does not say all that its model needs; assumed, as is usual for its towers: "
-            f"{', '.join(file.assumptions())}. Other models, such as many of open_clip's, give wrong features "
-            "then; state it once with clip convert FILE TARGET --activation ... --heads IMAGE,TEXT (in Python "
-            "clip.load(..., activation=..., heads=...)), or put the model's configuration beside the file: "
-            "open_clip_config.json, or Hugging Face's config.json.",
+            f"{', '.join(file.assumptions())}. Where that is wrong, so are the features: {remedy}, or put "
+            "open_clip_config.json or config.json of the model beside the file.",
             AssumptionWarning,
             stacklevel=1,
         )
+
+
+def original_of(
+    name: str | os.PathLike[str], download_root: str | os.PathLike[str] | None = None
+) -> Path | NamedArchitecture:
+    """What ``like`` stands for: an architecture of that name, which has no weights, or else a file.
+
+    Raises:
+        ClipError: as `weights_file`.
+    """
+    named = None if os.path.exists(name) else ARCHITECTURES.get(str(name))
+    return named or weights_file(name, download_root)[0]
 
 
 def weights_file(

@@ -10,8 +10,8 @@ from typing import Any
 from clip_core import naming
 from clip_core.architecture import Architecture
 from clip_core.models import name_of
-from converters.knowledge import phrases, word_of_the_user
-from converters.reading import Given, enough_memory, load
+from converters.knowledge import named_alike, phrases, word_of_the_user
+from converters.reading import Given, Like, enough_memory, load, original_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Inspection:
     model: str | None  # the registry's name for the architecture
     architecture: Architecture | None  # None: the first of the faults says why
     assumed: tuple[str, ...]  # what nobody says of the architecture, so that it is OpenAI's
+    same_shapes: tuple[str, ...]  # where something is assumed: the known architectures that it may be
     prefix: str  # of the names in the file, where the model is a part of a larger one
     left_out: tuple[str, ...]  # the tensors of the file that are not below the prefix
     tensors: int
@@ -46,20 +47,21 @@ def inspect(
     path: str | os.PathLike[str],
     *,
     prefix: str | None = None,
+    like: Like | None = None,
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
 ) -> Inspection:
     """What a file is and everything that is wrong with it, as far as it can be taken apart.
 
     Args:
-        prefix, activation, heads: as for `read`.
+        prefix, like, activation, heads: as for `read`.
 
     Raises:
         ClipError: the path cannot be read.
         CheckpointError: the file is damaged so that nothing can be said of what it holds, or is of another kind.
     """
     with enough_memory(path):
-        loaded = load(path, Given(prefix, stated=word_of_the_user(activation, heads)))
+        loaded = load(path, Given(prefix, like, word_of_the_user(activation, heads)), original_of(like))
     architecture, manifest = loaded.architecture, loaded.manifest
     faults = list(loaded.faults)
     if architecture is not None:
@@ -76,6 +78,7 @@ def inspect(
         model=None if architecture is None else name_of(architecture),
         architecture=architecture,
         assumed=() if architecture is None else phrases(architecture, loaded.assumed),
+        same_shapes=named_alike(architecture) if architecture is not None and loaded.assumed else (),
         prefix=loaded.prefix,
         left_out=loaded.left_out,
         tensors=len(loaded.weights),

@@ -14,7 +14,7 @@ from typing import Any
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts.parts import Word
-from clip_core.models import OPENAI_VOCABULARY_SIZE
+from clip_core.models import OPENAI_VOCABULARY_SIZE, everything
 from clip_core.pixels import OPENAI_PIXELS
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.towers.parts import ACTIVATIONS
@@ -135,9 +135,23 @@ def question(architecture: Architecture, assumed: Collection[str], own_vocabular
     if not reasons:
         return None
     remedy = f"{_NAME}, or {_STATE}, without a vocabulary then" if foreign else f"{_STATE}, or {_NAME}"
+    if names := named_alike(architecture):
+        remedy = f"its shapes are those of {' and '.join(names)}: {remedy}"
     fields = {name for tower in architecture.towers.values() for name in tower.untold}
     unsaid = " or ".join(name for name in ("activation", "heads") if name in fields)
     return f"nothing says its {unsaid}, and it is none of OpenAI's models: {', '.join(reasons)}; {remedy}"
+
+
+def named_alike(architecture: Architecture) -> tuple[str, ...]:
+    """The known architectures that differ from this one in nothing but what shapes do not tell, as "NAME (FAMILY)"."""
+    told = _told(architecture)
+    return tuple(f"{named.name} ({named.family.name})" for named in everything() if _told(named.architecture) == told)
+
+
+def _told(architecture: Architecture) -> dict[str, Any]:
+    """The fields that shapes tell, and the kinds of the towers."""
+    told = {name: value for name, value in architecture.named_fields.items() if name not in untold(architecture)}
+    return told | {place: tower.kind for place, tower in architecture.towers.items()}
 
 
 def phrases(architecture: Architecture, assumed: Collection[str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts import LAYOUTS
 from clip_core.layouts.parts import Layout, Word
 from clip_core.layouts.selection import detect, select
-from clip_core.models import MODELS, OPENAI_VOCABULARY_SIZE
+from clip_core.models import MODELS, OPENAI_VOCABULARY_SIZE, NamedArchitecture
 from clip_core.naming import Weights
 from converters import folders, formats, hdf5, tokenizer_files
 from converters.knowledge import NOTHING, phrases, question, settle, silent, word_of, word_of_the_user
@@ -66,14 +66,27 @@ class ModelFile:
         return replace(self, architecture=architecture, weights=weights)
 
 
+Like = str | os.PathLike[str] | NamedArchitecture
+
+
 @dataclass(frozen=True)
 class Given:
     """What is known about a file before it is read."""
 
     prefix: str | None = None  # of the names of the one model to read, where a file holds several
-    like: str | os.PathLike[str] | None = None  # the file that the weights come from
+    like: Like | None = None  # what the weights come from
     stated: Word = NOTHING  # by the caller
     expected: Architecture | None = None  # what is assumed in place of OpenAI's
+
+
+@dataclass(frozen=True)
+class Original:
+    """What the model that weights come from tells of them."""
+
+    word: Word  # of its architecture, where nobody assumed it
+    architecture: Architecture
+    vocabulary: str | None = None
+    tells_vocabulary: bool = False  # False: it says nothing of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,7 @@ def read(
     *,
     strict: bool = True,
     prefix: str | None = None,
-    like: str | os.PathLike[str] | None = None,
+    like: Like | None = None,
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
     expected: Architecture | None = None,
@@ -137,7 +150,7 @@ def read(
             the file says of itself is verified all the same.
         prefix: which CLIP to take of a file that holds several, by what its names start with.
         like: the file that these weights come from, by fine-tuning say: what they do not tell of the architecture, and
-            the vocabulary, are taken from it.
+            the vocabulary, are taken from it; or an architecture that is known by name, which has no vocabulary.
         activation: what both towers need; heads: of the image tower and of the text tower. Weights tell neither. Files
             that `write` made carry both, and so do configurations beside a file; without any of these, the weights are
             taken to be like OpenAI's, and `ModelFile.assumed` says so.
@@ -159,12 +172,13 @@ def read(
 def open_model(path: str | os.PathLike[str], given: Given, strict: bool = False) -> ModelFile:
     """`read`, with arrays that may be views of the file in another axis order or not aligned."""
     like = given.like
-    original = None if like is None else open_model(like, Given())
+    original = original_of(like)
     loaded = load(path, given, original)
     if loaded.faults or loaded.architecture is None:
         raise CheckpointError(f"{loaded.path}: {'; '.join(loaded.faults)}")
     if strict or like is not None:
-        naming.check(loaded.architecture, loaded.weights, f"{loaded.path}{'' if like is None else f' (like {like})'}")
+        named = like.name if isinstance(like, NamedArchitecture) else like
+        naming.check(loaded.architecture, loaded.weights, f"{loaded.path}{'' if like is None else f' (like {named})'}")
     if loaded.question is not None:
         raise CheckpointError(f"{loaded.path}: {loaded.question}.")
     vocabulary = loaded.vocabulary
@@ -186,11 +200,31 @@ def open_model(path: str | os.PathLike[str], given: Given, strict: bool = False)
     )
 
 
-def load(path: str | os.PathLike[str], given: Given, original: ModelFile | None = None) -> Loaded:
+def original_of(like: Like | None) -> Original | None:
+    """What is known of weights that come from ``like``.
+
+    Raises:
+        ClipError: as `read`, of its file.
+    """
+    if like is None:
+        return None
+    if isinstance(like, NamedArchitecture):
+        return Original(word_of(f"{like.name}, which it should be like", like.architecture), like.architecture)
+    model = open_model(like, Given())
+    architecture = model.architecture
+    return Original(
+        word_of("the file it should be like", architecture, model.assumed),
+        architecture,
+        model.vocabulary,
+        model.vocabulary is not None or architecture.text.vocabulary_size == OPENAI_VOCABULARY_SIZE,
+    )
+
+
+def load(path: str | os.PathLike[str], given: Given, original: Original | None = None) -> Loaded:
     """Parse a file.
 
     Args:
-        original: the model of ``given.like``.
+        original: of ``given.like``.
 
     Raises:
         ClipError: the path cannot be read.
@@ -291,7 +325,7 @@ def _understand(
     size: int,
     sha256: str,
     given: Given,
-    original: ModelFile | None,
+    original: Original | None,
 ) -> Loaded:
     manifest = None if content.manifest is None else Manifest.from_text(content.manifest)
     selection = select(_plain(content.tensors, size), given.prefix)
@@ -334,7 +368,7 @@ def _understand(
     )
 
 
-def _vocabulary_beside(path: Path, cleaning: str | None, original: ModelFile | None) -> str | None:
+def _vocabulary_beside(path: Path, cleaning: str | None, original: Original | None) -> str | None:
     """What defines the tokenizer beside ``path``; None where there is none, or it is OpenAI's.
 
     Raises:
@@ -343,16 +377,12 @@ def _vocabulary_beside(path: Path, cleaning: str | None, original: ModelFile | N
     found = tokenizer_files.read(path.parent, cleaning)
     if found is None:
         return None
-    if original is not None and _tells_vocabulary(original) and not tokenizer_files.equal(found, original.vocabulary):
+    if original is not None and original.tells_vocabulary and not tokenizer_files.equal(found, original.vocabulary):
         raise CheckpointError(
             "the tokenizer beside it is another than that of the file it should be like; leave out --like (like=...), "
             "or the files of the tokenizer if they are wrong."
         )
     return None if tokenizer_files.is_openai(found) else found
-
-
-def _tells_vocabulary(model: ModelFile) -> bool:
-    return model.vocabulary is not None or model.architecture.text.vocabulary_size == OPENAI_VOCABULARY_SIZE
 
 
 def _architecture(
@@ -362,7 +392,7 @@ def _architecture(
     sha256: str,
     manifest: Manifest | None,
     given: Given,
-    original: ModelFile | None,
+    original: Original | None,
 ) -> tuple[Architecture, tuple[str, ...]]:
     """The architecture by all that is known, and the fields of it that are assumed.
 
@@ -378,7 +408,7 @@ def _architecture(
     else:
         found = layout.infer(weights)
     if original is not None:
-        words.append(word_of("the file it should be like", original.architecture, original.assumed))
+        words.append(original.word)
     named = next((model for model in MODELS.values() if model.sha256 == sha256), None)
     if named is not None and manifest is None:
         words.append(word_of(f"its SHA-256, which is that of {named.name}", named.architecture))

@@ -19,10 +19,11 @@ from clip_core.buffers import Tensor, map_file, pieces, sha256
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts import LAYOUTS
 from clip_core.layouts.selection import canonical, select
+from clip_core.models import NamedArchitecture
 from converters import companions, formats, hdf5, pdparams, torch_archive, verify
 from converters.knowledge import word_of_the_user
 from converters.manifest import Manifest
-from converters.reading import Given, ModelFile, enough_memory, files_of, open_model
+from converters.reading import Given, Like, ModelFile, enough_memory, files_of, open_model
 
 _DEFAULT_LAYOUTS = {torch_archive: "openai", safetensors: "openai", hdf5: "nnabla", pdparams: "paddle"}
 
@@ -86,7 +87,7 @@ def convert(
     layout: str | None = None,
     dtype: str | None = None,
     prefix: str | None = None,
-    like: str | os.PathLike[str] | None = None,
+    like: Like | None = None,
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
     resolution: int | None = None,
@@ -104,7 +105,7 @@ def convert(
     """
     given = Given(prefix, like, word_of_the_user(activation, heads))
     with enough_memory(source):
-        sources = [source] if like is None else [source, like]
+        sources = [source] if like is None or isinstance(like, NamedArchitecture) else [source, like]
         publication = _Publication(target, layout, dtype, force, sources)
         if resolution is None:
             return publication.run(lambda: open_model(source, given))

@@ -21,7 +21,21 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from clip.api import LoadedModel, Preprocess, open_model, weights_file
-from clip.command.output import FILE_WIDTH, Backend, Console, Device, Json, Precision, console, errors, print_table
+from clip.command.output import (
+    FILE_WIDTH,
+    Activation,
+    Backend,
+    Console,
+    Device,
+    Heads,
+    Json,
+    Like,
+    Precision,
+    console,
+    errors,
+    heads_of,
+    print_table,
+)
 from clip.zero_shot import Classifier
 from clip_core import files
 from clip_core.data import shapes
@@ -79,6 +93,9 @@ def run(
     backend: Backend = None,
     device: Device = None,
     precision: Precision = "fp32",
+    like: Like = None,
+    activation: Activation = None,
+    heads: Heads = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that are held in memory and scored at once.")] = 32,
     top_k: Annotated[int | None, typer.Option(min=1, help="Give the best labels of each picture only.")] = None,
     fault_share: Annotated[
@@ -102,7 +119,15 @@ def run(
     paths = [path for image in images for path in _pictures(image)]
     if plot is not None:
         _check_plot(plot, len(paths), min(len(names), top_k or len(names)))
-    loaded = open_model(model, backend=backend, device=device, precision=precision)
+    loaded = open_model(
+        model,
+        backend=backend,
+        device=device,
+        precision=precision,
+        like=like,
+        activation=activation,
+        heads=heads_of(heads),
+    )
     targets = [target for target in (output, plot) if target is not None]
     if targets:  # else the file of an official model need not be looked for, and its digest checked, once more
         inputs: list[str | Path] = [

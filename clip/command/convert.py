@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 import converters
-from clip.api import weights_file
-from clip.command.output import Activation, Heads, Json, Prefix, heads_of, print_fields, print_json, shortened
+from clip.api import original_of
+from clip.command.output import Activation, Heads, Json, Like, Prefix, heads_of, print_fields, print_json, shortened
 from clip_core.layouts import LAYOUTS
 
 Layout = Enum("Layout", {name: name for name in LAYOUTS}, type=str)  # type: ignore[misc]
@@ -35,13 +35,7 @@ def run(
     ] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="By default each tensor keeps its own.")] = None,
     prefix: Prefix = None,
-    like: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="The model that SOURCE was fine-tuned from: gives what weights do not tell, and the vocabulary.",
-        ),
-    ] = None,
+    like: Like = None,
     activation: Activation = None,
     heads: Heads = None,
     resolution: Annotated[
@@ -61,7 +55,7 @@ def run(
         layout=layout.value if layout else None,
         dtype=dtype.value if dtype else None,
         prefix=prefix,
-        like=None if like is None else weights_file(like)[0],
+        like=None if like is None else original_of(like),
         activation=activation,
         heads=heads_of(heads),
         resolution=resolution,

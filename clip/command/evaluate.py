@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from clip.api import open_model
-from clip.command.output import Backend, Device, Json, Precision, errors, print_fields, print_json
+from clip.command.output import (
+    Activation,
+    Backend,
+    Device,
+    Heads,
+    Json,
+    Like,
+    Precision,
+    errors,
+    heads_of,
+    print_fields,
+    print_json,
+)
 
 
 class Test(str, Enum):
@@ -23,12 +35,23 @@ def run(
     backend: Backend = None,
     device: Device = None,
     precision: Precision = "fp32",
+    like: Like = None,
+    activation: Activation = None,
+    heads: Heads = None,
     json: Json = False,
 ) -> None:
     """Score a model."""
     from clip_core.evaluation import shapes
 
-    loaded = open_model(model, backend=backend, device=device, precision=precision)
+    loaded = open_model(
+        model,
+        backend=backend,
+        device=device,
+        precision=precision,
+        like=like,
+        activation=activation,
+        heads=heads_of(heads),
+    )
     with errors.status(f"drawing and encoding with {loaded.model.backend}"):
         scores = shapes.evaluate(loaded.model, loaded.model.tokenizer)
     result = {"test": test.value, "model": model, "backend": loaded.model.backend} | scores

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 import converters
-from clip.command.output import Activation, Heads, Json, Prefix, console, heads_of, print_fields, print_json, shortened
+from clip.api import original_of
+from clip.command.output import (
+    Activation,
+    Heads,
+    Json,
+    Like,
+    Prefix,
+    console,
+    heads_of,
+    print_fields,
+    print_json,
+    shortened,
+)
 from clip_core.architecture import Architecture
 from clip_core.naming import count
 
@@ -16,12 +28,19 @@ from clip_core.naming import count
 def run(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file in any layout, or a folder with one.")],
     prefix: Prefix = None,
+    like: Like = None,
     activation: Activation = None,
     heads: Heads = None,
     json: Json = False,
 ) -> None:
     """Say what a weights file holds; exit with 1 when something is wrong with it."""
-    found = converters.inspect(file, prefix=prefix, activation=activation, heads=heads_of(heads))
+    found = converters.inspect(
+        file,
+        prefix=prefix,
+        like=None if like is None else original_of(like),
+        activation=activation,
+        heads=heads_of(heads),
+    )
     architecture = found.architecture
     parameters = None if architecture is None else count(architecture)
     if json:
@@ -33,6 +52,8 @@ def run(
             else _describe(architecture),
             "dtypes": ", ".join(f"{number} of {dtype}" for dtype, number in found.dtypes.items()),
             "assumed": ", ".join(found.assumed),
+            "same_shapes": ", ".join(found.same_shapes)
+            and f"{', '.join(found.same_shapes)}: --like NAME takes its word",
             "parameters": parameters,
             "left_out": shortened(found.left_out),
             "zeros": ", ".join(found.zeros),

@@ -21,6 +21,14 @@ Backend = Annotated[
 Prefix = Annotated[
     str | None, typer.Option(help="Of a file with several CLIPs, take the one whose names start like this: teacher.")
 ]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="The file that it was fine-tuned from, which tells what weights do not, and the vocabulary; or a name "
+        "that clip models lists.",
+    ),
+]
 Activation = Annotated[
     str | None,
     typer.Option(help=f"{', '.join(ACTIVATIONS)}: of both towers, where neither the file nor a configuration says it."),

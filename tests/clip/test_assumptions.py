@@ -16,6 +16,8 @@ from backends.numpy import CLIP as Reference
 from clip_core.architecture import Architecture
 from clip_core.errors import AssumptionWarning
 from clip_core.initialize import initialize
+from clip_core.models import ARCHITECTURES
+from clip_core.naming import parameters
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 from tests.clip.running import assert_refused, ended, process
@@ -50,13 +52,58 @@ def test_what_is_stated_is_computed(bare):
     assert np.abs(other.embed_image(pixels) - expected).max() > 1e-4
 
 
+@pytest.fixture(scope="module")
+def like_open_clips(tmp_path_factory) -> Path:
+    """Weights of the shapes that one architecture has which is known by name, and that computes with the exact GELU."""
+    path = tmp_path_factory.mktemp("named") / "tuned.safetensors"
+    zeros = {
+        parameter.name: np.zeros(parameter.shape, np.float16)
+        for parameter in parameters(ARCHITECTURES["ViT-S-32-alt"].architecture)
+    }
+    save_file(zeros, path)
+    return path
+
+
+def test_a_name_settles_what_a_file_does_not_say(like_open_clips, run, tmp_path):
+    name = "ViT-S-32-alt"
+    found = run("inspect", like_open_clips, "--json").json
+    assert found["same_shapes"] == [f"{name} (open_clip)"]
+    assert "activation quick_gelu" in ", ".join(found["assumed"])
+    with pytest.warns(AssumptionWarning, match=rf"are those of {name} \(open_clip\); .* --like NAME"):
+        clip.load(like_open_clips, backend="numpy")
+
+    report = run("convert", like_open_clips, tmp_path / "whole.safetensors", "--like", name, "--json").json
+    assert report["assumed"] == []
+    whole = converters.read(tmp_path / "whole.safetensors")
+    assert (whole.architecture, whole.vocabulary) == (ARCHITECTURES[name].architecture, None)
+    model, _ = clip.load(like_open_clips, backend="numpy", like=name)  # warns of nothing
+    assert model.architecture == whole.architecture
+    result = run("inspect", like_open_clips, "--like", name, "--json").json
+    assert (result["model"], result["assumed"], result["same_shapes"]) == (name, [], [])
+
+
+def test_a_name_of_other_shapes_is_refused(like_open_clips, run, tmp_path):
+    refused = run("convert", like_open_clips, tmp_path / "a.pt", "--like", "ViT-S-16-alt")
+    assert_refused(refused, "tuned.safetensors (like ViT-S-16-alt) does not fit", "visual.conv1.weight has shape")
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_scoring_takes_a_statement(bare, run):
+    """The model has nothing but its own activation to be right with, so a wrong one is refused by its name."""
+    for command in (("classify", "x.png", "--labels", "red"), ("evaluate", "shapes")):
+        refused = run(*command, "--model", bare, "--activation", "swish")
+        assert_refused(refused, "There is no activation 'swish'")
+        assert_refused(run(*command, "--model", bare, "--heads", "x"), "--heads is 'x'")
+        assert_refused(run(*command, "--model", bare, "--like", "Mixer-B/32"), "(like Mixer-B/32) does not fit")
+
+
 def test_commands_say_what_is_assumed(bare, tmp_path):
     compared = ended(process("parity", bare, "--backends", "numpy"))
     assert compared.code == 0
     assert compared.out.endswith(f"parity: AGREE, assumed: {ASSUMED}\n")
     assert compared.err.startswith(f"clip: warning: {bare} does not say all that its model needs")
-    assert "state it once with clip convert FILE TARGET --activation ... --heads IMAGE,TEXT (in Python" in compared.err
-    assert compared.err.endswith("the file: open_clip_config.json, or Hugging Face's config.json.\n")
+    assert "state it with clip convert FILE TARGET --activation ... --heads IMAGE,TEXT (in Python" in compared.err
+    assert compared.err.endswith("or put open_clip_config.json or config.json of the model beside the file.\n")
     assert compared.err.count("\n") == 1
 
     stated = ended(process("convert", bare, tmp_path / "a.pt", "--activation", "gelu", "--heads", "1,1", "--json")).json
