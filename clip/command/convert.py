@@ -64,12 +64,10 @@ def run(
     if json:
         print_json(report)
     else:
-        print_fields(
-            report
-            | {
-                "beside": ", ".join(report["beside"]) or "none",
-                "left_out": shortened(report["left_out"]),
-                "assumed": ", ".join(report["assumed"]) or "none",
-                "seconds": f"{report['seconds']:.2f}",
-            }
-        )
+        fields = report | {
+            "beside": ", ".join(report["beside"]),
+            "left_out": shortened(report["left_out"]),
+            "assumed": ", ".join(report["assumed"]),
+            "seconds": f"{report['seconds']:.2f}",
+        }
+        print_fields({name: value for name, value in fields.items() if value not in (None, "")})

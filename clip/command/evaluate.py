@@ -40,7 +40,7 @@ def run(
     heads: Heads = None,
     json: Json = False,
 ) -> None:
-    """Score a model."""
+    """Score a model on the drawn shapes, which the embedded model has learnt."""
     from clip_core.evaluation import shapes
 
     loaded = open_model(
@@ -58,4 +58,4 @@ def run(
     if json:
         print_json(result)
     else:
-        print_fields(result)
+        print_fields({name: f"{value:.2%}" if isinstance(value, float) else value for name, value in result.items()})

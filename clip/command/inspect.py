@@ -56,10 +56,10 @@ def run(
             and f"{', '.join(found.same_shapes)}: --like NAME takes its word",
             "parameters": parameters,
             "left_out": shortened(found.left_out),
-            "zeros": ", ".join(found.zeros),
+            "zeros": shortened(found.zeros),
         }
         del fields["faults"]
-        print_fields({name: _plain(value) for name, value in fields.items()})
+        print_fields({name: _plain(value) for name, value in fields.items() if value not in (None, "")})
         console.print(f"faults: {len(found.faults) or 'none'}", style="bold")
         for fault in found.faults:
             console.print(f"  {fault}")
@@ -78,6 +78,4 @@ def _describe(architecture: Architecture) -> str:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value in (None, "") else value
+    return ("yes" if value else "no") if isinstance(value, bool) else value

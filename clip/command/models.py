@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
 
 from clip.command.output import Json, console, print_json, print_table
-from clip_core.models import NamedArchitecture, NamedModel, everything
+from clip_core.models import MODELS, NamedArchitecture, NamedModel, everything
 from clip_core.naming import count
 
-COLUMNS = ("name", "image_tower", "text_tower", "resolution", "context", "parameters", "image_gflops", "text_gflops")
+WIDTH = 80  # columns of the narrowest usual terminal
+COLUMNS = ("name", "pixels", "tokens", "parameters", "GFLOPs image + text")
 
 
 def run(
@@ -30,9 +32,26 @@ def run(
         return
     for of_family in families:
         first = of_family[0]
-        print_table(COLUMNS, ([row[name] for name in COLUMNS] for row in of_family), title=first["family"])
-        console.print(f"tokenizer: {first['tokenizer']}; files: {first['files']}; weights: {first['weights']}")
+        for towers, members in groupby(of_family, key=_towers):
+            print_table(COLUMNS, map(_cells, members), title=f"{first['family']}: {towers}")
+        by_name = "loaded by name" if first["name"] in MODELS else "not loaded by name"
+        for key, value in (
+            ("tokenizer", first["tokenizer"]),
+            ("files", first["files"]),
+            ("weights", f"{first['weights']}, {by_name}"),
+        ):
+            for line in fill(f"{key}: {value}", WIDTH, subsequent_indent="  ").splitlines():
+                console.print(line)
         console.print()
+
+
+def _towers(row: dict[str, Any]) -> str:
+    return f"{row['image_tower']} + {row['text_tower']}"
+
+
+def _cells(row: dict[str, Any]) -> list[Any]:
+    work = f"{_rounded(row['image_gflops'])} + {_rounded(row['text_gflops'])}"
+    return [row["name"], row["resolution"], row["context"], f"{_rounded(row['parameters'] / 1e6)} M", work]
 
 
 def families_as_markdown(families: Iterable[list[dict[str, Any]]]) -> str:
@@ -53,7 +72,12 @@ def families_as_markdown(families: Iterable[list[dict[str, Any]]]) -> str:
 
 def _range(values: Sequence[float], unit: str) -> str:
     low, high = min(values), max(values)
-    return f"{low:.3g}{unit}" if low == high else f"{low:.3g} to {high:.3g}{unit}"
+    return f"{_rounded(low)}{unit}" if low == high else f"{_rounded(low)} to {_rounded(high)}{unit}"
+
+
+def _rounded(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def _row(named: NamedModel | NamedArchitecture) -> dict[str, Any]:

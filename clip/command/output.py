@@ -81,12 +81,17 @@ def print_json(value: Any) -> None:
 
 
 def shortened(names: Sequence[str]) -> str:
-    """The number of ``names`` and the first of them."""
-    return f"{len(names)}: {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}" if names else "none"
+    """The number of ``names`` and the first of them; of none, nothing."""
+    return f"{len(names)}: {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else ""
 
 
 def print_fields(fields: dict[str, Any]) -> None:
-    """Names beside values."""
+    """Names beside values; only in a terminal, which may have to fold them, are they a table."""
+    if not console.is_terminal:
+        width = max(map(len, fields))
+        for name, value in fields.items():
+            console.print(f"{name.replace('_', ' '):<{width}}  {value}".rstrip())
+        return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
