@@ -18,6 +18,7 @@ from math import prod
 import numpy as np
 
 LEVELS = 1 << 16  # of a draw, which has 16 bits
+HIGHEST_RATE = 1 - 1 / LEVELS  # of what is dropped: a higher one would keep nothing
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,13 @@ def test_layers_are_those_of_the_reference(backend, architecture):
     assert np.array_equal(found["text_features"], model.embed_text(tokens))
 
 
+def test_a_batch_of_none_has_features_of_full_width(backend, architecture):
+    model = backend.CLIP(architecture, sample_weights(architecture), device="cpu")
+    empty = (0, architecture.embed_dim)
+    assert model.embed_image(sample_pixels(architecture)[:0]).shape == empty
+    assert model.embed_text(sample_tokens(architecture)[:0]).shape == empty
+
+
 def test_every_changed_weight_is_noticed(backend, architecture):
     """The twin of the two tests before: every seventh number of each distinct parameter, moved by a tenth.
 

@@ -33,6 +33,7 @@ from clip_core.errors import ClipError
 from clip_core.evaluation import classes
 from clip_core.files import read_regular, write_text
 from clip_core.models import architecture_of, written_out
+from clip_core.noise import HIGHEST_RATE
 from clip_core.training import plain_yaml
 from clip_core.training.checkpoint import LAST_STEP
 
@@ -145,11 +146,14 @@ class Optimizer(Section):
         return self
 
 
+Rate = Annotated[float, Number, Field(ge=0, le=HIGHEST_RATE)]
+
+
 class Noise(Section):
     """What the blocks of one tower drop at random while they are trained (`clip_core.noise`)."""
 
-    dropout: Share = 0.0  # of the numbers that attention and MLP add
-    drop_path: Share = 0.0  # of the examples to which attention or MLP of the last block add nothing
+    dropout: Rate = 0.0  # of the numbers that attention and MLP add
+    drop_path: Rate = 0.0  # of the examples to which attention or MLP of the last block add nothing
 
 
 class ImageNoise(Noise):

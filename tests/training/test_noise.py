@@ -12,7 +12,7 @@ import backends
 from clip_core.architecture import Architecture
 from clip_core.errors import ClipError
 from clip_core.initialize import initialize
-from clip_core.noise import Noise, PatchNoise
+from clip_core.noise import HIGHEST_RATE, LEVELS, Noise, PatchNoise
 from clip_core.towers.modified_resnet import ModifiedResNet
 from clip_core.training.cautions import cautions
 from tests.models import sample_pixels, sample_tokens
@@ -81,6 +81,13 @@ def test_what_is_dropped_and_what_is_kept():
     both = noise(drop_path=0.5).factors(0, (2000, 40))
     assert set(np.unique(both)) == {np.float32(0), np.float32(2) * np.float32(4 / 3)}
     assert (both == 0).all(axis=1).mean() == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("key", ["dropout", "drop_path"])
+def test_something_is_kept_at_the_highest_rate(key):
+    assert list(np.unique(noise(dropout=HIGHEST_RATE).factors(0, (4, 1 << 17)))) == [0, LEVELS]
+    with pytest.raises(ClipError, match=rf"^regularization\.text\.{key} is 0\.999999: .* less than or equal to 0\.99998"):
+        recipe({"regularization": {"text": {key: 0.999999}}})
 
 
 def test_draws_depend_on_the_example_alone():

@@ -32,7 +32,7 @@ class LowResourceVisionTransformer(nn.Layer):
     def forward(self, x: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
         n, grid, patch = len(x), self.tower.grid, self.tower.patch
         x = x.reshape([n, 3, grid, patch, grid, patch])
-        x = x.transpose([0, 2, 4, 3, 5, 1]).reshape([n, grid * grid, -1])  # [n, grid * grid, patch * patch * 3]
+        x = x.transpose([0, 2, 4, 3, 5, 1]).reshape([n, grid * grid, 3 * patch * patch])
         x = x @ self.patch_embedding.astype(x.dtype)
         x = paddle.concat([self.class_embedding.astype(x.dtype).expand([n, 1, -1]), x], axis=1)
         x = self.ln_pre(x + self.positional_embedding.astype(x.dtype))

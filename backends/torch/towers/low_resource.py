@@ -30,7 +30,7 @@ class LowResourceVisionTransformer(Observed):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, grid, patch = x.shape[0], self.tower.grid, self.tower.patch
         x = x.reshape(n, 3, grid, patch, grid, patch)
-        x = x.permute(0, 2, 4, 3, 5, 1).reshape(n, grid * grid, -1)  # [n, grid * grid, patch * patch * 3]
+        x = x.permute(0, 2, 4, 3, 5, 1).reshape(n, grid * grid, 3 * patch * patch)
         x = x @ self.patch_embedding.to(x.dtype)
         x = torch.cat([self.class_embedding.to(x.dtype).expand(n, 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
