@@ -86,7 +86,9 @@ def test_what_is_dropped_and_what_is_kept():
 @pytest.mark.parametrize("key", ["dropout", "drop_path"])
 def test_something_is_kept_at_the_highest_rate(key):
     assert list(np.unique(noise(dropout=HIGHEST_RATE).factors(0, (4, 1 << 17)))) == [0, LEVELS]
-    with pytest.raises(ClipError, match=rf"^regularization\.text\.{key} is 0\.999999: .* less than or equal to 0\.99998"):
+    with pytest.raises(
+        ClipError, match=rf"^regularization\.text\.{key} is 0\.999999: .* less than or equal to 0\.99998"
+    ):
         recipe({"regularization": {"text": {key: 0.999999}}})
 
 
