@@ -21,8 +21,8 @@ class Coco(SourceSettings):
     """An annotations file and the folder of its pictures."""
 
     kind: Literal["coco"] = "coco"
-    annotations: str
-    images: str
+    annotations: str  # the file
+    images: str  # the folder
 
     def open(self, seed: int) -> PictureFiles:
         content = read_json(self.annotations)

@@ -24,8 +24,8 @@ class Sbu(SourceSettings):
     """The folder of the lists and the folder of the pictures."""
 
     kind: Literal["sbu"] = "sbu"
-    folder: str
-    images: str
+    folder: str  # of the lists
+    images: str  # the folder of the pictures
 
     def open(self, seed: int) -> PictureFiles:
         lists = [os.path.join(self.folder, f"SBU_captioned_photo_dataset_{kind}.txt") for kind in ("urls", "captions")]

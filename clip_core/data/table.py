@@ -46,10 +46,10 @@ class Table(SourceSettings):
     """A TSV or CSV file."""
 
     kind: Literal["table"] = "table"
-    file: str
+    file: str  # the table
     images: str | None = None  # folder that relative paths start at; by default the table's own
-    image_column: str = "filepath"
-    caption_column: str = "title"
+    image_column: str = "filepath"  # its name in the header
+    caption_column: str = "title"  # likewise
     separator: Annotated[str, Field(min_length=1, max_length=1)] = "\t"
 
     def open(self, seed: int) -> PictureFiles:

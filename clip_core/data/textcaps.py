@@ -20,8 +20,8 @@ class TextCaps(SourceSettings):
     """An annotations file and the folder of its pictures."""
 
     kind: Literal["textcaps"] = "textcaps"
-    annotations: str
-    images: str
+    annotations: str  # the file
+    images: str  # the folder
 
     def open(self, seed: int) -> PictureFiles:
         entries = records(self.annotations, read_json(self.annotations), "data", image_id=str, caption_str=str)

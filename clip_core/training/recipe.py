@@ -45,14 +45,14 @@ class Pretrained(Section):
     ``distilbert-base-uncased``.
     """
 
-    image: str | None = None
-    text: str | None = None  # brings its tokenizer along, unless model.vocabulary names another
+    image: str | None = None  # of the kind and size of the recipe's image tower
+    text: str | None = None  # likewise; brings its tokenizer along, unless model.vocabulary names another
 
 
 class Model(Section):
     """What is trained, from `clip_core.initialize`'s values unless ``pretrained`` says otherwise."""
 
-    # A name that `clip models` lists, or what Architecture.to_dict gives, whose towers may be names, too.
+    # A name that `clip models` lists, or a description by numbers, whose towers may be names, too.
     architecture: str | dict[str, Any]
     vocabulary: str | None = None  # a merges file; by default OpenAI's, or for another size learnt from the captions
     pretrained: Pretrained = Pretrained()
@@ -82,8 +82,8 @@ class Model(Section):
 class Data(Section):
     """Where pictures and captions come from, and what batches are made of them."""
 
-    source: families.Family = families.Shapes()
-    batch_size: Count = 128
+    source: families.Family = families.Shapes()  # pictures with captions
+    batch_size: Count = 128  # of all processes together, 2 or more
     # Processes that make batches ahead of time; 0: they are made between the steps.
     workers: Annotated[int, Number, Field(ge=0, le=1024)] = 0
     augmentation: Augmentation = Augmentation()
@@ -107,8 +107,8 @@ class Loss(Section):
 
     kind: Literal["softmax", "sigmoid"] = "softmax"  # CLIP's, or SigLIP's, which also learns a bias
     reduction: Literal["mean", "sum"] = "mean"  # of softmax's two directions; PASSL adds them
-    initial_logit_scale: Positive = 1 / 0.07
-    initial_logit_bias: Annotated[float, Number, Field(ge=-1e37, le=1e37)] = -10.0
+    initial_logit_scale: Positive = 1 / 0.07  # the factor of the cosines
+    initial_logit_bias: Annotated[float, Number, Field(ge=-1e37, le=1e37)] = -10.0  # of sigmoid
 
 
 class Optimizer(Section):
@@ -117,12 +117,14 @@ class Optimizer(Section):
     name: Literal["adamw", "adam"] = "adamw"  # decoupled decay, or decay as a part of the gradient
     learning_rate: Positive = 5e-4  # the highest, reached after the warm-up
     image_learning_rate: Positive | None = None  # of the image tower, when it has one of its own
-    text_learning_rate: Positive | None = None
+    text_learning_rate: Positive | None = None  # of the text tower, likewise
     frozen: tuple[Literal["image", "text"], ...] = ()  # towers that keep their weights
-    weight_decay: Annotated[float, Number, Field(ge=0, le=1e37)] = 0.2
+    weight_decay: Annotated[float, Number, Field(ge=0, le=1e37)] = (
+        0.2  # times the rate: the share that a step takes away
+    )
     decay: Literal["matrices", "all"] = "matrices"  # without or with norms, biases, vectors and scalars
-    betas: tuple[Share, Share] = (0.9, 0.98)
-    epsilon: Positive = 1e-6
+    betas: tuple[Share, Share] = (0.9, 0.98)  # of the moving averages of the gradient and of its square
+    epsilon: Positive = 1e-6  # beside the root of the second average
     gradient_clip: Positive | None = None  # the largest norm of all gradients together
     logit_scale_bounds: tuple[Positive, Positive] = (0.01, 100.0)  # of the factor, after each step
     ema_decay: Annotated[float, Number, Field(gt=0, lt=1)] | None = None  # of a moving average of the weights
@@ -172,14 +174,14 @@ class Regularization(Section):
 class Schedule(Section):
     """Linear warm-up, then half a cosine."""
 
-    warm_up_steps: Annotated[int, Number, Field(ge=0, le=LARGEST)] = 0
+    warm_up_steps: Annotated[int, Number, Field(ge=0, le=LARGEST)] = 0  # in which the learning rate rises
     final_share: Annotated[float, Number, Field(ge=0, le=1)] = 0.0  # of the learning rate, left after the last step
 
 
 class Training(Section):
     """How long, from which random numbers, and how exactly."""
 
-    steps: Annotated[int, Number, Field(ge=1, le=LAST_STEP)] | None = None  # of the whole run; or in place of it
+    steps: Annotated[int, Number, Field(ge=1, le=LAST_STEP)] | None = None  # of the whole run; give these or epochs
     epochs: Count | None = None  # times that every example comes up
     seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = 0  # of the initial weights, the pictures and their order
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of matrix products; weights and updates are fp32
@@ -209,7 +211,7 @@ class Training(Section):
 class CheckpointSettings(Section):
     """When the training state is kept."""
 
-    every_steps: Count = 1000
+    every_steps: Count = 1000  # and after the last
     keep: Count = 2  # the newest so many
     background: bool = False  # write while training goes on
 
@@ -224,7 +226,7 @@ class Log(Section):
 class Evaluation(Section):
     """Scores on data that training does not see, while it goes on and after its last step."""
 
-    every_steps: Count
+    every_steps: Count  # and after the last
     examples: Count = 5000  # at most so many of each data set, the first ones
     batch_size: Count = 128  # pairs among which the loss is computed, and pictures that are in memory at once
     retrieval: families.Family | None = None  # pictures with captions, for the loss and for retrieval
