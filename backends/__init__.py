@@ -19,6 +19,8 @@ TRAINING = ("torch", "paddle", "nnabla")
 # What runs exported models; taken only where it is named.
 RUNTIMES = ("onnx", "openvino")
 
+PACKAGES = ("backends", "clip", "clip_core", "converters", "exporters")  # that TriCLIP consists of
+
 # Whose files a suffix is for.
 OF_SUFFIX = {
     ".h5": "nnabla",
@@ -54,12 +56,20 @@ def get(name: str) -> Backend:
         if _is_older(version, OLDEST[name]):
             raise ImportError("this release is too old")
         return _backend(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in PACKAGES:
+            raise _missing(name, version, error) from error
+        raise ClipError(f"This TriCLIP is not whole, it lacks its module {error.name}; install it again.") from error
     except (Exception, SystemExit) as error:  # an old or broken installation can raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise BackendMissing(
-            f"The {name} backend needs {name} {OLDEST[name]} or newer; {' '.join([name, version]).strip()} does not "
-            f"import here ({reason}); {remedy(name)}."
-        ) from error
+        raise _missing(name, version, error) from error
+
+
+def _missing(name: str, version: str, error: BaseException) -> BackendMissing:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return BackendMissing(
+        f"The {name} backend needs {name} {OLDEST[name]} or newer; {' '.join([name, version]).strip()} does not "
+        f"import here ({reason}); {remedy(name)}."
+    )
 
 
 def _backend(name: str) -> Backend:

@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from clip_core.errors import ClipError
 from clip_core.naming import Weights
 from clip_core.pixels import Pixels
 from clip_core.text.tokenizer import Tokenizer
+from clip_core.towers.parts import Tower
 
 if TYPE_CHECKING:
     from clip_core.training.recipe import Recipe  # which takes a while to import, and inference needs none
 
+Kind = TypeVar("Kind")
 Tensor = Any  # the framework's own tensor type
 Observe = Callable[[str, Tensor], None]  # told the name and the value of what a forward pass computes
 
@@ -30,6 +32,17 @@ def ignore(name: str, value: Tensor) -> None:
 def below(prefix: str, observe: Observe) -> Observe:
     """An observer of a part, who tells ``observe`` the names with ``prefix`` in front."""
     return observe if observe is ignore else lambda name, value: observe(prefix + name, value)
+
+
+def class_of(classes: Mapping[str, Kind], tower: Tower, backend: str) -> Kind:
+    """What a backend has for towers of this kind.
+
+    Raises:
+        ClipError: it has nothing.
+    """
+    if tower.kind not in classes:
+        raise ClipError(f"The {backend} backend has no {tower.title} (the kind {tower.kind}); choose another backend.")
+    return classes[tower.kind]
 
 
 class Backend(ABC):

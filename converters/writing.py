@@ -258,7 +258,7 @@ def _file_of(target: Path, layout: str | None) -> Path:
     if target.suffix.lower() not in formats.WRITTEN:
         raise ClipError(
             f"{target} has no suffix to write a format by; end it in one of {', '.join(formats.WRITTEN)}, or for a "
-            "folder choose the layout huggingface or open_clip."
+            "folder choose the layout huggingface or open_clip; clip export writes for ONNX and other runtimes."
         )
     return target
 

@@ -21,7 +21,7 @@ from backends.nnabla.module import SWITCHES, Module, empty, plain_errors
 from backends.nnabla.tensors import context_of, to_array, to_tensor
 from backends.nnabla.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
-from clip_core.backend import Observe, below, ignore
+from clip_core.backend import Observe, below, class_of, ignore
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.layouts import LAYOUTS
@@ -82,14 +82,14 @@ class CLIP(Module):
         check(architecture, weights, source)
         self.architecture, self.source, self.vocabulary = architecture, source, vocabulary
         self.context = None if device is None else context_of(device)
-        text = TEXT_TOWERS[architecture.text.kind](architecture.text, architecture.embed_dim)
+        text = class_of(TEXT_TOWERS, architecture.text, "nnabla")(architecture.text, architecture.embed_dim)
         # The parts of a text tower at the root are the model's own, its tensors first, as in OpenAI's class.
         own = text if architecture.text.at_root else Module()
         for name, parameter in own.own_parameters():
             setattr(self, name, parameter)
         self.logit_scale = empty()
         self.logit_bias = empty() if architecture.logit_bias else None
-        self.visual = IMAGE_TOWERS[architecture.image.kind](architecture.image, architecture.embed_dim)
+        self.visual = class_of(IMAGE_TOWERS, architecture.image, "nnabla")(architecture.image, architecture.embed_dim)
         for name, part in own.children():
             setattr(self, name, part)
         if own is not text:

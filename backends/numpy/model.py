@@ -13,7 +13,7 @@ import numpy as np
 from backends.numpy.layers import part
 from backends.numpy.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
-from clip_core.backend import Observe, below, ignore
+from clip_core.backend import Observe, below, class_of, ignore
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixels, check_tokens
 from clip_core.naming import Weights, check, parameters
@@ -71,9 +71,9 @@ class CLIP:
         }
 
         image, text = self.architecture.image, self.architecture.text
-        self.visual = IMAGE_TOWERS[image.kind](part(self.weights, "visual"), image)
+        self.visual = class_of(IMAGE_TOWERS, image, "numpy")(part(self.weights, "visual"), image)
         own = self.weights if text.at_root else part(self.weights, "text")
-        self.text = TEXT_TOWERS[text.kind](own, text)
+        self.text = class_of(TEXT_TOWERS, text, "numpy")(own, text)
 
     def export(self) -> Weights:
         """The weights under their canonical names, shapes and axis order; float32, counters int64."""

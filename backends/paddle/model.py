@@ -19,7 +19,7 @@ from backends.paddle.layers import Attention, Block, normalize
 from backends.paddle.tensors import constant_initial_values, empty, to_array, to_tensor, use_device
 from backends.paddle.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
-from clip_core.backend import Observe, below, ignore
+from clip_core.backend import Observe, below, class_of, ignore
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
@@ -77,14 +77,16 @@ class CLIP(nn.Layer):
         if precision != "fp32" and paddle.get_device() == "cpu":
             raise ClipError(f"Paddle has no {precision} kernels for the CPU; use precision fp32, or a GPU.")
         with constant_initial_values():
-            text = TEXT_TOWERS[architecture.text.kind](architecture.text, architecture.embed_dim)
+            text = class_of(TEXT_TOWERS, architecture.text, "paddle")(architecture.text, architecture.embed_dim)
             # The parts of a text tower at the root are the model's own, its tensors first, as in OpenAI's class.
             own = text if architecture.text.at_root else nn.Layer()
             for name, parameter in own.named_parameters(include_sublayers=False):
                 self.add_parameter(name, parameter)
             self.logit_scale = empty()
             self.logit_bias = empty() if architecture.logit_bias else None
-            self.visual = IMAGE_TOWERS[architecture.image.kind](architecture.image, architecture.embed_dim)
+            self.visual = class_of(IMAGE_TOWERS, architecture.image, "paddle")(
+                architecture.image, architecture.embed_dim
+            )
             for name, part in own.named_children():
                 self.add_sublayer(name, part)
             if own is not text:

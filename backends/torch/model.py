@@ -18,7 +18,7 @@ from backends.torch.sharding import part_of, whole_of
 from backends.torch.tensors import device_of, to_array, to_tensor
 from backends.torch.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
-from clip_core.backend import below
+from clip_core.backend import below, class_of
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.initialize import initialize
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
@@ -77,14 +77,16 @@ class CLIP(Observed):
         self.vocab_size = architecture.text.vocabulary_size
         place = device_of(device)
         with torch.device("meta"):  # no memory and no random numbers for values that are about to be overwritten
-            text = TEXT_TOWERS[architecture.text.kind](architecture.text, architecture.embed_dim)
+            text = class_of(TEXT_TOWERS, architecture.text, "torch")(architecture.text, architecture.embed_dim)
             # The parts of a text tower at the root are the model's own, its tensors first, as in OpenAI's class.
             own = text if architecture.text.at_root else nn.Module()
             for name, parameter in own.named_parameters(recurse=False):
                 self.register_parameter(name, parameter)
             self.logit_scale = nn.Parameter(torch.empty(()))
             self.logit_bias = nn.Parameter(torch.empty(())) if architecture.logit_bias else None
-            self.visual = IMAGE_TOWERS[architecture.image.kind](architecture.image, architecture.embed_dim)
+            self.visual = class_of(IMAGE_TOWERS, architecture.image, "torch")(
+                architecture.image, architecture.embed_dim
+            )
             for name, part in own.named_children():
                 self.add_module(name, part)
             if own is not text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 import converters
 from clip.api import weights_file
 from clip.command.output import Json, print_json
+from clip_core.errors import ClipError
 from clip_core.models import OPENAI_CONTEXT_LENGTH
 from clip_core.text.bpe import openai
 from clip_core.text.loading import read_tokenizer, tokenizer_of
@@ -39,6 +41,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Print the tokens of each text, start and end included, without the padding."""
+    if model is None and Path(texts[0]).suffix.lower() in TOKENIZERS and os.path.isfile(texts[0]):
+        raise ClipError(f"{texts[0]} is a file; for its tokenizer give --model {texts[0]}, and texts alone besides.")
     tokenizer, longest = opened(model)
     length = context_length or longest or OPENAI_CONTEXT_LENGTH
     rows = [tokenizer.row(text, length, truncate, f"text {index}") for index, text in enumerate(texts)]

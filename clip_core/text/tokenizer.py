@@ -120,7 +120,8 @@ class Tokenizer(ABC):
             if not truncate:
                 raise TextError(
                     f"{name} is too long for context length {context_length}: it has {len(tokens) + around} tokens "
-                    "with start and end; shorten it, or cut it with truncate=True (in the command: --truncate)."
+                    "with start and end; shorten it, or cut it with truncate=True (in clip classify and clip tokenize "
+                    "--truncate)."
                 )
             tokens = tokens[: context_length - around]
         return [token for token in (self.start, *tokens, self.end) if token is not None]

@@ -87,7 +87,8 @@ class VisionMixer(ImageTower):
     def position_grids(self) -> NoReturn:
         raise ClipError(
             f"The image tower is a Mixer, whose matrices are for {self.grid} x {self.grid} patches and cannot be "
-            f"interpolated as positions can, so its resolution stays {self.resolution}; leave the other one out."
+            f"interpolated as positions can, so its resolution stays {self.resolution}; leave --resolution "
+            "(resolution=...) out."
         )
 
     def multiplications(self, embed_dim: int) -> int:

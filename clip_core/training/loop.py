@@ -272,7 +272,10 @@ def _check_no_other_run(output: Path, resume: Path | None) -> None:
     if resume is not None and checkpoints.run_of(resume).resolve() == output.resolve():
         return
     if (output / checkpoints.FOLDER).exists():
-        raise ClipError(f"{output} holds a training run already; resume it, or give another folder.")
+        raise ClipError(
+            f"{output} holds a training run already; go on with --resume {output} (resume=...), or give another "
+            "folder with --output (output=...)."
+        )
 
 
 def _check_same_run(run: Run, folder: Path, saved: TrainingCheckpoint) -> None:

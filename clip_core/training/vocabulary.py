@@ -13,7 +13,7 @@ from clip_core.models import OPENAI_VOCABULARY_SIZE
 from clip_core.text.bpe import HEADER, BytePairTokenizer
 from clip_core.text.bpe_training import learn, padded
 from clip_core.text.loading import misfit, read_tokenizer, tokenizer_from
-from clip_core.text.tokenizer import require_text
+from clip_core.text.tokenizer import Tokenizer, require_text
 from clip_core.text.vocabulary import are_openais
 from clip_core.towers.parts import TextTower
 
@@ -97,8 +97,25 @@ def _of_file(file: str, text: TextTower) -> str:
             )
         tokenizer = BytePairTokenizer("\n".join([HEADER, *tokenizer.merges[:count]]))
     if fault := misfit(tokenizer, text):
-        raise ClipError(f"model.vocabulary is {file}, a tokenizer {fault}; give the one that the tower is for.")
+        raise ClipError(f"model.vocabulary is {file}, a tokenizer {fault}; {_remedy(tokenizer, text)}.")
     return tokenizer.definition
+
+
+def _remedy(tokenizer: Tokenizer, text: TextTower) -> str:
+    """How a tokenizer and a text tower that do not fit come together."""
+    larger = tokenizer.vocabulary_size > text.vocabulary_size
+    settings = {
+        "vocabulary_size": (larger or text.required_token is None, text.vocabulary_size, tokenizer.vocabulary_size),
+        "end_of_text": (text.required_token is not None, text.required_token, tokenizer.end),
+        "padding": (text.padding_token is not None, text.padding_token, tokenizer.padding),
+    }
+    keys = [
+        f"model.architecture.text.{key} to {wanted}"
+        for key, (counts, found, wanted) in settings.items()
+        if counts and found != wanted and wanted is not None
+    ]
+    other = "give the one that the tower is for"
+    return f"set {' and '.join(keys)}, or {other}" if keys else other
 
 
 def _usable(captions: Iterable[str]) -> Iterator[str]:

@@ -137,6 +137,20 @@ def test_a_missing_framework(monkeypatch, name):
     assert name not in backends.available()
 
 
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_missing_module_of_this_project(monkeypatch, name):
+    """Which no framework is to blame for."""
+    module = f"backends.{name}"
+    for loaded in [loaded for loaded in sys.modules if loaded == module or loaded.startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.delattr(backends, name, raising=False)
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    error = ModuleNotFoundError(f"No module named '{module}'", name=module)
+    monkeypatch.setattr(sys, "meta_path", [Broken(module, error), *sys.meta_path])
+    with pytest.raises(ClipError, match=rf"^This TriCLIP is not whole, it lacks its module {module}; install it again"):
+        backends.get(name)
+
+
 def test_available_backends_are_in_the_order_of_preference(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else object())
     assert backends.available() == ["paddle", "nnabla", "numpy"]

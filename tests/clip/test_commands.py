@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -331,7 +332,7 @@ def test_convert_refuses(run, files, tmp_path):
         ((files[".pt"], target), "kept.h5 is there already; give another name, or --force (force=True) to replace it"),
         ((tmp_path / "broken.pt", target, "--force"), "broken.pt"),
         ((tmp_path / "missing.pt", target, "--force"), "missing.pt cannot be read"),
-        ((files[".pt"], tmp_path / "name.onnx"), "has no suffix to write a format by"),
+        ((files[".pt"], tmp_path / "name.onnx"), "; clip export writes for ONNX and other runtimes"),
         ((files[".pt"], tmp_path / "no" / "folder.h5"), "cannot be written"),
         ((target, target), "is a file that is read here itself"),
         ((files[".pt"], tmp_path, "--layout", "nnabla"), "has no suffix to write a format by"),
@@ -462,6 +463,13 @@ def test_parity_refuses(run, files, tmp_path):
     assert_refused(run("parity", files[".pt"], "--backends", "numpy,jax"), "There is no backend 'jax'")
     assert_refused(run("parity", files[".pt"], "--backends", ","), "There are no backends to compare")
     assert_refused(run("parity", tmp_path / "none.pt"), "There is no file")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_parity_names_the_tower_that_a_backend_lacks(backend, run, monkeypatch):
+    monkeypatch.delitem(importlib.import_module(f"backends.{backend}.towers").IMAGE_TOWERS, "vit")
+    refused = run("parity", "shapes", "--backends", backend)
+    assert_refused(refused, f"The {backend} backend has no ViT (the kind vit); choose another backend.")
 
 
 # clip classify --------------------------------------------------------------------------------------------------------
@@ -883,10 +891,14 @@ def test_tokenize_up_to_the_models_context(run, checkpoint, tmp_path):
     assert len(run("tokenize", "--model", file, "red " * 20, "--context-length", "30").out.split()) > 20
 
 
-def test_tokenize_refuses(run, other):
+def test_tokenize_refuses(run, other, tmp_path):
     assert_refused(run("tokenize", "word " * 100), "text 0 is too long for context length 77")
     assert run("tokenize", "word " * 100, "--truncate").out.split()[-1] == str(openai().end)
     assert_refused(run("tokenize", "--model", other, "a"), "does not carry it")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for command in (("tokenize",), ("tokenizer", "encode")):
+        refused = run(*command, tmp_path / "tokenizer.json", "a red circle")
+        assert_refused(refused, f"tokenizer.json is a file; for its tokenizer give --model {tmp_path}")
     assert_refused(run("tokenize", "a", "lone \udcff byte"), "text 1 has the lone surrogate U+DCFF")
 
 

@@ -100,6 +100,7 @@ def test_a_recipe_names_any_tokenizer(run, recipe, tmp_path):
     assert_refused(
         run("train", "-c", recipe, "--output", tmp_path / "other"),
         "tokenizer.json, a tokenizer of 299 tokens that ends texts with 1, and its text tower is for 300",
+        "set model.architecture.text.end_of_text to 1, or give the one that the tower is for.",
     )
 
 

@@ -73,7 +73,7 @@ def test_faults_are_found_before_a_launcher_is_started(run, recipe, tmp_path, mo
         ((*new, "-o", "data.batch_size=5"), "A batch of 5 cannot be cut into 2 equal parts; change data.batch_size."),
         ((*new, "-o", "data.source.examples=3"), "The data has 3 examples, fewer than one batch of 4"),
         ((*new, "--load", "none.pt"), "There is no file none.pt and no model of that name"),
-        (("--output", tmp_path / "old"), "old holds a training run already"),
+        (("--output", tmp_path / "old"), f"old holds a training run already; go on with --resume {tmp_path / 'old'} "),
         (("--resume", tmp_path / "old"), "has no complete training checkpoint"),
         (("--resume", tmp_path / "done", "--seed", 2), "was made with training.seed = 1, and the recipe says 2"),
         (

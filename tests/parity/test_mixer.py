@@ -193,7 +193,7 @@ def test_half_precision(precision):
 def test_another_resolution_is_refused():
     message = (
         "The image tower is a Mixer, whose matrices are for 4 x 4 patches and cannot be interpolated as positions can, "
-        "so its resolution stays 32; leave the other one out."
+        "so its resolution stays 32; leave --resolution (resolution=...) out."
     )
     with pytest.raises(ClipError, match=f"^{re.escape(message)}$"):
         at_resolution(MIXER, sample_weights(MIXER), 64)
