@@ -150,18 +150,23 @@ def infer(shapes: Mapping[str, Shape]) -> Architecture:
     Raises:
         CheckpointError: a tensor that decides the architecture is missing or cannot be of a CLIP.
     """
+    result = infer_unchecked(shapes)
+    try:
+        result.check()
+    except ClipError as error:
+        raise CheckpointError(f"The weights do not look like a CLIP: {error}") from error
+    return result
+
+
+def infer_unchecked(shapes: Mapping[str, Shape]) -> Architecture:
+    """`infer` for shapes that may be in another axis order: the kinds are right, and numbers may not go together."""
     image_shapes, text_shapes = (_below(prefix, shapes) for prefix in _PREFIXES.values())
     if not text_shapes.found:
         text_shapes = Shapes(shapes, "")
     text = _recognised(TEXT_TOWERS, text_shapes)
     embed_dim = text.infer_embed_dim(text_shapes)
     image = _recognised(IMAGE_TOWERS, image_shapes)
-    result = Architecture(embed_dim, image.infer(image_shapes), text.infer(text_shapes), "logit_bias" in shapes)
-    try:
-        result.check()
-    except ClipError as error:
-        raise CheckpointError(f"The weights do not look like a CLIP: {error}") from error
-    return result
+    return Architecture(embed_dim, image.infer(image_shapes), text.infer(text_shapes), "logit_bias" in shapes)
 
 
 def _below(prefix: str, shapes: Mapping[str, Shape]) -> Shapes:

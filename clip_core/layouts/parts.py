@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.architecture import Architecture, infer
+from clip_core.architecture import Architecture, infer, infer_unchecked
 from clip_core.buffers import Tensor
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights, parameters
@@ -137,11 +137,11 @@ class Layout:
             CheckpointError: they are not those of a CLIP.
         """
         shapes = {name: array.shape for name, array in weights.items()}
-        architecture = infer(shapes)
         if not self.transposed:
-            return architecture
+            return infer(shapes)
         # What is transposed depends on the kinds of the towers alone, whatever their numbers.
-        turned = {parameter.name for parameter in parameters(architecture) if self._transposes(parameter)}
+        stored = infer_unchecked(shapes)
+        turned = {parameter.name for parameter in parameters(stored) if self._transposes(parameter)}
         return infer({name: shape[::-1] if name in turned else shape for name, shape in shapes.items()})
 
     def reorder(self, weights: Mapping[str, np.ndarray], architecture: Architecture) -> Weights:

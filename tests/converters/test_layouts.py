@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from itertools import product
+
+import numpy as np
 
 from clip_core import layouts
+from clip_core.architecture import Architecture
 from clip_core.layouts import LAYOUTS
+from clip_core.naming import parameters
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from tests.converters.small import ARCHITECTURES
 from tests.siglip import SIGLIP
+from tests.towers import IMAGES, TEXTS
 
 
 def test_every_project_is_in_the_table():
@@ -52,3 +58,12 @@ def test_the_two_names_by_which_a_model_is_found():
     }
     assert ("token_embedding/W", "visual/conv1/W") in LAYOUTS["nnabla"].marks()
     assert ("text.token_embedding.weight", "visual.conv1.weight") in LAYOUTS["open_clip"].marks()
+
+
+def test_paddle_s_shapes_tell_the_architecture_whatever_the_towers():
+    paddle = LAYOUTS["paddle"]
+    for image, text in product(IMAGES, TEXTS):
+        table = parameters(Architecture(image.output_width or 16, image, text))
+        plain = {each.name: np.broadcast_to(np.float32(0), each.shape) for each in table}
+        turned = {each.name: plain[each.name].T if each.kind == "linear" else plain[each.name] for each in table}
+        assert paddle.infer(turned) == LAYOUTS["openai"].infer(plain), (image, text)
