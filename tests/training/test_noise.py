@@ -214,5 +214,7 @@ def test_what_cannot_drop_says_so():
         trainer_for("torch", EXAMPLES["mixer and distilbert"], {"image": {"patch_dropout": 0.1}})
     with pytest.raises(ClipError, match=r"^training\.compile does not go with regularization\.text\.dropout; leave "):
         trainer_for("torch", noise={"text": {"dropout": 0.1}}, compile=True)
-    with pytest.raises(ClipError, match=r"regularization\.text\.dropout is 1: input should be less than or equal to 0\.9999"):
+    with pytest.raises(
+        ClipError, match=r"regularization\.text\.dropout is 1: input should be less than or equal to 0\.9999"
+    ):
         recipe({"regularization": {"text": {"dropout": 1}}})
