@@ -119,9 +119,8 @@ class Optimizer(Section):
     image_learning_rate: Positive | None = None  # of the image tower, when it has one of its own
     text_learning_rate: Positive | None = None  # of the text tower, likewise
     frozen: tuple[Literal["image", "text"], ...] = ()  # towers that keep their weights
-    weight_decay: Annotated[float, Number, Field(ge=0, le=1e37)] = (
-        0.2  # times the rate: the share that a step takes away
-    )
+    # Times the learning rate, it is the share of a weight that a step takes away; of adam, a part of the gradient.
+    weight_decay: Annotated[float, Number, Field(ge=0, le=1e37)] = 0.2
     decay: Literal["matrices", "all"] = "matrices"  # without or with norms, biases, vectors and scalars
     betas: tuple[Share, Share] = (0.9, 0.98)  # of the moving averages of the gradient and of its square
     epsilon: Positive = 1e-6  # beside the root of the second average
