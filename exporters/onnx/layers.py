@@ -55,20 +55,16 @@ class Linear:
         return x if self.bias is None else x + self.bias
 
 
-def conv_norm(x: Value, kernel: Value, norm: BatchNorm2d, stride: int = 1) -> Value:
-    """A convolution without bias [n, i, h, w] * [o, i, size, size], then batch normalisation."""
-    x = convolve(x, kernel, stride)
+def conv_norm(x: Value, kernel: Value, norm: BatchNorm2d, stride: int = 1, groups: int = 1) -> Value:
+    """A convolution without bias [n, i, h, w] * [o, i / groups, size, size], then batch normalisation."""
+    x = convolve(x, kernel, stride, groups)
     return x.graph.node("BatchNormalization", x, *norm.values, epsilon=norm.epsilon)
 
 
-def convolve(x: Value, kernel: Value, stride: int = 1) -> Value:
-    """[n, i, h, w] * [o, i, size, size], padded to keep h and w at stride 1.
-
-    A kernel [i, 1, size, size] is depthwise: each channel has its own.
-    """
-    outputs, depth, size, _ = kernel.shape
-    group = outputs if depth == 1 else 1
-    return x.graph.node("Conv", x, kernel, pads=[size // 2] * 4, strides=[stride] * 2, group=group)
+def convolve(x: Value, kernel: Value, stride: int = 1, groups: int = 1) -> Value:
+    """[n, i, h, w] * [o, i / groups, size, size], padded to keep h and w at stride 1."""
+    size = kernel.shape[-1]
+    return x.graph.node("Conv", x, kernel, pads=[size // 2] * 4, strides=[stride] * 2, group=groups)
 
 
 def patches(x: Value, kernel: Value, bias: Value | None = None) -> Value:

@@ -17,6 +17,8 @@ from clip_core.inputs import check_tokens
 from clip_core.naming import parameters
 from clip_core.similarity import normalize
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
+from clip_core.towers.efficientnet_v2 import EfficientNetV2
+from clip_core.towers.modified_resnet import ModifiedResNet
 from exporters.onnx import model, towers
 from exporters.onnx.graph import NEWEST_OPSET, OLDEST_OPSET, inside
 from tests import tolerances
@@ -30,7 +32,7 @@ from tests.models import (
     stages_of,
 )
 from tests.tolerances import first_beyond
-from tests.towers import EXAMPLES
+from tests.towers import EXAMPLES, TEXTS
 from tests.weights import same
 
 BACKEND = backends.get("onnx")
@@ -101,6 +103,23 @@ def test_any_batch_and_any_length_of_text(architecture):
         assert tolerances.difference(normalize(clip.embed_text(cut)), expected[:1]) <= bound
     else:
         assert tolerances.difference(normalize(clip.embed_text(tokens[:1])), expected[:1]) <= bound
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        ModifiedResNet(resolution=32, width=2, blocks=(1, 1, 1, 1), heads=1),
+        EfficientNetV2(
+            resolution=8, stem=1, widths=(2, 3), blocks=(1, 1), expansions=(1, 2), strides=(1, 1), fused=1, width=4
+        ),
+    ],
+    ids=["resnet", "efficientnet_v2"],
+)
+def test_a_convolution_of_one_channel_is_not_taken_for_a_depthwise_one(image):
+    architecture = Architecture(image.output_width or 16, image, TEXTS[0])
+    weights, pixels = sample_weights(architecture), sample_pixels(architecture)
+    found, expected = (backends.get(name).CLIP(architecture, weights).embed_image(pixels) for name in ("onnx", "numpy"))
+    assert tolerances.difference(found, expected) <= tolerances.CONTRACT["image_embedding"].bound
 
 
 def test_half_precision(architecture):

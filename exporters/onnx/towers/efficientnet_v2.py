@@ -11,12 +11,12 @@ from exporters.onnx.layers import BatchNorm2d, MLPHead, Parameters, conv_norm, m
 class ConvNorm:
     """A convolution, padded to keep the size at stride 1, and a batch normalisation."""
 
-    def __init__(self, weights: Parameters, tower: core.EfficientNetV2, stride: int = 1) -> None:
-        self.stride = stride
+    def __init__(self, weights: Parameters, tower: core.EfficientNetV2, stride: int = 1, groups: int = 1) -> None:
+        self.stride, self.groups = stride, groups
         self.conv, self.norm = weights["0.weight"], BatchNorm2d(part(weights, "1"), tower.epsilon)
 
     def __call__(self, x: Value) -> Value:
-        return conv_norm(x, self.conv, self.norm, self.stride)
+        return conv_norm(x, self.conv, self.norm, self.stride, self.groups)
 
 
 class SqueezeExcitation:
@@ -57,7 +57,7 @@ class MBConv:
         self.residual = stride == 1 and inputs == tower.widths[stage]
         self.block = (
             ConvNorm(part(weights, "block.0"), tower),
-            ConvNorm(part(weights, "block.1"), tower, stride),
+            ConvNorm(part(weights, "block.1"), tower, stride, groups=inputs * tower.expansions[stage]),
             SqueezeExcitation(part(weights, "block.2")),
             ConvNorm(part(weights, "block.3"), tower),
         )
