@@ -24,7 +24,7 @@ from clip_core.naming import count
 from clip_core.pixels import Pixels
 from clip_core.text.bpe import openai
 from converters.folders import INDEX_SUFFIX
-from converters.knowledge import named_alike
+from converters.knowledge import STATE, known_alike
 
 RESOURCES = Path(clip_core.__file__).parent / "resources"
 
@@ -195,17 +195,7 @@ def open_model(
 def warn_of_assumptions(source: str | os.PathLike[str], file: converters.ModelFile) -> None:
     """Warn if the activation of a model is assumed. A user who states it has seen the other assumptions."""
     if any(name.endswith(".activation") for name in file.assumed):
-        names = named_alike(file.architecture)
-        if names:
-            remedy = (
-                f"these shapes are those of {' and '.join(names)}; name the right one with clip convert FILE TARGET "
-                "--like NAME (in Python like='NAME')"
-            )
-        else:
-            remedy = (
-                "state it with clip convert FILE TARGET --activation ... --heads IMAGE,TEXT (in Python "
-                "activation=..., heads=...)"
-            )
+        remedy = known_alike(file.architecture) or STATE
         warnings.warn(
             f"{source} does not say all that its model needs; assumed, as is usual for its towers: "
             f"{', '.join(file.assumptions())}. Where that is wrong, so are the features: {remedy}, or put "

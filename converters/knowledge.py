@@ -20,7 +20,7 @@ from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.towers.parts import ACTIVATIONS
 
 _UNTOLD = {name for tower in (*IMAGE_TOWERS.values(), *TEXT_TOWERS.values()) for name in tower.untold}
-_STATE = (
+STATE = (
     f"state it with clip convert FILE TARGET --activation {'|'.join(ACTIVATIONS)} --heads IMAGE,TEXT (in Python "
     "activation=..., heads=(IMAGE, TEXT))"
 )
@@ -134,9 +134,9 @@ def question(architecture: Architecture, assumed: Collection[str], own_vocabular
         reasons.append(f"the vocabulary has {size} tokens")
     if not reasons:
         return None
-    remedy = f"{_NAME}, or {_STATE}, without a vocabulary then" if foreign else f"{_STATE}, or {_NAME}"
-    if names := named_alike(architecture):
-        remedy = f"its shapes are those of {' and '.join(names)}: {remedy}"
+    known = known_alike(architecture)
+    name, state = known or _NAME, f"{STATE}, without a vocabulary then" if foreign else STATE
+    remedy = f"{name}, or {state}" if known or foreign else f"{state}, or {name}"
     fields = {name for tower in architecture.towers.values() for name in tower.untold}
     unsaid = " or ".join(name for name in ("activation", "heads") if name in fields)
     return f"nothing says its {unsaid}, and it is none of OpenAI's models: {', '.join(reasons)}; {remedy}"
@@ -146,6 +146,16 @@ def named_alike(architecture: Architecture) -> tuple[str, ...]:
     """The known architectures that differ from this one in nothing but what shapes do not tell, as "NAME (FAMILY)"."""
     told = _told(architecture)
     return tuple(f"{named.name} ({named.family.name})" for named in everything() if _told(named.architecture) == told)
+
+
+def known_alike(architecture: Architecture) -> str | None:
+    """Which known architectures have these shapes, and how one is named, as a phrase; None: none has."""
+    if not (names := named_alike(architecture)):
+        return None
+    return (
+        f"these shapes are those of {' and '.join(names)}; name the right one with clip convert FILE TARGET --like "
+        "NAME (in Python like='NAME')"
+    )
 
 
 def _told(architecture: Architecture) -> dict[str, Any]:

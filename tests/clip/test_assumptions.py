@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from clip_core.models import ARCHITECTURES
 from clip_core.naming import parameters
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
+from converters.knowledge import question, untold
 from tests.clip.running import assert_refused, ended, process
 from tests.models import sample_pixels
 
@@ -69,6 +71,9 @@ def test_a_name_settles_what_a_file_does_not_say(like_open_clips, run, tmp_path)
     found = run("inspect", like_open_clips, "--json").json
     assert found["same_shapes"] == [f"{name} (open_clip)"]
     assert "activation quick_gelu" in ", ".join(found["assumed"])
+    text = run("inspect", like_open_clips).out
+    assert re.search(r"^zeros +\d{3}: .*, .*, [\w.]+ and more$", text, re.MULTILINE)
+    assert f"{name} (open_clip): --like NAME" in text
     with pytest.warns(AssumptionWarning, match=rf"are those of {name} \(open_clip\); .* --like NAME"):
         clip.load(like_open_clips, backend="numpy")
 
@@ -80,6 +85,16 @@ def test_a_name_settles_what_a_file_does_not_say(like_open_clips, run, tmp_path)
     assert model.architecture == whole.architecture
     result = run("inspect", like_open_clips, "--like", name, "--json").json
     assert (result["model"], result["assumed"], result["same_shapes"]) == (name, [], [])
+
+
+def test_what_has_to_be_stated_can_be_stated_by_a_name():
+    huge = ARCHITECTURES["ViT-H-14"].architecture
+    asked = question(huge, untold(huge), own_vocabulary=False)
+    assert asked is not None
+    assert (
+        "the image tower is 1280 wide; these shapes are those of ViT-H-14 (open_clip) and ViT-H-14-quickgelu "
+        "(open_clip); name the right one with clip convert FILE TARGET --like NAME (in Python like='NAME'), or state it"
+    ) in asked
 
 
 def test_a_name_of_other_shapes_is_refused(like_open_clips, run, tmp_path):
@@ -102,7 +117,10 @@ def test_commands_say_what_is_assumed(bare, tmp_path):
     assert compared.code == 0
     assert compared.out.endswith(f"parity: AGREE, assumed: {ASSUMED}\n")
     assert compared.err.startswith(f"clip: warning: {bare} does not say all that its model needs")
-    assert "state it with clip convert FILE TARGET --activation ... --heads IMAGE,TEXT (in Python" in compared.err
+    assert (
+        "state it with clip convert FILE TARGET --activation quick_gelu|gelu|gelu_tanh --heads IMAGE,TEXT (in"
+        in compared.err
+    )
     assert compared.err.endswith("or put open_clip_config.json or config.json of the model beside the file.\n")
     assert compared.err.count("\n") == 1
 

@@ -944,7 +944,8 @@ def test_evaluate(backend, run, monkeypatch):
     assert found["image_to_text_recall_at_1"] >= 0.7
     expected = run("evaluate", "shapes", "--backend", "numpy", "--json").json
     assert found == expected | {"backend": backend}
-    assert "image to text recall at 1" in run("evaluate", "shapes", "--backend", backend).out
+    share = expected["image_to_text_recall_at_1"]
+    assert f"image to text recall at 1  {share:.2%}\n" in run("evaluate", "shapes", "--backend", backend).out
 
 
 @pytest.mark.slow
