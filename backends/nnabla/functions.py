@@ -45,6 +45,31 @@ def layer_norm(x: nn.Variable, weight: nn.Variable, bias: nn.Variable, epsilon: 
         )
 
 
+def batch_norm(
+    x: nn.Variable,
+    weight: nn.Variable,
+    bias: nn.Variable,
+    mean: nn.Variable,
+    variance: nn.Variable,
+    momentum: float,
+    epsilon: float,
+    training: bool,
+) -> nn.Variable:
+    """Normalisation of each channel of [n, c, h, w], then gain and offset [c].
+
+    Args:
+        mean, variance: running statistics [c], used as they are, or in training moved by those of the batch.
+        momentum: the share of the batch in them.
+    """
+    if training and on_cpu():
+        return BatchNorm(mean, variance, momentum, epsilon)(x, weight, bias)
+    shape = (1, *weight.shape, 1, 1)
+    # The running statistics are moved in place, so they must be variables rather than results of a function.
+    statistics = [value.reshape(shape, unlink=True) for value in (mean, variance)]
+    affine = [F.reshape(value, shape) for value in (bias, weight)]
+    return F.batch_normalization(x, *affine, *statistics, decay_rate=1 - momentum, eps=epsilon, batch_stat=training)
+
+
 def quick_gelu(x: nn.Variable) -> nn.Variable:
     """x * sigmoid(1.702 x)."""
     return QuickGELU()(x) if on_cpu() else x * F.sigmoid(1.702 * x)
@@ -307,6 +332,54 @@ class LayerNorm(ArrayFunction):
         deviation = np.sqrt(np.einsum("...d,...d->...", x, x)[..., None] / x.shape[-1] + self.epsilon)
         x /= deviation
         return x, deviation
+
+
+class BatchNorm(ArrayFunction):
+    """Normalisation of each channel of [n, c, h, w] over the batch, then gain and offset [c].
+
+    NNabla's own takes the variance as a difference of two means, which loses all digits of a channel whose mean is
+    large beside its spread.
+
+    Args:
+        mean, variance: running statistics [c], which each pass moves; the variance by n / (n - 1) times that of the
+            batch.
+        momentum: the share of the batch in them.
+    """
+
+    def __init__(self, mean: nn.Variable, variance: nn.Variable, momentum: float, epsilon: float) -> None:
+        super().__init__()
+        self.mean, self.variance, self.momentum, self.epsilon = mean, variance, momentum, epsilon
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        x, weight, bias = arrays
+        mean, variance, normalized, _ = self._normalized(x)
+        np.multiply(normalized, weight[:, None, None], out=result)
+        result += bias[:, None, None]
+        n = x.size // len(weight)
+        for running, value in ((self.mean, mean), (self.variance, variance * (n / max(n - 1, 1)))):
+            array = running.data.get_data("rw")
+            array += self.momentum * (value - array)
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        x, weight, _ = arrays
+        _, _, normalized, deviation = self._normalized(x)
+        product = gradient * normalized
+        dweight, dbias = product.sum(axis=(0, 2, 3)), gradient.sum(axis=(0, 2, 3))
+        n = x.size // len(weight)
+        dx = gradient - (dbias / n)[:, None, None]
+        normalized *= (dweight / n)[:, None, None]
+        dx -= normalized
+        dx *= (weight / deviation)[:, None, None]
+        return [dx, dweight, dbias]
+
+    def _normalized(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Mean [c] and variance [c] of the batch, ``x`` normalised, and what it was divided by [c]."""
+        mean = x.mean(axis=(0, 2, 3), dtype=np.float64).astype(x.dtype)
+        x = x - mean[:, None, None]
+        variance = np.einsum("nchw,nchw->c", x, x) / (x.size // len(mean))
+        deviation = np.sqrt(variance + self.epsilon)
+        x /= deviation[:, None, None]
+        return mean, variance, x, deviation
 
 
 class QuickGELU(ArrayFunction):

@@ -16,6 +16,7 @@ import numpy as np
 from backends.nnabla.functions import (
     Recomputed,
     attend,
+    batch_norm,
     check_when_computed,
     end_of_text,
     gelu,
@@ -63,20 +64,8 @@ class BatchNorm2d(Module):
     def __call__(self, x: nn.Variable) -> nn.Variable:
         if self.training:  # a static graph counts once, when it is built
             self.num_batches_tracked.data.get_data("rw")[...] += 1
-        bias, weight = (F.reshape(value, (1, -1, 1, 1)) for value in (self.bias, self.weight))
-        # The running statistics are moved in place, so they must be variables rather than results of a function.
-        shape = (1, *self.bias.shape, 1, 1)
-        mean, variance = (value.reshape(shape, unlink=True) for value in (self.running_mean, self.running_var))
-        return F.batch_normalization(
-            x,
-            bias,
-            weight,
-            mean,
-            variance,
-            decay_rate=1 - self.momentum,
-            eps=self.epsilon,
-            batch_stat=self.training,
-        )
+        statistics = self.running_mean, self.running_var
+        return batch_norm(x, self.weight, self.bias, *statistics, self.momentum, self.epsilon, self.training)
 
 
 class Linear(Module):

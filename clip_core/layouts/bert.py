@@ -52,11 +52,18 @@ _LEFT_OUT = re.compile(r"(pooler|cls|classifier|pre_classifier|qa_outputs|vocab_
 _ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
+_OLD_LEAVES = {"gamma": "weight", "beta": "bias"}  # of normalisations, in the first files of BERT
+_TYPES_OF_MODEL = ("bert", "distilbert", "electra")  # whose positions start at 0; RoBERTa's start behind its padding
+
+
 def canonical(name: str) -> str:
     """The tower's name for a parameter of a BERT or DistilBERT; an unknown name stays as it is.
 
     Queries, keys and values are apart, as `clip_core.layouts.parts.join_attention` takes them.
     """
+    stem, _, leaf = name.rpartition(".")
+    if leaf in _OLD_LEAVES and stem.endswith("LayerNorm"):
+        name = f"{stem}.{_OLD_LEAVES[leaf]}"
     match = _BLOCK.fullmatch(name)
     if match and match[2] in _MODULES:
         return f"resblocks.{match[1]}.{_MODULES[match[2]]}.{match[3]}"
@@ -100,6 +107,11 @@ def text_tower(
         positions = weights.get("positional_embedding", np.zeros(0))
         if positions.ndim != 2 or types.ndim != 2 or len(types) == 0 or types.shape[1] != positions.shape[1]:
             raise CheckpointError(f"Its token types have shape {types.shape}, its positions {positions.shape}.")
+        if len(types) == 1 and configuration is None:
+            raise CheckpointError(
+                "It has one token type, as RoBERTa has, whose positions are counted in another way; put the "
+                "config.json of its model beside it."
+            )
         weights["positional_embedding"] = positions + types[0]
     shapes = Shapes({name: array.shape for name, array in weights.items()}, "")
     tower: Any = TEXT_TOWERS["distilbert"].infer(shapes)
@@ -110,6 +122,14 @@ def text_tower(
 
 def _said(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """What a ``config.json`` says that shapes do not tell."""
+    kind = configuration.get("model_type", "bert")
+    if kind not in _TYPES_OF_MODEL:
+        raise CheckpointError(
+            f"Its config.json is of a model of the type {kind!r:.80}; known here are {', '.join(_TYPES_OF_MODEL)}."
+        )
+    for key in ("is_decoder", "add_cross_attention"):
+        if configuration.get(key, False) is not False:
+            raise CheckpointError(f"Its config.json sets {key} to {configuration[key]!r:.80}, expected false.")
     activation = configuration.get("hidden_act", configuration.get("activation", "gelu"))
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise CheckpointError(

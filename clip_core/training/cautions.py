@@ -7,13 +7,31 @@ from clip_core.data.settings import Section
 from clip_core.training.recipe import Loss, Recipe
 
 
-def cautions(recipe: Recipe, total: int) -> list[str]:
+def cautions(recipe: Recipe, total: int, processes: int = 1) -> list[str]:
     """A sentence for each such setting.
 
     Args:
         total: steps of the whole run.
+        processes: of the run.
     """
-    return [*_schedule(recipe, total), *_optimizer(recipe), *_loss(recipe), *_augmentation(recipe.data.augmentation)]
+    return [
+        *_schedule(recipe, total),
+        *_optimizer(recipe),
+        *_loss(recipe),
+        *_augmentation(recipe.data.augmentation),
+        *_batch_norm(recipe, processes),
+    ]
+
+
+def _batch_norm(recipe: Recipe, processes: int) -> list[str]:
+    if processes == 1:
+        return []
+    return [
+        f"The batch normalisation of the {place} tower looks at the {recipe.data.batch_size // processes} examples of "
+        f"one process rather than at all {recipe.data.batch_size}, so the numbers are not those of one process."
+        for place, tower in recipe.model.build().towers.items()
+        if tower.has_statistics
+    ]
 
 
 def _schedule(recipe: Recipe, total: int) -> list[str]:

@@ -97,7 +97,8 @@ def train(
         step, saved = start(run, output, resume)
         if run.first:
             recipe.write(output / RECIPE)
-            for caution in [*cautions(recipe, total), *(evaluator.cautions if evaluator is not None else ())]:
+            found = cautions(recipe, total, trainer.processes.size)
+            for caution in [*found, *(evaluator.cautions if evaluator is not None else ())]:
                 say(f"Warning: {caution}")
         kept = saved is not None and saved.parent.parent == output  # whether the state now is in the folder
         loss, batch, stopped = None, None, 0

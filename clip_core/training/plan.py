@@ -74,7 +74,7 @@ def plan(
     """
     run = open_run(recipe, trainer, source, tokenizer)
     total = recipe.training.total_steps(run.loader.steps_per_epoch)
-    warnings = cautions(recipe, total)
+    warnings = cautions(recipe, total, trainer.processes.size)
     if recipe.evaluation is not None:
         warnings += Evaluator(recipe, tokenizer).cautions
     done, _ = start(run, output, resume)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from backends.numpy import CLIP as Reference
 from clip_core import safetensors
@@ -135,6 +135,12 @@ def test_files_of_transformers_become_the_tower():
         ({"embeddings.norm.weight": 0}, {}, r"^It holds embeddings.norm.weight, which is no parameter of a BERT or"),
         ({"transformer.layer.0.attention.q_lin.bias": 0}, {}, r"^Its resblocks.0.attn.q_proj.bias has no two others"),
         ({"embeddings.token_type_embeddings.weight": 0}, {}, r"^Its token types have shape \(3,\), its positions \("),
+        (
+            {},
+            {"model_type": "roberta"},
+            r"is of a model of the type 'roberta'; known here are bert, distilbert, electra",
+        ),
+        ({}, {"is_decoder": True}, r"^Its config.json sets is_decoder to True, expected false\.$"),
         ({}, {"activation": "relu"}, r"^Its config.json sets the activation to 'relu', which cannot be computed here"),
         ({}, {"position_embedding_type": "relative_key"}, r"sets position_embedding_type to 'relative_key', expected"),
     ],
@@ -144,6 +150,33 @@ def test_files_that_are_no_bert(tensors, configuration, sentence):
     sound = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=sentence):
         bert.text_tower(sound | {name: np.zeros(3, np.float32) for name in tensors}, configuration)
+
+
+def small_bert(**options: int) -> BertModel:
+    sizes = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return BertModel(BertConfig(**sizes, intermediate_size=40, max_position_embeddings=20, **options))
+
+
+def test_the_first_files_of_bert():
+    """Their normalisations have a gamma and a beta."""
+    model = small_bert()
+    newer = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    older = {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): array
+        for name, array in newer.items()
+    }
+    expected, found = bert.text_tower(newer)[1], bert.text_tower(older)[1]
+    assert older.keys() != newer.keys()
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(found[name], array) for name, array in expected.items())
+
+
+def test_a_file_that_may_be_of_roberta_needs_its_configuration():
+    model = small_bert(type_vocab_size=1)
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"^It has one token type, as RoBERTa has, .* put the config\.json"):
+        bert.text_tower(tensors)
+    assert bert.text_tower(tensors, model.config.to_dict())[0].width == 24
 
 
 SENTENCES = [

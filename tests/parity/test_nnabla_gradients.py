@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from backends.nnabla import functions
+from backends.nnabla.layers import BatchNorm2d
 from tests import tolerances
 from tests.gradients import beyond, framework_gradients
 from tests.models import GELU, RESNET, VIT, reference_stages, sample_pixels, sample_tokens, sample_weights, stages_of
@@ -47,6 +48,11 @@ FUNCTIONS = {
     "linear without bias": (functions.Linear(transposed=True), (random(2, 5), random(4, 5)), (0, 1)),
     "projection": (functions.Linear(transposed=False), (random(2, 3, 5), random(5, 4)), (0, 1)),
     "layer norm": (functions.LayerNorm(1e-5), (random(2, 3, 6), random(6), random(6, seed=1)), (0, 1, 2)),
+    "batch norm": (
+        functions.BatchNorm(nn.Variable((3,)), nn.Variable((3,)), momentum=0.1, epsilon=1e-5),
+        (random(2, 3, 2, 4), random(3), random(3, seed=1)),
+        (0, 1, 2),
+    ),
     "quick GELU": (functions.QuickGELU(), (3 * random(2, 3, 4),), (0,)),
     "attention": (functions.Attend(2), (random(2, 3, 8), random(2, 5, 8), random(2, 5, 8, seed=1)), (0, 1, 2)),
     "causal attention": (
@@ -85,6 +91,21 @@ def test_each_function_has_its_gradient(name):
                 slopes.append((value(*arrays[:index], moved, *arrays[index + 1 :]) * onward).sum())
             expected[place] = (slopes[0] - slopes[1]) / 2e-5
         assert np.abs(gradients[index] - expected).max() < 1e-7, f"input {index}"
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0, 1), (1, 1e-3), (10, 1e-2)])
+def test_batch_norm_of_maps_that_hardly_vary(mean, spread):
+    """As of pictures of one colour: a variance that is a difference of means would have no digit left."""
+    x = (mean + spread * random(8, 4, 16, 16)).astype(np.float32)
+    exact = x.astype(np.float64)
+    expected = (exact - exact.mean((0, 2, 3), keepdims=True)) / np.sqrt(exact.var((0, 2, 3), keepdims=True) + 1e-5)
+    norm = BatchNorm2d(4)
+    norm.weight.d, norm.bias.d, norm.training = 1, 0, True
+    with nn.auto_forward():
+        found = norm(nn.Variable.from_numpy_array(x)).d
+    assert np.abs(found - expected).max() < 1e-4
+    assert norm.running_mean.d == pytest.approx(0.1 * exact.mean((0, 2, 3)), rel=1e-5)
+    assert norm.running_var.d == pytest.approx(0.9 + 0.1 * exact.var((0, 2, 3), ddof=1), rel=1e-5)
 
 
 def test_saturated_activations_neither_overflow_nor_warn():

@@ -394,6 +394,16 @@ def test_a_setting_that_has_no_effect_is_said(change, caution):
     assert cautions(Recipe.parse(SMALLEST | change), total=10) == [caution]
 
 
+def test_batch_normalisation_sees_the_examples_of_one_process():
+    recipe = Recipe.parse({"model": {"architecture": "RN50"}, "training": {"steps": 10}, "data": {"batch_size": 64}})
+    assert cautions(recipe, total=10) == []
+    assert cautions(recipe, total=10, processes=4) == [
+        "The batch normalisation of the image tower looks at the 16 examples of one process rather than at all 64, so "
+        "the numbers are not those of one process."
+    ]
+    assert cautions(Recipe.parse(SMALLEST), total=10, processes=4) == []
+
+
 def test_the_shipped_recipes_ask_for_no_caution():
     recipes = [Recipe.read(path) for path in SHIPPED.parent.rglob("*.yaml")]
     assert len(recipes) > 5
