@@ -83,6 +83,8 @@ class Architecture:
             if given.keys() | {"logit_bias"} != expected:  # files written for models without one leave it out
                 raise ValueError(f"its fields are {sorted(data)}, expected {sorted(expected)}")
             for place, kinds in _KINDS.items():
+                if not isinstance(given[place], Mapping):
+                    raise ValueError(f"its {place} is {given[place]!r}, expected the kind and the fields of a tower")
                 tower = dict(given[place])
                 kind = tower.pop("kind", next(iter(kinds)) if place == "text" else None)
                 if kind not in kinds:

@@ -23,6 +23,8 @@ def at_resolution(architecture: Architecture, weights: Weights, resolution: int)
         ClipError: the image tower cannot be built at this resolution, or has no positions that can be interpolated.
     """
     image = architecture.image
+    if isinstance(resolution, np.integer):
+        resolution = int(resolution)
     if resolution == image.resolution:
         return architecture, weights
     if type(resolution) is int and resolution > MAX_RESOLUTION:

@@ -306,11 +306,17 @@ def tower_from_dict(kind: type[Tower], place: str, data: Mapping[str, Any], acti
     needed = [name for name, field in known.items() if field.default is MISSING or name == "activation"]
     if missing := [name for name in needed if name not in given]:
         raise ValueError(f"its {place} tower lacks {', '.join(missing)}")
-    if "pixels" in given:
-        pixels = dict(given["pixels"])
-        colours = {name: tuple(pixels[name]) for name in ("mean", "deviation") if name in pixels}
-        given["pixels"] = Pixels(**pixels | colours)
-    return kind(**{name: tuple(value) if _has_several(known[name]) else value for name, value in given.items()})
+    # What is of another type stays as it is: `Tower.check` says what it must be.
+    if isinstance(given.get("pixels"), Mapping):
+        pixels, names = given["pixels"], [field.name for field in fields(Pixels)]
+        if unknown := sorted(map(str, pixels.keys() - names)):
+            raise ValueError(f"its {place} tower's pixels have no field {unknown[0]}, only {', '.join(names)}")
+        given["pixels"] = Pixels(**{name: _as_tuple(value) for name, value in pixels.items()})
+    return kind(**{name: _as_tuple(value) for name, value in given.items()})
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_field(name: str, value: Any, several: bool = False) -> None:
@@ -334,7 +340,10 @@ def check_field(name: str, value: Any, several: bool = False) -> None:
     elif leaf in ("end_of_text", "padding"):
         if type(value) is not int or value < 0:
             raise ClipError(f"The architecture's {name} is {value!r}; it must be a whole number from 0.")
-    elif isinstance(value, Pixels):
+    elif leaf == "pixels":
+        if not isinstance(value, Pixels):
+            names = ", ".join(field.name for field in fields(Pixels))
+            raise ClipError(f"The architecture's {name} is {value!r}; it must be a section that has {names}.")
         check_choice(f"{name}.interpolation", value.interpolation, get_args(Interpolation))
         check_choice(f"{name}.resize", value.resize, get_args(Resize))
         # A deviation below one step of a byte would make pixels that no float32 need hold.
@@ -357,7 +366,9 @@ def check_number(name: str, value: Any, several: bool = False) -> None:
     Raises:
         ClipError: naming it.
     """
-    for number in value if several and isinstance(value, tuple) else (value,):
+    if several and not isinstance(value, tuple):
+        raise ClipError(f"The architecture's {name} is {value!r}; it must be a list of whole numbers above 0.")
+    for number in value if several else (value,):
         if type(number) is not int or number < 1:
             raise ClipError(f"The architecture's {name} is {value!r}; it must be a whole number above 0.")
         if number > (MAX_LAYERS if name.endswith(("layers", "blocks")) else MAX_NUMBER):

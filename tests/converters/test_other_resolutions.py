@@ -72,6 +72,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_interpolated(vit, t
 
 
 def test_a_loaded_model_takes_pictures_of_that_resolution():
-    model, preprocess = clip.load("shapes", backend="numpy", resolution=96)
+    model, preprocess = clip.load("shapes", backend="numpy", resolution=np.int64(96))
+    assert type(model.architecture.image.resolution) is int, "it goes into JSON"
     assert model.architecture.image.resolution == preprocess.resolution == 96
     assert np.isfinite(model.embed_image(np.zeros((1, 3, 96, 96), np.float32))).all()

@@ -15,6 +15,7 @@ from clip_core.naming import count, parameters
 from clip_core.pixels import Pixels
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
+from tests.towers import EXAMPLES
 
 # name: embed, resolution, text width and heads, trained scalars, file, first and last digits of the SHA-256
 OPENAI = {
@@ -202,7 +203,11 @@ VIT, RESNET = MODELS["ViT-B/32"].architecture.to_dict(), MODELS["RN50"].architec
             "The description of the architecture cannot be read: its fields are ['bias', 'embed_dim', 'image', "
             "'logit_bias', 'text'], expected ",
         ),
-        (VIT | {"image": 5}, "The description of the architecture cannot be read: 'int' object is not iterable."),
+        (
+            VIT | {"image": 5},
+            "The description of the architecture cannot be read: its image is 5, expected the kind and the fields of a "
+            "tower.",
+        ),
         (
             VIT | {"image": {"kind": "perceiver"}},
             "The description of the architecture cannot be read: its image tower is of the kind 'perceiver', expected "
@@ -244,6 +249,10 @@ VIT, RESNET = MODELS["ViT-B/32"].architecture.to_dict(), MODELS["RN50"].architec
         (
             VIT | {"image": VIT["image"] | {"pixels": {"mean": [0.5, 0.5]}}},
             "The architecture's image.pixels.mean is (0.5, 0.5); it must be three numbers.",
+        ),
+        (
+            VIT | {"image": VIT["image"] | {"pixels": {"colour": 1}}},
+            "The description of the architecture cannot be read: its image tower's pixels have no field colour, only ",
         ),
         (
             VIT | {"image": VIT["image"] | {"pixels": {"resize": "longest"}}},
@@ -357,3 +366,13 @@ def test_a_tower_must_have_layers():
     assert str(caught.value) == (
         "The weights do not look like a CLIP: The architecture's text.layers is 0; it must be a whole number above 0."
     )
+
+
+@pytest.mark.parametrize("wrong", [[[1]], "3", float("nan"), True, -1], ids=str)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_field_of_another_type_is_named_with_what_it_must_be(name, wrong):
+    described = EXAMPLES[name].to_dict()
+    for place in ("image", "text"):
+        for field in described[place].keys() - {"kind"}:
+            with pytest.raises(ClipError, match=rf"^The architecture's {place}\.{field}\b.* is .*; it must be .*\.$"):
+                Architecture.from_dict(described | {place: described[place] | {field: wrong}})
