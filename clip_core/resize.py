@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from operator import index
 
 import numpy as np
 
@@ -23,8 +25,8 @@ def at_resolution(architecture: Architecture, weights: Weights, resolution: int)
         ClipError: the image tower cannot be built at this resolution, or has no positions that can be interpolated.
     """
     image = architecture.image
-    if isinstance(resolution, np.integer):
-        resolution = int(resolution)
+    with suppress(TypeError):  # of what is no whole number, which `check` says
+        resolution = index(resolution)  # a whole number of NumPy as Python's
     if resolution == image.resolution:
         return architecture, weights
     if type(resolution) is int and resolution > MAX_RESOLUTION:
