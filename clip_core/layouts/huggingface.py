@@ -167,12 +167,20 @@ def _words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
         return []
     try:
         config = as_object(read_json(file), "it")
-        kind = config.get("model_type", "clip")
+        is_siglip = inferred.image.kind == "siglip"
+        kind = config.get("model_type", "siglip" if is_siglip else "clip")
         if kind not in _KINDS:
             raise ClipError(f"it is of a model of the type {kind!r:.80}; known here are {', '.join(_KINDS)}.")
+        if (kind == "siglip") != is_siglip:
+            raise ClipError(
+                f"it is of a model of the type {kind}, and the image tower of the weights of the kind "
+                f"{inferred.image.kind}."
+            )
         if "auto_map" in config:
             raise ClipError("its auto_map names code of its own, which is not run here.")
-        fields = _fields_of_siglip(config) if kind == "siglip" else _fields_of_clip(config)
+        fields = _fields_of_siglip(config) if is_siglip else _fields_of_clip(config)
+        if is_siglip:
+            _check_grid(fields, inferred.image)
     except ClipError as error:
         raise CheckpointError(f"{file.name} beside it cannot be used: {error}") from error
     told = "resolution" not in inferred.image.untold
@@ -181,11 +189,21 @@ def _words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
     return without_assumed(found, config, inferred)
 
 
+def _check_grid(fields: Mapping[str, Any], image: Any) -> None:
+    """Refuse other patches than those of the weights, which do not tell the resolution themselves."""
+    resolution, patch = fields["image.resolution"], fields["image.patch"]
+    if (resolution // patch, patch) != (image.grid, image.patch):
+        raise ClipError(
+            f"by its vision_config, or transformers' defaults, image_size is {resolution} and patch_size {patch}, and "
+            f"the weights are for {image.grid} patches of {image.patch} pixels along each side."
+        )
+
+
 def _fields_of_clip(config: Mapping[str, Any]) -> dict[str, Any]:
     text, vision = (_tower(config, name, _DEFAULTS[name]) for name in ("text", "vision"))
     end = text["eos_token_id"]
     legacy = end == _LEGACY_END and config.get("model_type", "clip") == "clip"
-    ends = {"end_of_text": number(text, "vocab_size", 0) - 1 if legacy else end}
+    ends = {} if end is None else {"end_of_text": number(text, "vocab_size", 0) - 1 if legacy else end}
     return {"embed_dim": config.get("projection_dim", 512)} | _fields_of_both(text, vision) | placed("text", ends)
 
 
@@ -199,6 +217,8 @@ def _fields_of_siglip(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields_of_both(text: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str, Any]:
+    if vision.get("num_channels", 3) != 3:
+        raise ClipError(f"its num_channels is {vision['num_channels']!r:.80}, and pictures have 3 channels here.")
     texts = {"context_length": text["max_position_embeddings"], "vocabulary_size": text["vocab_size"]}
     images = {"resolution": side(vision, "image_size", 0), "patch": side(vision, "patch_size", 0)}
     return placed("text", _transformer(text) | texts) | placed("image", _transformer(vision) | images)

@@ -163,6 +163,12 @@ def test_huggingface_and_what_it_leaves_out(config, expected, tmp_path):
     assert found == B32.named_fields | expected
 
 
+def test_an_end_of_text_of_huggingface_that_is_null_is_assumed(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": None}}))
+    said = words(tmp_path / "model.safetensors", "huggingface", B32)
+    assert knowledge.settle(B32, said)[1] == ("image.pixels", "text.end_of_text")
+
+
 SQUARE = {"height": 224, "width": 224}
 
 
