@@ -123,7 +123,7 @@ def interval(limits: Iterable[Any]) -> str:
     elif bound.get("ge", -LARGE) > -LARGE:
         words += f" from {bound['ge']}"
     if bound.get("le", LARGE) < LARGE:
-        words += f" to {bound['le']}"
+        words += f" to {bound['le']:.8g}"
     elif bound.get("lt", LARGE) < LARGE:
         words += f", below {bound['lt']}"
     return words

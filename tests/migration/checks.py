@@ -194,6 +194,15 @@ def read_from(kind: str) -> Check:
     return check
 
 
+def sigmoid(row: Row, train: Trainings) -> None:
+    assert "logit_bias: true" in row.codes
+    step = train({"model": {"architecture": TINY | {"logit_bias": True}}}, row.settings).steps[0]
+    images, texts = features(step.before, step.pixels, step.tokens)
+    expected = similarity.sigmoid_loss(similarity.logits(images, texts, 10.0), -10.0)[0]
+    assert step.result.loss == pytest.approx(expected, rel=1e-5)
+    assert step.after["weights/logit_bias"] != step.before["weights/logit_bias"]
+
+
 def loss_scales(row: Row, train: Trainings) -> None:
     """The products are rounded, and the gradients computed at a large factor."""
     steps, exact = (train(settings).steps for settings in (row.settings, {}))
