@@ -234,16 +234,25 @@ def weights_file(
     """
     named = MODELS.get(str(name))
     if named is None:
-        if not os.path.exists(name) and str(name) in ARCHITECTURES:
-            alike = next((f", or load OpenAI's {model}" for model in MODELS if _plain(model) == _plain(str(name))), "")
-            raise ClipError(
-                f"{name} is an architecture of {ARCHITECTURES[str(name)].family.name} without weights at a fixed "
-                f"address; give a file of such a model{alike}."
-            )
         if not os.path.exists(name):
+            refuse_architecture(str(name))
             raise ClipError(f"There is no file {name} and no model of that name; the models are {', '.join(MODELS)}.")
         return converters.find(name), None
     return fetch(named, download_root, progress), named
+
+
+def refuse_architecture(name: str) -> None:
+    """Refuse the name of an architecture that has no weights.
+
+    Raises:
+        ClipError: it is one.
+    """
+    if name in ARCHITECTURES:
+        alike = next((f", or load OpenAI's {model}" for model in MODELS if _plain(model) == _plain(name)), "")
+        raise ClipError(
+            f"{name} is an architecture of {ARCHITECTURES[name].family.name} without weights at a fixed address; give "
+            f"a file of such a model{alike}."
+        )
 
 
 def _plain(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from clip.api import weights_file
+from clip.api import refuse_architecture, weights_file
 from clip.command.output import Json, errors, print_json
 from clip_core.errors import ClipError
 from clip_core.models import MODELS
@@ -21,6 +21,7 @@ def run(
 ) -> None:
     """Fetch a model's official weights; an interrupted download goes on where it stopped."""
     if name not in MODELS:
+        refuse_architecture(name)
         raise ClipError(f"There is no model {name!r}; the models are {', '.join(MODELS)}.")
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
