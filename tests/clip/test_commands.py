@@ -920,7 +920,9 @@ def test_download(run, serve, files, tmp_path):
 
 def test_download_refuses(run, serve, files, tmp_path):
     assert_refused(run("download", "RN5"), "There is no model 'RN5'; the models are shapes, RN50,")
-    assert_refused(run("download", "ViT-B-32"), "of open_clip without weights at a fixed address; give a file of such a")
+    assert_refused(
+        run("download", "ViT-B-32"), "of open_clip without weights at a fixed address; give a file of such a"
+    )
     serve("RN50", files[".pt"], digest="f" * 64)
     assert_refused(run("download", "RN50", "--folder", tmp_path), "it is not the file asked for")
     assert not (tmp_path / "small.pt").exists()
