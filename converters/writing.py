@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from clip_core import files, naming, safetensors
-from clip_core.architecture import Architecture
+from clip_core.architecture import Architecture, infer
 from clip_core.buffers import Tensor, map_file, pieces, sha256
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts import LAYOUTS
@@ -168,6 +169,7 @@ class _Publication:
             self.module.write(temporary, stored, manifest)
             digest = self._read_back(temporary, architecture, tensors, manifest)
             self._write_beside(beside, others)
+        self._warn_of_what_others_assume(architecture)
         return Report(
             source=self.source,
             target=os.fspath(self.target),
@@ -207,6 +209,20 @@ class _Publication:
                 f"{architecture.text.title}; choose {', '.join(others)} or {last}."
             )
         return LAYOUTS[self.layout].store(tensors, architecture)
+
+    def _warn_of_what_others_assume(self, architecture: Architecture) -> None:
+        """Warn where a project that has no configuration computes otherwise than this model."""
+        layout, fields = LAYOUTS[self.layout], architecture.named_fields
+        if layout.folder is not None:
+            return
+        by_shapes = infer({parameter.name: parameter.shape for parameter in naming.parameters(architecture)})
+        for word in layout.words(self.target, self.layout, by_shapes):
+            if others := [name for name, value in word.fields.items() if fields[name] != value]:
+                warnings.warn(
+                    f"{self.target} is another model to {word.source}, which has its own {', '.join(others)}; TriCLIP "
+                    "reads this model's from the manifest in the file.",
+                    stacklevel=1,
+                )
 
     def _largest_difference(self, tensors: dict[str, Tensor]) -> float:
         """The largest absolute difference that narrower dtypes make.

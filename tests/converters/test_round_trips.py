@@ -20,6 +20,7 @@ CONTAINERS = {".safetensors": "safetensors", ".h5": "hdf5", ".pdparams": "pdpara
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize(("layout", "name"), HELD)
 @pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.filterwarnings("ignore:.* is another model to simple-clip's package")
 def test_every_format_and_layout(name, suffix, layout, dtype, tmp_path, assert_equal_weights):
     weights = random_weights(ARCHITECTURES[name], dtype)
     checkpoint = ModelFile(weights, ARCHITECTURES[name], vocabulary="a b\nc d\n")

@@ -16,8 +16,9 @@ import converters
 from backends.numpy import CLIP
 from clip_core.architecture import Architecture
 from clip_core.errors import CheckpointError
+from clip_core.initialize import initialize
 from clip_core.layouts import LAYOUTS
-from clip_core.pixels import Pixels
+from clip_core.pixels import TORCHVISION_PIXELS, Pixels
 from clip_core.similarity import normalize
 from clip_core.text.loading import tokenizer_from
 from clip_core.towers.distilbert import DistilBERT
@@ -139,3 +140,13 @@ def test_another_model_of_the_same_towers_keeps_its_pixels(tmp_path):
     """What simple-clip's package does is said of its own files alone."""
     architecture = replace(ARCHITECTURES["torchvision"], logit_bias=False)
     assert LAYOUTS["simple_clip"].words(tmp_path / "model.safetensors", "openai", architecture) == []
+
+
+def test_what_its_package_computes_otherwise_is_said(tmp_path):
+    weights = initialize(ARCHITECTURE, 0)
+    converters.write(converters.ModelFile(weights, ARCHITECTURE), tmp_path / "own.pt", layout="simple_clip")
+    other = replace(ARCHITECTURE, image=replace(ARCHITECTURE.image, pixels=TORCHVISION_PIXELS))
+    sentence = r"other\.pt is another model to simple-clip's package, which has its own image\.pixels; TriCLIP reads"
+    with pytest.warns(UserWarning, match=sentence):
+        converters.write(converters.ModelFile(weights, other), tmp_path / "other.pt", layout="simple_clip")
+    assert converters.read(tmp_path / "other.pt").architecture == other
