@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -136,6 +136,7 @@ def _place(model: type[BaseModel], location: Iterable[str | int]) -> tuple[list[
     """
     keys: list[str] = []
     here, inside = model, [model]
+    entries = False  # whether what is next is a key of a plain dictionary
     for part in location:
         if isinstance(part, int):
             keys.append(str(part))
@@ -147,6 +148,10 @@ def _place(model: type[BaseModel], location: Iterable[str | int]) -> tuple[list[
             here = inside[0]
             field = here.model_fields.get(part)
             inside = list(sections_in(field.annotation)) if field is not None else []
+            entries = field is not None and get_origin(field.annotation) is dict
+        elif entries:
+            keys.append(part)
+            entries = False
     return keys, here
 
 

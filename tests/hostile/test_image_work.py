@@ -155,7 +155,9 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         sentence = "decoded"
     except ImageError as error:
         sentence = str(error)
-    said[path.name] = sentence, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not ru_maxrss, which begins at that of the process that started this one.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    said[path.name] = sentence, time.process_time() - start, int(peak.split()[1])
 print(json.dumps(said))
 """
 
