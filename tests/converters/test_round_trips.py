@@ -266,4 +266,5 @@ def test_inspect_a_sound_file(resnet, tmp_path):
         "own_vocabulary": False,
         "zeros": (),
         "faults": (),
+        "same_shapes": (),
     }
