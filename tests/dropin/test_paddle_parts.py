@@ -19,8 +19,9 @@ def test_parts_and_summaries(architecture, capsys):
     shape = (1, 3, architecture.image.resolution, architecture.image.resolution)
     parameters = sum(x.size for name, x in model.export().items() if name.startswith("visual.") and x.size > 1)
     assert parameters / 2 < paddle.summary(model.visual, shape)["total_params"] <= parameters
-    assert paddle.flops(model.visual, list(shape)) > 10**6
-    assert "Total Flops" in capsys.readouterr().out
+    if np.lib.NumpyVersion(np.__version__) < "2.4.0":  # which Paddle's own count of operations does not know
+        assert paddle.flops(model.visual, list(shape)) > 10**6
+        assert "Total Flops" in capsys.readouterr().out
 
 
 def test_hooks():

@@ -103,6 +103,7 @@ def test_fully_sharded():
     assert close(clip(PIXELS, TOKENS)[0], expected, 1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 @pytest.mark.parametrize("fullgraph", [True, False])
 def test_compiled(clip, fullgraph):
     compiled = torch.compile(clip, backend="eager", fullgraph=fullgraph)

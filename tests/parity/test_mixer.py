@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-import nnabla as nn
 import numpy as np
 import pytest
 
@@ -169,7 +168,10 @@ def test_what_stands_behind_the_end_of_a_text_is_mixed_in(backend):
         model.embed_text(tokens[:, :15])
 
 
+@pytest.mark.needs("nnabla")
 def test_a_static_graph_gives_the_same_values():
+    import nnabla as nn
+
     from backends.nnabla import CLIP
 
     model = CLIP(MIXER, sample_weights(MIXER))

@@ -81,6 +81,7 @@ def test_half_precision():
         assert tolerances.beyond(found, expected, table) == {}
 
 
+@pytest.mark.needs("nnabla")
 def test_a_static_graph_of_nnabla():
     import nnabla as nn
 
