@@ -28,5 +28,4 @@ def compile_blocks(model: CLIP) -> None:
     torch._dynamo.config.cache_size_limit = 64
     for name, block in model.named_modules():
         if isinstance(block, Block):
-            dynamic = None if name.startswith("visual.") else True  # the longest text of a batch varies
-            block.compile(dynamic=dynamic)
+            block.compile(dynamic=not name.startswith("visual."))  # the longest text of a batch varies, pictures do not

@@ -169,7 +169,7 @@ def _words(path: Path, layout: str, inferred: Architecture) -> list[Word]:
         config = as_object(read_json(file), "it")
         is_siglip = inferred.image.kind == "siglip"
         kind = config.get("model_type", "siglip" if is_siglip else "clip")
-        if kind not in _KINDS:
+        if not isinstance(kind, str) or kind not in _KINDS:
             raise ClipError(f"it is of a model of the type {kind!r:.80}; known here are {', '.join(_KINDS)}.")
         if (kind == "siglip") != is_siglip:
             raise ClipError(
