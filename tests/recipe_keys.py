@@ -9,10 +9,10 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from types import UnionType
+from types import ModuleType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic.fields import FieldInfo
@@ -22,7 +22,8 @@ from clip_core.data import families
 from clip_core.data.example import SourceSettings
 from clip_core.data.families import FAMILIES
 from clip_core.data.settings import Section, sections_in
-from clip_core.evaluation import classes
+from clip_core.evaluation import sets
+from clip_core.evaluation.sets import SETS
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.towers.parts import Pixels
 from clip_core.training.recipe import Recipe
@@ -39,16 +40,9 @@ def keys() -> str:
     for name, field in Recipe.model_fields.items():
         section = next(sections_in(field.annotation))
         parts += [f"## `{name}`", summary(section), table(rows(section, name))]
-    shown = None
-    parts += ["## Sources", "Each has the key `kind`, as in `data.source.kind: table`."]
-    for kind, family in FAMILIES.items():
-        module = inspect.getmodule(family)
-        own = module not in (families, shown)  # a file that is about this kind
-        parts += kind_of(kind, family, markdown(module.__doc__) if own else summary(family))
-        shown = module
-    parts += ["## Classes", markdown(classes.__doc__), "Each has the key `kind`; without one it is `folders`."]
-    for family in sections_in(classes.Family):
-        parts += kind_of(family.model_fields["kind"].default, family, summary(family))
+    parts += ["## Sources", "Each has the key `kind`, as in `data.source.kind: table`.", *kinds(FAMILIES, families)]
+    parts += ["## Classes", markdown(sets.__doc__), "Each has the key `kind`; without one it is `folders`."]
+    parts += kinds(SETS, sets)
     parts += ["## Architectures", summary(Architecture), table(of_dataclass(Architecture))]
     for title, towers in (("Image towers", IMAGE_TOWERS), ("Text towers", TEXT_TOWERS)):
         parts.append(f"## {title}")
@@ -56,6 +50,16 @@ def keys() -> str:
             parts += [f"### `kind: {kind}`", f"{tower.title}. {summary(tower)}", table(of_dataclass(tower))]
     parts += ["## Pixels", summary(Pixels), table(of_dataclass(Pixels))]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def kinds(found: Mapping[str, type[Any]], registry: ModuleType) -> Iterator[str]:
+    """The kinds of a table, each with the docstring of its file unless the one before it has had that."""
+    shown: ModuleType | None = registry
+    for kind, family in found.items():
+        module = inspect.getmodule(family)
+        own = module not in (registry, shown)  # a file that is about this kind
+        yield from kind_of(kind, family, markdown(module.__doc__) if own else summary(family))
+        shown = module
 
 
 def kind_of(kind: str, family: type[Any], about: str) -> list[str]:

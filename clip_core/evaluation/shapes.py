@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from clip_core.backend import Model
+from clip_core.data.example import fingerprint_of
 from clip_core.data.shapes import (
     HELD_OUT,
     KINDS,
@@ -43,6 +44,10 @@ class SingleThings:
     seed: int = 0
 
     @property
+    def classes(self) -> list[str]:
+        return [" ".join(reversed(kind)) for kind in KINDS]
+
+    @property
     def prompts(self) -> list[list[str]]:
         """Of each of `KINDS`: a class is known by shape and colour, so its prompts go through all that is left open."""
         attributes = list(product(RADII, TEXTURES))
@@ -57,6 +62,13 @@ class SingleThings:
         random = random_for(self.purpose, self.seed, kind * self.pictures_per_class + place)
         thing = Thing(*self.kinds[kind], random.choice(list(RADII)), random.choice(TEXTURES))
         return draw(Scene(thing), random), KINDS.index(self.kinds[kind])
+
+    def name(self, index: int) -> str:
+        place, kind = divmod(index, len(self.kinds))
+        return f"{self.classes[KINDS.index(self.kinds[kind])]} {place}"
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.purpose, str(self.kinds), [self.seed, self.pictures_per_class])
 
 
 def evaluate(

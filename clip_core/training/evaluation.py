@@ -10,8 +10,8 @@ import numpy as np
 from clip_core.backend import Model, Trainer
 from clip_core.data.example import SourceSettings
 from clip_core.errors import ClipError
-from clip_core.evaluation.classes import LabelledSettings
 from clip_core.evaluation.retrieval import ranks, recall_at
+from clip_core.evaluation.sets.labelled import LabelledSettings
 from clip_core.evaluation.zero_shot import class_features, hits, image_features, unit_features
 from clip_core.naming import Weights
 from clip_core.preprocess import preprocess

@@ -30,7 +30,7 @@ from clip_core.data.settings import (
     shown,
 )
 from clip_core.errors import ClipError
-from clip_core.evaluation import classes
+from clip_core.evaluation import sets
 from clip_core.files import read_regular, write_text
 from clip_core.models import architecture_of, written_out
 from clip_core.noise import HIGHEST_RATE
@@ -229,7 +229,7 @@ class Evaluation(Section):
     examples: Count = 5000  # at most so many of each data set, the first ones
     batch_size: Count = 128  # pairs among which the loss is computed, and pictures that are in memory at once
     retrieval: families.Family | None = None  # pictures with captions, for the loss and for retrieval
-    zero_shot: classes.Family | None = None  # pictures with classes, which the model is to tell by prompts
+    zero_shot: sets.Family | None = None  # pictures with classes, which the model is to tell by prompts
 
     @model_validator(mode="after")
     def _of_something(self) -> Evaluation:

@@ -23,7 +23,7 @@ import clip_core
 import converters
 from clip_core.architecture import Architecture
 from clip_core.errors import ClipError
-from clip_core.evaluation.classes import Folders
+from clip_core.evaluation.sets.folders import Folders
 from clip_core.image import open_image
 from clip_core.layouts import LAYOUTS
 from clip_core.naming import parameters

@@ -11,8 +11,10 @@ import pytest
 from clip_core.data.shapes import HELD_OUT, KINDS
 from clip_core.errors import ClipError
 from clip_core.evaluation import retrieval
-from clip_core.evaluation.classes import Folders, Food101Classes, Shapes
 from clip_core.evaluation.retrieval import ranks, recall_at
+from clip_core.evaluation.sets.folders import Folders
+from clip_core.evaluation.sets.food101 import Food101Classes
+from clip_core.evaluation.sets.shapes import Shapes
 from clip_core.evaluation.shapes import SingleThings, evaluate
 from clip_core.evaluation.zero_shot import class_features, hits
 from clip_core.similarity import normalize
@@ -150,7 +152,8 @@ def numbered(folder, names: list[str], lines: list[str]) -> list[tuple[str, str]
     (folder / "names.txt").write_text("\n".join(lines))
     labelled = Folders(folder=str(folder / "val"), names=str(folder / "names.txt"), templates=("{}",)).labelled()
     return [
-        (Path(path).parent.name, labelled.prompts[label][0]) for path, label in zip(labelled._paths, labelled._labels)
+        (Path(labelled.name(index)).parent.name, labelled.prompts[labelled[index][1]][0])
+        for index in range(len(labelled))
     ]
 
 
