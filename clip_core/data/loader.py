@@ -174,18 +174,18 @@ def _in_order(blocks: _Blocks, workers: int) -> Any:
         return ahead
     # Each worker holds one block ready while it makes the next; more would only take memory.
     options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-    return ahead.mp_prefetch(options, worker_init_fn=_follow_the_trainer)
+    return ahead.mp_prefetch(options, worker_init_fn=follow_the_parent)
 
 
-def _follow_the_trainer(worker: int, workers: int) -> None:
-    """End this worker when the training process ends, however it ends, and not before."""
+def follow_the_parent(*_: int) -> None:
+    """End this worker process when the one that started it ends, however it ends, and not before."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or a scheduler sends them to all processes
         signal.signal(number, signal.SIG_IGN)
-    trainer = multiprocessing.parent_process()
+    parent = multiprocessing.parent_process()
 
     def end_with_it() -> None:
-        if trainer is not None:
-            trainer.join()
+        if parent is not None:
+            parent.join()
             os._exit(1)
 
     threading.Thread(target=end_with_it, daemon=True).start()

@@ -1,0 +1,312 @@
+"""Unit features of whole data sets: pictures decoded by other processes, encoded in batches, kept on disk if wanted.
+
+Kept features are in parts of `PART` pictures. A run that is interrupted goes on after the last whole part, and a later
+one with other prompts encodes no picture again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from math import floor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from clip_core import safetensors
+from clip_core.backend import Model
+from clip_core.buffers import Tensor
+from clip_core.data.loader import follow_the_parent
+from clip_core.errors import CheckpointError, ClipError
+from clip_core.files import exclusive, read_regular, write_bytes, write_text
+from clip_core.pixels import Pixels
+from clip_core.preprocess import preprocess
+from clip_core.similarity import normalize
+from clip_core.text.tokenizer import Tokenizer
+
+BATCH = 64  # pictures or texts that are encoded at once
+PART = 1024  # pictures of one file
+MANY = 1000  # pictures from which on it is worth while to start processes
+
+Progress = Callable[[str, int, int, int], None]
+"""Told what is encoded, how many of how many are done, and how many could not be used."""
+
+
+def quiet(what: str, done: int, total: int, faults: int) -> None:
+    """The progress that nobody follows."""
+
+
+class Pictures(Protocol):
+    """Pictures by number, which may be asked for in another process."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Image.Image:
+        """Raises `ClipError` when the picture cannot be used."""
+
+
+class PictureFeatures(NamedTuple):
+    """What became of the first pictures of a set."""
+
+    features: np.ndarray  # unit float32 [n, d]
+    indices: np.ndarray  # int64 [n], the number of each in its set
+    faults: dict[int, str]  # number -> why a picture was left out
+
+
+class Store:
+    """Features on disk, in a folder of their own for all that they depend on.
+
+    Args:
+        folder: of all features; made where it is absent.
+        provenance: what the features depend on, as plain data for JSON.
+    """
+
+    def __init__(self, folder: Path, provenance: Mapping[str, Any]) -> None:
+        key = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:16]
+        self._folder, self._provenance = folder / key, provenance
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing the same features.
+
+        Raises:
+            ClipError: one does, or the folder cannot be written.
+        """
+        with exclusive(self._folder, "evaluation"):
+            write_text(self._folder / "provenance.json", json.dumps(self._provenance, indent=2) + "\n")
+            yield
+
+    def read(self, first: int, end: int) -> PictureFeatures | None:
+        """The part from one picture up to another; None: it is not there, or not whole, and has to be made again."""
+        try:
+            content = safetensors.read(read_regular(self._path(first)))
+            kept = json.loads(content.manifest or "")
+            features, indices = content.tensors["features"], content.tensors["indices"]
+        except (ClipError, ValueError, KeyError):
+            return None
+        if kept["end"] < end:
+            return None
+        wanted = indices < end
+        faults = {int(index): sentence for index, sentence in kept["faults"].items() if int(index) < end}
+        return PictureFeatures(features[wanted], indices[wanted], faults)
+
+    def write(self, first: int, end: int, part: PictureFeatures) -> None:
+        """Keep a part, whole or not at all."""
+        tensors = {"features": part.features, "indices": part.indices}
+        manifest = json.dumps({"end": end, "faults": part.faults})
+        of_file = {name: Tensor(array, array.dtype) for name, array in tensors.items()}
+        write_bytes(self._path(first), b"".join(safetensors.pieces(of_file, manifest)))
+
+    def _path(self, first: int) -> Path:
+        return self._folder / f"from-{first:08}.safetensors"
+
+
+def encode_pictures(
+    model: Model,
+    pictures: Pictures,
+    *,
+    limit: int | None = None,
+    batch_size: int = BATCH,
+    workers: int | None = None,
+    fault_share: float = 0.01,
+    store: Store | None = None,
+    progress: Progress = quiet,
+) -> PictureFeatures:
+    """Unit features of the first pictures of a set.
+
+    Args:
+        limit: how many of them; by default all.
+        batch_size: pictures that are encoded at once.
+        workers: processes that decode, 0 for none beside this one; by default one for each core, up to four, if there
+            are `MANY` pictures.
+        fault_share: of the pictures that may be unusable, and are left out.
+        store: keeps what is encoded, and gives what was.
+        progress: told of every batch.
+
+    Raises:
+        ClipError: too many pictures cannot be used, or none can; or a process that decodes has died.
+        CheckpointError: a feature is no finite number.
+    """
+    total = len(pictures) if limit is None else min(limit, len(pictures))
+    parts: list[PictureFeatures] = []
+    with ExitStack() as stack:
+        first = 0
+        if store is not None:
+            stack.enter_context(store.held())
+            while first < total and (kept := store.read(first, min(first + PART, total))) is not None:
+                parts.append(kept)
+                first = min(first + PART, total)
+        faults = {index: sentence for part in parts for index, sentence in part.faults.items()}
+        progress("pictures", first, total, len(faults))
+        if workers is None:
+            workers = min(4, os.cpu_count() or 1) if total - first >= MANY else 0
+        ends = [min(begin + PART, total) for begin in range(first, total, PART)]
+        batches = [
+            [range(start, min(start + batch_size, end)) for start in range(begin, end, batch_size)]
+            for begin, end in zip(range(first, total, PART), ends)
+        ]
+        decode = _Decode(pictures, model.architecture.image.resolution, model.architecture.image.pixels)
+        decoded = stack.enter_context(_in_order(decode, [batch for of_part in batches for batch in of_part], workers))
+        for of_part in batches:
+            encoded: list[PictureFeatures] = []
+            for batch in of_part:
+                block = next(decoded)
+                faults |= block.faults
+                _check_faults(faults, floor(fault_share * total), total)
+                encoded.append(PictureFeatures(_image_features(model, block.pixels), block.indices, block.faults))
+                progress("pictures", batch.stop, total, len(faults))
+            parts.append(_joined(encoded))
+            if store is not None:
+                store.write(of_part[0].start, of_part[-1].stop, parts[-1])
+    return _joined(parts)
+
+
+def encode_texts(
+    model: Model,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    truncate: bool = False,
+    what: str = "texts",
+    progress: Progress = quiet,
+) -> np.ndarray:
+    """Unit features float32 [n, d] of texts; equal texts are encoded once.
+
+    Args:
+        truncate: cut texts that are too long for the model; otherwise they are refused.
+        what: they are, for ``progress``.
+
+    Raises:
+        TextError: a text is too long, or cannot be used.
+        CheckpointError: a feature is no finite number.
+    """
+    places: dict[str, int] = {}
+    of_text = [places.setdefault(text, len(places)) for text in texts]
+    unique, length = list(places), model.architecture.text.context_length
+    parts = []
+    for start in range(0, len(unique), BATCH):
+        parts.append(model.embed_text(tokenizer.tokenize(unique[start : start + BATCH], length, truncate)))
+        progress(what, min(start + BATCH, len(unique)), len(unique), 0)
+    return _finite(model, np.concatenate(parts))[of_text]
+
+
+class _Block(NamedTuple):
+    """Decoded pictures."""
+
+    pixels: np.ndarray  # float32 [n, 3, r, r]
+    indices: np.ndarray  # int64 [n]
+    faults: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Decode:
+    """Pictures -> pixels."""
+
+    pictures: Pictures
+    resolution: int
+    wanted: Pixels
+
+    def __call__(self, batch: range) -> _Block:
+        pixels, faults = {}, {}
+        for index in batch:
+            try:
+                pixels[index] = preprocess(self.pictures[index], self.resolution, self.wanted)
+            except ClipError as error:
+                faults[index] = str(error)
+        shape = (0, 3, self.resolution, self.resolution)
+        return _Block(
+            np.stack(list(pixels.values())) if pixels else np.empty(shape, np.float32),
+            np.array(list(pixels), np.int64),
+            faults,
+        )
+
+
+_decode: _Decode  # of a process that decodes
+
+
+def _begin(decode: _Decode) -> None:
+    """Make a new process ready: the pictures are sent to it once, not with every batch."""
+    global _decode
+    _decode = decode
+    follow_the_parent()
+
+
+def _decode_here(batch: range) -> _Block:
+    return _decode(batch)
+
+
+@contextmanager
+def _in_order(decode: _Decode, batches: Sequence[range], workers: int) -> Iterator[Iterator[_Block]]:
+    """The blocks of ``batches`` one after the other, a few of them ahead of time where there are processes for that."""
+    if not workers:
+        yield map(decode, batches)
+        return
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork would copy a framework's threads in the middle of their work
+    pool = ProcessPoolExecutor(workers, context, _begin, (decode,))
+    try:
+        yield _ahead(pool, batches, 2 * workers)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ahead(pool: ProcessPoolExecutor, batches: Sequence[range], count: int) -> Iterator[_Block]:
+    """The blocks in their order, of which ``count`` are asked for before they are needed."""
+    rest = iter(batches)
+    waiting: deque[Future[_Block]] = deque(pool.submit(_decode_here, batch) for batch in islice(rest, count))
+    while waiting:
+        try:
+            block = waiting.popleft().result()
+            waiting.extend(pool.submit(_decode_here, batch) for batch in islice(rest, 1))
+        except BrokenProcessPool as error:
+            raise ClipError(
+                "A process that decodes pictures has died; most often memory has run out: choose fewer --workers or a "
+                "smaller --batch-size."
+            ) from error
+        yield block
+
+
+def _check_faults(faults: Mapping[int, str], allowed: int, total: int) -> None:
+    if len(faults) > min(allowed, total - 1):
+        last = faults[max(faults)]
+        raise ClipError(
+            f"{len(faults)} of {total} pictures could not be used, and at most {min(allowed, total - 1)} may be left "
+            f"out; the last fault is: {last} Mend the data, or allow more with --fault-share."
+        )
+
+
+def _image_features(model: Model, pixels: np.ndarray) -> np.ndarray:
+    if not len(pixels):
+        return np.empty((0, model.architecture.embed_dim), np.float32)
+    return _finite(model, model.embed_image(pixels))
+
+
+def _finite(model: Model, features: np.ndarray) -> np.ndarray:
+    """The features, made unit."""
+    with np.errstate(all="ignore"):
+        unit = normalize(features)
+    if not np.isfinite(unit).all():
+        raise CheckpointError(
+            f"{model.source} gives features that are not finite numbers; look at its weights with clip inspect."
+        )
+    return unit
+
+
+def _joined(parts: Sequence[PictureFeatures]) -> PictureFeatures:
+    return PictureFeatures(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.indices for part in parts]),
+        {index: sentence for part in parts for index, sentence in part.faults.items()},
+    )
