@@ -54,6 +54,10 @@ class SingleThings:
         things = [[Thing(*kind, size, texture) for size, texture in attributes] for kind in KINDS]
         return [[PROMPT.format(describe(Scene(thing))) for thing in of_kind] for of_kind in things]
 
+    @property
+    def labels(self) -> np.ndarray:
+        return np.tile([KINDS.index(kind) for kind in self.kinds], self.pictures_per_class)
+
     def __len__(self) -> int:
         return len(self.kinds) * self.pictures_per_class
 

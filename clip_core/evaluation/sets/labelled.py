@@ -28,6 +28,10 @@ class Labelled(Protocol):
     def prompts(self) -> Sequence[Sequence[str]]:
         """The texts that describe each class."""
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The number of each picture's class, int64 [n]."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
@@ -112,6 +116,10 @@ class LabelledPictures:
         counts = np.bincount(labels, minlength=len(classes))
         places = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each within its class
         self._order = by_class[np.argsort(places, kind="stable")]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels[self._order]
 
     def __len__(self) -> int:
         return len(self._order)
