@@ -10,7 +10,7 @@ import numpy as np
 from clip_core.backend import Model, Trainer
 from clip_core.data.example import SourceSettings
 from clip_core.errors import ClipError
-from clip_core.evaluation.retrieval import ranks, recall_at
+from clip_core.evaluation.retrieval import owners, ranks, recall_at
 from clip_core.evaluation.sets.labelled import LabelledSettings
 from clip_core.evaluation.zero_shot import class_features, hits, image_features, unit_features
 from clip_core.naming import Weights
@@ -127,11 +127,7 @@ class _Pairs:
         text_of = text_of.reshape(-1)  # the text of each caption; NumPy 2.0 gives it a second dimension
         image, text = np.concatenate(images), np.concatenate(texts)[first]
         own_texts = np.split(text_of, np.cumsum([len(of_picture) for of_picture in captions])[:-1])
-        own_images: list[list[int]] = [[] for _ in text]
-        for picture, of_picture in enumerate(own_texts):
-            for number in of_picture:
-                own_images[number].append(picture)
-        of_images, of_texts = ranks(image, text, own_texts), ranks(text, image, own_images)[text_of]
+        of_images, of_texts = ranks(image, text, own_texts), ranks(text, image, owners(own_texts, len(text)))[text_of]
         return {"validation_loss": float(np.mean(losses))} | {
             f"{direction}_recall_at_{count}": recall_at(count, found)
             for direction, found in (("image_to_text", of_images), ("text_to_image", of_texts))
