@@ -14,52 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.buffers import BFLOAT16, Buffer, Content, Tensor, checked_name, checked_shape, shown, view
+from clip_core import pickled_arrays, pickles
+from clip_core.buffers import BFLOAT16, Buffer, Content, Tensor, checked_name, checked_shape
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
-from converters import pickles, states
-from converters.pickles import Buildable, Function, Rules, Unbuilt
+from clip_core.pickled_arrays import Array
+from clip_core.pickles import Rules, Unbuilt
+from converters import states
 
 # The manifest is a text that the pickle pushes and pops again, before anything else: readers pass over it.
 MANIFEST_MARK = "triclip manifest "
 
-_DTYPES = {code: np.dtype(f"<{code}") for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1")}
 _SLICES = "UnpackBigParamInfor@@"  # the entry that says how Paddle cut arrays above 1 GiB into slices
-
-
-class _Dtype(Buildable):
-    def __init__(self, code: str) -> None:
-        self.code = code
-        self.little_endian = True
-
-    def build(self, state: Any) -> None:
-        order = state[1] if type(state) is tuple and len(state) > 1 else None
-        self.little_endian = type(order) is str and order in ("<", "|")
-
-
-class _Array(Buildable):
-    """An array, as soon as its state is set; one of numbers that are no weights has a fault instead."""
-
-    values: np.ndarray | None = None
-    fault = "is not a whole array"
-
-    def build(self, state: Any) -> None:
-        if type(state) is not tuple or len(state) != 5 or type(state[2]) is not _Dtype or self.values is not None:
-            raise CheckpointError("an array of the pickle is not made of a shape, a dtype and bytes.")
-        _, shape, kind, fortran, raw = state
-        if kind.code not in _DTYPES:
-            self.fault = f"has dtype {shown(kind.code)}; weights are float32, float16 or float64"
-            return
-        if not kind.little_endian:
-            self.fault = "is not little-endian; save it again on such a machine"
-            return
-        shape, dtype = checked_shape(shape, "an array"), _DTYPES[kind.code]
-        if type(raw) not in (bytes, memoryview) or len(raw) != prod(shape) * dtype.itemsize:
-            raise CheckpointError(
-                f"an array of shape {shape} and dtype {dtype} does not have as many bytes as it needs."
-            )
-        values = view(raw, dtype, shape[::-1] if fortran is True else shape)
-        self.values = values.T if fortran is True else values
 
 
 def recognise(start: bytes) -> bool:
@@ -74,7 +40,7 @@ def read(data: Buffer) -> Content:
         CheckpointError: the pickle is damaged, or does not hold named arrays as `states` looks for them.
     """
     stream, manifest = _split_manifest(data)
-    loaded = pickles.load(stream, Rules(pickles.PYTHON_OPERATIONS, _find))
+    loaded = pickles.load(stream, Rules(pickles.PYTHON_OPERATIONS, pickled_arrays.find))
     state = states.find(loaded, _array_of, _fault)
     tensors = _join_slices(state.tensors, state.entries.get(_SLICES, {}), len(data))
     return Content("pdparams", tensors, manifest, state.entry)
@@ -120,13 +86,9 @@ def _split_manifest(data: Buffer) -> tuple[memoryview, str | None]:
         raise CheckpointError("the manifest is not UTF-8.") from error
 
 
-def _find(module: str, name: str) -> Any:
-    return _GLOBALS.get((module, name)) or Unbuilt(module, name)
-
-
 def _array_of(value: Any) -> np.ndarray | None:
     value = _unnamed(value)
-    if type(value) is not _Array or value.values is None:
+    if type(value) is not Array or value.values is None:
         return None
     # Paddle stores bfloat16 as uint16.
     return value.values.view(BFLOAT16) if value.values.dtype == np.uint16 else value.values
@@ -134,7 +96,7 @@ def _array_of(value: Any) -> np.ndarray | None:
 
 def _fault(value: Any) -> str | None:
     value = _unnamed(value)
-    if type(value) is _Array and value.values is None:
+    if type(value) is Array and value.values is None:
         return f"an array of the pickle {value.fault}."
     if type(value) is not Unbuilt:
         return None
@@ -148,50 +110,6 @@ def _fault(value: Any) -> str | None:
 def _unnamed(value: Any) -> Any:
     """A value that may be paired with Paddle's own name for it, without the name."""
     return value[1] if type(value) is tuple and len(value) == 2 and type(value[0]) is str else value
-
-
-def _reconstruct(*arguments: Any) -> _Array:
-    if len(arguments) != 3 or arguments[0] is not _Array:
-        raise CheckpointError("an array of the pickle is not a plain array.")
-    return _Array()
-
-
-def _dtype(*arguments: Any) -> _Dtype:
-    if not arguments or type(arguments[0]) is not str:
-        raise CheckpointError("a dtype of the pickle is not made of a text.")
-    return _Dtype(arguments[0])
-
-
-def _encode(*arguments: Any) -> bytes:
-    """Bytes as protocol 2 writes them: a text of the same code points."""
-    if [type(argument) for argument in arguments] != [str, str] or arguments[1] != "latin1":
-        raise CheckpointError("bytes of the pickle are not written as Latin-1.")
-    return arguments[0].encode("latin-1")
-
-
-def _bytes(*arguments: Any) -> bytes:
-    if arguments:  # protocol 2 writes only empty bytes like this
-        raise CheckpointError("bytes of the pickle are not written as Latin-1.")
-    return b""
-
-
-def _tuple(*arguments: Any) -> tuple[Any, ...]:
-    if len(arguments) != 1 or type(arguments[0]) not in (tuple, list):
-        raise CheckpointError("a tuple of the pickle is not made of a sequence.")
-    return tuple(arguments[0])
-
-
-_GLOBALS = {
-    ("numpy.core.multiarray", "_reconstruct"): Function(_reconstruct),
-    ("numpy._core.multiarray", "_reconstruct"): Function(_reconstruct),
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): Function(_dtype),
-    ("_codecs", "encode"): Function(_encode),
-    ("__builtin__", "bytes"): Function(_bytes),
-    ("builtins", "tuple"): Function(_tuple),
-    ("__builtin__", "tuple"): Function(_tuple),
-    ("collections", "OrderedDict"): pickles.ORDERED_DICTIONARY,
-}
 
 
 def _join_slices(tensors: Weights, table: Any, size: int) -> Weights:

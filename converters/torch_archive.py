@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from clip_core import pickles
 from clip_core.buffers import Buffer, Content, Tensor, checked_name, shown, view
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
-from converters import archives, pickles, states, torch_pickles
+from clip_core.pickles import Buildable, Rules, Unbuilt
+from converters import archives, states, torch_pickles
 from converters.archives import Member
-from converters.pickles import Buildable, Rules, Unbuilt
 from converters.torch_pickles import Storage
 
 MAX_PICKLE_BYTES = 64 << 20

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from clip_core import pickles
 from clip_core.buffers import Buffer, Content, shown, view
 from clip_core.errors import CheckpointError
-from converters import pickles, states, torch_pickles
-from converters.pickles import Rules, Unbuilt
+from clip_core.pickles import Rules, Unbuilt
+from converters import states, torch_pickles
 from converters.torch_pickles import Reference, Storage
 
 _MAGIC = b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

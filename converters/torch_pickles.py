@@ -12,7 +12,7 @@ import numpy as np
 
 from clip_core.buffers import BFLOAT16, checked_shape, checked_sizes, shown
 from clip_core.errors import CheckpointError
-from converters.pickles import ORDERED_DICTIONARY, Function, Unbuilt
+from clip_core.pickles import ORDERED_DICTIONARY, Function, Unbuilt
 
 STORAGES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("<f8"),

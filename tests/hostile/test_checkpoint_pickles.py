@@ -13,8 +13,9 @@ from checkpoint_attacks import child, persistent_id, state_archive, state_pickle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_core import pickles
 from clip_core.errors import CheckpointError
-from converters import pdparams, pickles, read, torch_archive
+from converters import pdparams, read, torch_archive
 
 GLOBALS = [
     ("os", "system"),

@@ -42,6 +42,8 @@ PYTHON_OPERATIONS = (SCRIPT_OPERATIONS - {"BINPERSID"}) | {
     *("FRAME", "MEMOIZE", "STACK_GLOBAL", "NEWOBJ_EX", "EMPTY_SET", "ADDITEMS", "FROZENSET"),
     *("SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
+# What Python 2's pickler writes of data in protocol 2; its texts are bytes, and read as texts of the same code points.
+PYTHON_2_OPERATIONS = (SCRIPT_OPERATIONS - {"BINPERSID"}) | {"SHORT_BINSTRING", "BINSTRING"}
 
 _CODES = {ord(operation.code): operation for operation in pickletools.opcodes}
 _LENGTH_WIDTHS = {  # how pickletools marks an argument that starts with its length -> bytes of that length
@@ -148,8 +150,8 @@ class _Machine:
         if code is None or code.name not in self.rules.operations:
             name = code.name if code else "one that no pickle has"
             raise CheckpointError(
-                f"the pickle contains the operation {name} at byte {self.position - 1}; weights files of this format "
-                "have no use for it."
+                f"the pickle contains the operation {name} at byte {self.position - 1}; files of this format have no "
+                "use for it."
             )
         if code.arg is None:
             return code.name, None
@@ -161,6 +163,8 @@ class _Machine:
         raw = self.take(size)
         if kind.startswith("unicodestring"):
             return code.name, str(raw, "utf-8", "surrogatepass")
+        if kind.startswith("string"):
+            return code.name, str(raw, "latin-1")
         if kind.startswith("byte"):
             return code.name, raw
         if kind == "float8":
@@ -335,6 +339,7 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "EMPTY_DICT": lambda machine, _: machine.push({}),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _Machine.push),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.push),
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine.push),
     **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _Machine.push),
     "MARK": _Machine.mark,
     "TUPLE": _Machine.long_tuple,
