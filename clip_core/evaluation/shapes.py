@@ -27,7 +27,7 @@ from clip_core.data.shapes import (
     random_scene,
 )
 from clip_core.evaluation.retrieval import ranks, recall_at
-from clip_core.evaluation.zero_shot import class_features, hits, image_features, text_features
+from clip_core.evaluation.zero_shot import class_features, image_features, text_features
 from clip_core.preprocess import pixels
 from clip_core.text.tokenizer import Tokenizer
 
@@ -95,7 +95,7 @@ def evaluate(
     def accuracy(things: SingleThings) -> float:
         pictures, labels = zip(*(things[index] for index in range(len(things))))
         features = image_features(model, pixels(pictures, tower.resolution, tower.pixels))
-        return float(np.mean(hits(1, features, classes, labels)))
+        return recall_at(1, ranks(features, classes, np.array(labels)[:, None]))
 
     descriptions: dict[str, Image.Image] = {}
     index = 0

@@ -37,12 +37,3 @@ def image_features(model: Model, pixels: np.ndarray) -> np.ndarray:
 def unit_features(embed: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray) -> np.ndarray:
     """Unit features float32 [n, d] of ``inputs`` [n, ...], which a model's ``embed`` is given part by part."""
     return normalize(np.concatenate([embed(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)]))
-
-
-def hits(count: int, images: np.ndarray, classes: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-    """Which images [n, d] have their own class among the ``count`` nearest of the classes [c, d], bool [n].
-
-    Of classes that are equally near, the first ones count as nearer.
-    """
-    nearest = np.argsort(-(images @ classes.T), axis=1, kind="stable")[:, :count]
-    return (nearest == np.asarray(labels)[:, None]).any(axis=1)

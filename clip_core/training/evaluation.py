@@ -12,7 +12,7 @@ from clip_core.data.example import SourceSettings
 from clip_core.errors import ClipError
 from clip_core.evaluation.retrieval import owners, ranks, recall_at
 from clip_core.evaluation.sets.labelled import LabelledSettings
-from clip_core.evaluation.zero_shot import class_features, hits, image_features, unit_features
+from clip_core.evaluation.zero_shot import class_features, image_features, unit_features
 from clip_core.naming import Weights
 from clip_core.preprocess import preprocess
 from clip_core.similarity import contrastive_loss, logits, sigmoid_loss
@@ -170,13 +170,11 @@ class _Classes:
 
     def __call__(self, model: Model, weights: Weights, faults: list[str]) -> dict[str, float]:
         classes = class_features(model, self._tokenizer, self._labelled.prompts)
-        found: dict[str, list[np.ndarray]] = {name: [] for name in self._names}
+        found = []
         for batch in self._batches(faults):
             pixels, labels = zip(*batch)
-            images = image_features(model, np.stack(pixels))
-            for name, count in self._names.items():
-                found[name].append(hits(count, images, classes, labels))
-        return {name: float(np.mean(np.concatenate(parts))) for name, parts in found.items()}
+            found.append(ranks(image_features(model, np.stack(pixels)), classes, np.array(labels)[:, None]))
+        return {name: recall_at(count, np.concatenate(found)) for name, count in self._names.items()}
 
     def _batches(self, faults: list[str]) -> Iterator[list[tuple[np.ndarray, int]]]:
         return _batches("zero_shot", self._read, self._examples, self._size, 1, faults)
