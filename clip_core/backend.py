@@ -174,14 +174,14 @@ class Model(Protocol):
     def export(self) -> Weights:
         """The weights under their canonical names, shapes and axis order; float32, counters int64."""
 
-    def encode_image(self, image: Tensor, observe: Observe = ...) -> Tensor:
+    def encode_image(self, image: Tensor) -> Tensor:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
         Raises:
             ImageError: the pixels have another shape or type; of an array also: values that no preprocessing gives.
         """
 
-    def encode_text(self, text: Tensor, observe: Observe = ...) -> Tensor:
+    def encode_text(self, text: Tensor) -> Tensor:
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:

@@ -1,20 +1,24 @@
 """Layers that towers share in Paddle. Its twins are the files of this name in the other backends.
 
 The last block of a transformer can be computed for the pooled token alone, where the other tokens of that block are
-never looked at. That is exact.
+never looked at. That is exact. Code that hooks or replaces parts of a model looks at them (`looked_at`): then they
+compute all tokens.
+
+Everything here can be recorded as a graph by ``paddle.jit``, whose axes need not have lengths then.
 """
 
 from __future__ import annotations
 
 from itertools import count
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
-from backends.paddle.tensors import empty, to_array
-from clip_core.backend import Observe
+from backends.paddle.tensors import empty, size, to_array
+from clip_core.backend import Observe, ignore
 from clip_core.inputs import check_tokens
 from clip_core.noise import Noise, PatchNoise
 from clip_core.towers.parts import Activation, TextTower
@@ -77,28 +81,43 @@ def attend(
     q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, heads: int, mask: paddle.Tensor | None = None
 ) -> paddle.Tensor:
     """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is true where seen."""
-    n, length, width = q.shape
-    q, k, v = (x.reshape([n, -1, heads, width // heads]).transpose([0, 2, 1, 3]) for x in (q, k, v))
+    width = q.shape[-1]
+    q, k, v = (
+        x.reshape([size(x, 0), size(x, 1), heads, width // heads]).transpose([0, 2, 1, 3])  # -> [n, heads, l, d/heads]
+        for x in (q, k, v)
+    )
     scores = paddle.matmul(q * (width // heads) ** -0.5, k, transpose_y=True)  # [n, heads, q, l]
     if mask is not None:
         scores = paddle.where(mask, scores, paddle.full([], float("-inf"), scores.dtype))
     x = paddle.matmul(F.softmax(scores, axis=-1), v)
-    return x.transpose([0, 2, 1, 3]).reshape([n, length, width])  # [n, heads, q, d/heads] -> [n, q, d]
+    return x.transpose([0, 2, 1, 3]).flatten(2)  # [n, heads, q, d/heads] -> [n, q, d]
 
 
 def pick(x: paddle.Tensor, positions: paddle.Tensor) -> paddle.Tensor:
     """[n, l, d] at ``positions`` [n] -> [n, d]."""
-    return x[paddle.arange(len(x)), positions]
+    return x[paddle.arange(size(x, 0)), positions]
 
 
-def ends_of(text: paddle.Tensor, tower: TextTower) -> tuple[paddle.Tensor, int]:
+def causal_mask(length: int | paddle.Tensor, pooled: paddle.Tensor | None = None) -> paddle.Tensor:
+    """[l, l], true where a token sees another: itself, and those in front of it; of the tokens at ``pooled`` [n] alone
+    [n, 1, 1, l].
+    """
+    positions = paddle.arange(length)
+    return positions <= (positions[:, None] if pooled is None else pooled[:, None, None, None])
+
+
+def ends_of(text: paddle.Tensor, tower: TextTower) -> tuple[paddle.Tensor, int | paddle.Tensor]:
     """Where each row of tokens [n, l] first has its end-of-text token [n], and the last of these places.
+
+    In a graph that is recorded, tokens are not checked, and that place is a tensor.
 
     Raises:
         TextError: an id is outside the vocabulary, or a text is without its end-of-text token.
     """
     is_end = text == tower.required_token
     end = is_end.astype("int32").argmax(axis=-1)
+    if recorded():
+        return end, end.max()
     # The only wait for the device.
     found = [text.min(), text.max(), is_end.any(axis=-1).all(), end.max()]
     low, high, ended, last = paddle.stack([value.astype("int64") for value in found]).tolist()
@@ -113,10 +132,48 @@ def checked(text: paddle.Tensor, tower: TextTower) -> paddle.Tensor:
     Raises:
         TextError: an id is outside the vocabulary.
     """
+    if recorded():
+        return text
     low, high = paddle.stack([text.min(), text.max()]).tolist()
     if not (low >= 0 and high < tower.vocabulary_size):
         check_tokens(to_array(text), tower)  # says which one
     return text
+
+
+def dtype_of(layer: nn.Layer) -> paddle.dtype:
+    """Of the first matrix in ``layer``; some other parameters stay in float32."""
+    return next(part.weight.dtype for part in layer.sublayers() if isinstance(part, nn.Linear))
+
+
+def recorded() -> bool:
+    """Whether a graph is being recorded (traced, exported): what is computed must not depend on values then."""
+    return not paddle.in_dynamic_mode()
+
+
+def looked_at(*layers: nn.Layer) -> bool:
+    """Whether other code sees how ``layers`` compute, or has changed it: they, or any of their parts, have hooks or
+    forward passes from elsewhere.
+    """
+    return not all(map(_is_original, layers))
+
+
+def _is_original(layer: nn.Layer) -> bool:
+    # Few steps for each part: all of a transformer's are looked through each time that it computes.
+    parts = [layer]
+    for part in parts:
+        forward, own = type(part).forward, part.__dict__
+        if forward not in FORWARDS and not forward.__module__.startswith(PACKAGE):
+            return False
+        if "forward" in own or own["_forward_pre_hooks"] or own["_forward_post_hooks"]:
+            return False
+        parts += own["_sub_layers"].values()
+    return True
+
+
+class Observed(nn.Layer):
+    """What tells of the stages of its computation. `CLIP.layers` gives copies of a model's parts an observer."""
+
+    observe: Observe = staticmethod(ignore)
 
 
 class Block(nn.Layer):
@@ -132,13 +189,13 @@ class Block(nn.Layer):
         return x * paddle.to_tensor(self.noise.factors(part, x.shape)).astype(x.dtype)
 
 
-def run(block: Block, *inputs: paddle.Tensor | None) -> paddle.Tensor:
-    """``block(*inputs)``, which keeps its inputs only if it is recomputed."""
-    if not block.recomputed:
+def run(block: nn.Layer, *inputs: Any) -> paddle.Tensor:
+    """``block(*inputs)``, which keeps its inputs only if it is a block that is recomputed."""
+    if not (isinstance(block, Block) and block.recomputed):
         return block(*inputs)
     passes = count()
 
-    def compute(*inputs: paddle.Tensor | None) -> paddle.Tensor:
+    def compute(*inputs: Any) -> paddle.Tensor:
         # The first pass alone moves running statistics.
         statistics = [buffer.clone() for buffer in block.buffers()] if next(passes) else []
         result = block(*inputs)
@@ -221,19 +278,23 @@ class MLPHead(nn.Layer):
 
 
 class ResidualAttentionBlock(Block):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block.
 
-    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
+    Args:
+        causal: whether a token sees itself and those in front of it alone.
+    """
+
+    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True, causal: bool = False) -> None:
         super().__init__()
+        self.causal = causal
         self.attn = Attention(tower.width, tower.heads, in_proj_bias)
         self.ln_1 = LayerNorm(tower.width, tower.epsilon)
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
 
-    def forward(
-        self, x: paddle.Tensor, mask: paddle.Tensor | None, pooled: paddle.Tensor | None = None
-    ) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor, pooled: paddle.Tensor | None = None) -> paddle.Tensor:
         """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+        mask = causal_mask(size(x, 1), pooled) if self.causal else None
         if pooled is None:
             x = x + self.drop(self.attn(self.ln_1(x), mask), 0)
         else:
@@ -241,32 +302,32 @@ class ResidualAttentionBlock(Block):
         return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
 
-class Transformer(nn.Layer):
+class Transformer(Observed):
     """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
-    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
+    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True, causal: bool = False) -> None:
         super().__init__()
-        self.resblocks = nn.LayerList([ResidualAttentionBlock(tower, in_proj_bias) for _ in range(tower.layers)])
+        blocks = (ResidualAttentionBlock(tower, in_proj_bias, causal) for _ in range(tower.layers))
+        self.resblocks = nn.LayerList(list(blocks))
 
     @property
     def dtype(self) -> paddle.dtype:
         """Of its matrices."""
-        return self.resblocks[0].attn.in_proj_weight.dtype
+        return dtype_of(self)
 
-    def forward(self, x: paddle.Tensor, pooled: paddle.Tensor | None, causal: bool, observe: Observe) -> paddle.Tensor:
-        """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n]; [n, l, d] where that is None."""
-        mask = last_mask = None
-        if causal:
-            positions = paddle.arange(x.shape[1])
-            mask = positions <= positions[:, None]  # [l, l]
-            last_mask = mask if pooled is None else (positions <= pooled[:, None])[:, None, None]  # [n, 1, 1, l]
+    def forward(self, x: paddle.Tensor, pooled: paddle.Tensor | None = None) -> paddle.Tensor:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the states at these positions, [n, d]."""
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
-            x = run(block, x, mask)
-            observe(f"resblocks.{index}", x)
-        x = run(last, x, last_mask, pooled)
-        observe(f"resblocks.{len(blocks)}", x)
+            x = run(block, x)
+            self.observe(f"resblocks.{index}", x)
+        x = run(last, x) if pooled is None else run(last, x, pooled)
+        self.observe(f"resblocks.{len(blocks)}", x)
         return x
+
+    def pool(self, x: paddle.Tensor, pooled: paddle.Tensor) -> paddle.Tensor:
+        """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n]."""
+        return pick(self(x), pooled) if looked_at(self) else self(x, pooled)
 
 
 class MixerBlock(Block):
@@ -289,7 +350,7 @@ class MixerBlock(Block):
         return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
 
-class Mixer(nn.Layer):
+class Mixer(Observed):
     """A stack of Mixer blocks that ends in the state of one token of each row."""
 
     def __init__(self, tower: MixerFields) -> None:
@@ -299,14 +360,23 @@ class Mixer(nn.Layer):
     @property
     def dtype(self) -> paddle.dtype:
         """Of its matrices."""
-        return self.resblocks[0].mlp.c_fc.weight.dtype
+        return dtype_of(self)
 
-    def forward(self, x: paddle.Tensor, pooled: paddle.Tensor, observe: Observe) -> paddle.Tensor:
-        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+    def forward(self, x: paddle.Tensor, pooled: paddle.Tensor | None = None) -> paddle.Tensor:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the states at these positions, [n, d]."""
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
             x = run(block, x)
-            observe(f"resblocks.{index}", x)
-        x = run(last, x, pooled)
-        observe(f"resblocks.{len(blocks)}", x)
+            self.observe(f"resblocks.{index}", x)
+        x = run(last, x) if pooled is None else run(last, x, pooled)
+        self.observe(f"resblocks.{len(blocks)}", x)
         return x
+
+    def pool(self, x: paddle.Tensor, pooled: paddle.Tensor) -> paddle.Tensor:
+        """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n]."""
+        return pick(self(x), pooled) if looked_at(self) else self(x, pooled)
+
+
+# Whose forward passes are those that a transformer is made of: this package's, and these of Paddle as they are now.
+PACKAGE = __name__.rpartition(".")[0]
+FORWARDS = {nn.Embedding.forward, nn.LayerList.forward, nn.Linear.forward}

@@ -9,17 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property
+from types import MethodType
 from typing import TypeVar
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from backends.paddle.layers import Attention, Block, normalize
+from backends.paddle.layers import Attention, Block, Observed, normalize, recorded
 from backends.paddle.tensors import constant_initial_values, empty, to_array, to_tensor, use_device
 from backends.paddle.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
-from clip_core.backend import Observe, below, class_of, ignore
+from clip_core.backend import below, class_of
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
@@ -35,11 +36,14 @@ def evaluating(layer: M) -> M:
     """A copy in evaluation mode that has the same tensors: the layer itself may be training in another thread."""
     twin = copy(layer)
     twin.training = False
+    forward = layer.__dict__.get("forward")
+    if getattr(forward, "__self__", None) is layer:  # the layer's own one, which paddle.flops sets on it
+        twin.forward = MethodType(forward.__func__, twin)
     twin._sub_layers = {name: None if part is None else evaluating(part) for name, part in layer._sub_layers.items()}
     return twin
 
 
-class CLIP(nn.Layer):
+class CLIP(Observed):
     """Two towers into one space, in evaluation mode until ``train()`` is called.
 
     Several threads may use a model at once. Only between their calls may its mode be changed, or its weights.
@@ -157,17 +161,17 @@ class CLIP(nn.Layer):
         length = self.architecture.text.context_length if context_length is None else context_length
         return to_tensor(self.tokenizer.tokenize(texts, length, truncate))
 
-    def encode_image(self, image: paddle.Tensor | np.ndarray, observe: Observe = ignore) -> paddle.Tensor:
+    def encode_image(self, image: paddle.Tensor | np.ndarray) -> paddle.Tensor:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
         Raises:
             ImageError: the pixels have another shape or type; of an array also: values that no preprocessing gives.
         """
-        features = self.visual(self._pixels(image), below("visual.", observe))
-        observe("image_features", features)
+        features = self.visual(self._pixels(image))
+        self.observe("image_features", features)
         return features
 
-    def encode_text(self, text: paddle.Tensor | np.ndarray, observe: Observe = ignore) -> paddle.Tensor:
+    def encode_text(self, text: paddle.Tensor | np.ndarray) -> paddle.Tensor:
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:
@@ -175,13 +179,13 @@ class CLIP(nn.Layer):
                 end-of-text token.
         """
         text = self._tokens(text)
-        if len(text) == 0:
+        if not recorded() and len(text) == 0:
             return paddle.zeros([0, self.architecture.embed_dim], self.dtype)
         if self.architecture.text.at_root:
-            features = TEXT_TOWERS[self.tower.kind].forward(self, text, observe)
+            features = TEXT_TOWERS[self.tower.kind].forward(self, text)
         else:
-            features = self.text(text, below("text.", observe))
-        observe("text_features", features)
+            features = self.text(text)
+        self.observe("text_features", features)
         return features
 
     def forward(
@@ -212,28 +216,51 @@ class CLIP(nn.Layer):
         def observe(name: str, value: paddle.Tensor) -> None:
             seen[name] = to_array(value)
 
-        with self._evaluation() as model:
-            model.encode_image(pixels, observe)
-            model.encode_text(tokens, observe)
+        model = evaluating(self)
+        for name, part in model.named_sublayers(include_self=True):
+            if isinstance(part, Observed):
+                part.observe = below(f"{name}." if name else "", observe)
+        with paddle.no_grad():
+            model.encode_image(pixels)
+            model.encode_text(tokens)
         return seen
 
     def _pixels(self, image: paddle.Tensor | np.ndarray) -> paddle.Tensor:
         resolution = self.architecture.image.resolution
-        if not isinstance(image, paddle.Tensor):
+        if not isinstance(image, paddle.Tensor | paddle.pir.Value):
             image = paddle.to_tensor(check_pixels(image, resolution))
-        check_pixel_shape(image.shape, resolution)
+        if not recorded() and image.shape[1:] != [3, resolution, resolution] and self._keeps_image_tower():
+            check_pixel_shape(image.shape, resolution)
         if not image.is_floating_point():
             raise ImageError(f"The pixels have dtype {image.dtype}, expected float32; pass the pictures to preprocess.")
         return image.astype(self.dtype)
 
     def _tokens(self, text: paddle.Tensor | np.ndarray) -> paddle.Tensor:
         tower = self.architecture.text
-        if not isinstance(text, paddle.Tensor):
+        if not isinstance(text, paddle.Tensor | paddle.pir.Value):
             text = paddle.to_tensor(check_tokens(text, tower))
-        check_token_shape(text.shape, tower)
+        if not recorded():
+            check_token_shape(text.shape, tower)
+        if self._is_summarised():
+            token = tower.required_token
+            text = paddle.full_like(text, tower.vocabulary_size - 1 if token is None else token)
         if text.dtype not in (paddle.int32, paddle.int64):
             raise TextError(f"The tokens have dtype {text.dtype}, expected int32 or int64; make them with tokenize.")
         return text
+
+    def _is_summarised(self) -> bool:
+        """Whether ``paddle.summary`` computes: it gives tokens of 0 alone, which are no text, and looks at shapes."""
+        hooks = (hook for part in self.children() for hook in part._forward_post_hooks.values())
+        return any(getattr(hook, "__module__", None) == "paddle.hapi.model_summary" for hook in hooks)
+
+    def _keeps_image_tower(self) -> bool:
+        """Whether the image tower has the shapes of its architecture; another one decides itself what it takes."""
+        state = self.state_dict()
+        return all(
+            parameter.name in state
+            and tuple(state[parameter.name].shape) == parameter.shape[:: -1 if parameter.kind == "linear" else 1]
+            for parameter in self.architecture.mounted("image")
+        )
 
     @contextmanager
     def _evaluation(self) -> Iterator[CLIP]:

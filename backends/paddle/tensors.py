@@ -28,6 +28,12 @@ def to_array(tensor: paddle.Tensor) -> np.ndarray:
     return (tensor.astype("float32") if tensor.is_floating_point() else tensor).numpy()
 
 
+def size(x: paddle.Tensor, axis: int) -> int | paddle.Tensor:
+    """The length of an axis: a number, or where a graph is recorded that leaves it open, a tensor."""
+    length = x.shape[axis]
+    return length if length >= 0 else paddle.shape(x)[axis]
+
+
 def use_device(device: str | None) -> None:
     """Make ``device`` Paddle's current one (``cuda`` means ``gpu``), and let the CPU use all that it has.
 

@@ -6,8 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from backends.paddle.layers import BatchNorm2d, Block, MLPHead, run
-from clip_core.backend import Observe, below, ignore
+from backends.paddle.layers import BatchNorm2d, Block, MLPHead, Observed, run
 from clip_core.towers import efficientnet_v2 as core
 
 
@@ -76,7 +75,7 @@ class MBConv(Block):
         return x + y if self.residual else y
 
 
-class EfficientNet(nn.Layer):
+class EfficientNet(Observed):
     """A stem, stages of blocks, a 1 x 1 convolution, the mean of its map: [n, 3, r, r] -> [n, width]."""
 
     def __init__(self, tower: core.EfficientNetV2) -> None:
@@ -90,14 +89,14 @@ class EfficientNet(nn.Layer):
             inputs = outputs
         self.features.append(ConvNorm(tower, inputs, tower.width, 1))
 
-    def forward(self, x: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         stem, *stages, last = self.features
         x = F.silu(stem(x))
-        observe("features.0", x)
+        self.observe("features.0", x)
         for stage, blocks in enumerate(stages):
             for index, block in enumerate(blocks):
                 x = run(block, x)
-                observe(f"features.{stage + 1}.{index}", x)
+                self.observe(f"features.{stage + 1}.{index}", x)
         return F.silu(last(x)).mean(axis=[2, 3])
 
 
@@ -109,5 +108,5 @@ class EfficientNetV2(nn.Layer):
         self.trunk = EfficientNet(tower)
         self.head = MLPHead(tower.width, embed_dim)
 
-    def forward(self, x: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
-        return self.head(self.trunk(x, below("trunk.", observe)))
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.head(self.trunk(x))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from backends.paddle.layers import LayerNorm, Mixer, ends_of
-from backends.paddle.tensors import empty
-from clip_core.backend import Observe, below, ignore
+from backends.paddle.layers import LayerNorm, Mixer, Observed, ends_of
+from backends.paddle.tensors import empty, size
 from clip_core.towers import mixer as core
 
 
-class VisionMixer(nn.Layer):
+class VisionMixer(Observed):
     """Patches, a class token, Mixer blocks, a projection."""
 
     def __init__(self, tower: core.VisionMixer, embed_dim: int) -> None:
@@ -23,18 +22,18 @@ class VisionMixer(nn.Layer):
         self.mixer = Mixer(tower)
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
-    def forward(self, x: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self.conv1(x).flatten(2).transpose([0, 2, 1])  # [n, 3, r, r] -> [n, grid * grid, d]
-        x = self.ln_pre(paddle.concat([self.class_embedding.astype(x.dtype).expand([len(x), 1, -1]), x], axis=1))
-        observe("ln_pre", x)
-        first = paddle.zeros([len(x)], dtype="int64")
-        x = self.mixer(x, first, observe=below("mixer.", observe))
+        x = self.ln_pre(paddle.concat([self.class_embedding.astype(x.dtype).expand([size(x, 0), 1, -1]), x], axis=1))
+        self.observe("ln_pre", x)
+        first = paddle.zeros([size(x, 0)], dtype="int64")
+        x = self.mixer.pool(x, first)
         x = self.ln_post(x)
-        observe("ln_post", x)
+        self.observe("ln_post", x)
         return x @ self.proj.astype(x.dtype)
 
 
-class TextMixer(nn.Layer):
+class TextMixer(Observed):
     """Tokens, Mixer blocks, the state at the end of text, a projection.
 
     Every token is mixed into every other, so text is computed in its full length.
@@ -48,11 +47,11 @@ class TextMixer(nn.Layer):
         self.mixer = Mixer(tower)
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
 
-    def forward(self, text: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
+    def forward(self, text: paddle.Tensor) -> paddle.Tensor:
         end, _ = ends_of(text, self.tower)
         x = self.token_embedding(text).astype(self.mixer.dtype)  # [n, l, d]
-        observe("token_embedding", x)
-        x = self.mixer(x, end, observe=below("mixer.", observe))
+        self.observe("token_embedding", x)
+        x = self.mixer.pool(x, end)
         x = self.ln_final(x)
-        observe("ln_final", x)
+        self.observe("ln_final", x)
         return x @ self.text_projection.astype(x.dtype)

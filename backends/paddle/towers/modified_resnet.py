@@ -6,9 +6,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from backends.paddle.layers import BatchNorm2d, Block, attend, run
+from backends.paddle.layers import BatchNorm2d, Block, Observed, attend, run
 from backends.paddle.tensors import empty
-from clip_core.backend import Observe, ignore
 from clip_core.towers import modified_resnet as core
 
 
@@ -60,7 +59,7 @@ class AttentionPool2d(nn.Layer):
         return self.c_proj(x.squeeze(1))
 
 
-class ModifiedResNet(nn.Layer):
+class ModifiedResNet(Observed):
     """The ResNet image tower of section 2.4 of the paper: three-convolution stem, average-pooled strides."""
 
     def __init__(self, tower: core.ModifiedResNet, embed_dim: int) -> None:
@@ -83,13 +82,13 @@ class ModifiedResNet(nn.Layer):
             setattr(self, f"layer{stage + 1}", layer)
         self.attnpool = AttentionPool2d(tower, embed_dim)
 
-    def forward(self, x: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             x = F.relu(norm(conv(x)))
         x = F.avg_pool2d(x, 2)
-        observe("stem", x)
+        self.observe("stem", x)
         for stage in (1, 2, 3, 4):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
                 x = run(block, x)
-                observe(f"layer{stage}.{index}", x)
+                self.observe(f"layer{stage}.{index}", x)
         return self.attnpool(x)

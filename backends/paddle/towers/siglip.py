@@ -5,9 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from backends.paddle.layers import MLP, Attention, LayerNorm, PatchDropout, Transformer, checked
-from backends.paddle.tensors import empty
-from clip_core.backend import Observe, below, ignore
+from backends.paddle.layers import MLP, Attention, LayerNorm, Observed, PatchDropout, Transformer, checked
+from backends.paddle.tensors import empty, size
 from clip_core.towers import siglip as core
 
 
@@ -22,12 +21,12 @@ class AttentionPool(nn.Layer):
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        probe = self.probe.astype(x.dtype).expand([len(x), 1, -1])
+        probe = self.probe.astype(x.dtype).expand([size(x, 0), 1, -1])
         x = self.attn.forward_queries(probe, x, None).squeeze(1)
         return x + self.mlp(self.ln(x))
 
 
-class SiglipVisionTransformer(nn.Layer):
+class SiglipVisionTransformer(Observed):
     """Patches, a transformer, an attention pool."""
 
     def __init__(self, tower: core.SiglipVisionTransformer, embed_dim: int) -> None:
@@ -39,18 +38,18 @@ class SiglipVisionTransformer(nn.Layer):
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.attnpool = AttentionPool(tower)
 
-    def forward(self, x: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self.conv1(x).flatten(2).transpose([0, 2, 1])  # [n, 3, r, r] -> [n, grid * grid, d]
         x = x + self.positional_embedding.astype(x.dtype)
-        observe("conv1", x)
+        self.observe("conv1", x)
         x = self.patch_dropout(x)
-        x = self.transformer(x, None, causal=False, observe=below("transformer.", observe))
+        x = self.transformer(x)
         x = self.ln_post(x)
-        observe("ln_post", x)
+        self.observe("ln_post", x)
         return self.attnpool(x)
 
 
-class SiglipTextTransformer(nn.Layer):
+class SiglipTextTransformer(Observed):
     """Tokens, a transformer without a mask, the state of the last token, a linear layer."""
 
     def __init__(self, tower: core.SiglipTextTransformer, embed_dim: int) -> None:
@@ -62,12 +61,12 @@ class SiglipTextTransformer(nn.Layer):
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
         self.text_projection = nn.Linear(tower.width, embed_dim)
 
-    def forward(self, text: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
+    def forward(self, text: paddle.Tensor) -> paddle.Tensor:
         x = self.token_embedding(checked(text, self.tower)) + self.positional_embedding  # [n, l, d]
         x = x.astype(self.transformer.dtype)
-        observe("token_embedding", x)
-        last = paddle.full([len(x)], x.shape[1] - 1, "int64")
-        x = self.transformer(x, last, causal=False, observe=below("transformer.", observe))
+        self.observe("token_embedding", x)
+        last = paddle.full([size(x, 0)], x.shape[1] - 1, "int64")
+        x = self.transformer.pool(x, last)
         x = self.ln_final(x)
-        observe("ln_final", x)
+        self.observe("ln_final", x)
         return self.text_projection(x)

@@ -6,8 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from backends.paddle.layers import BatchNorm2d, Block, MLPHead, run
-from clip_core.backend import Observe, below, ignore
+from backends.paddle.layers import BatchNorm2d, Block, MLPHead, Observed, run
 from clip_core.towers import torchvision_resnet as core
 
 
@@ -54,7 +53,7 @@ class Bottleneck(Block):
         return F.relu(x + y)
 
 
-class ResNet(nn.Layer):
+class ResNet(Observed):
     """A stem, four stages of blocks, the mean of the last map: [n, 3, r, r] -> [n, feature_width]."""
 
     def __init__(self, tower: core.TorchvisionResNet) -> None:
@@ -72,13 +71,13 @@ class ResNet(nn.Layer):
                 inputs = inner * expansion
             setattr(self, f"layer{stage + 1}", layer)
 
-    def forward(self, x: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
-        observe("stem", x)
+        self.observe("stem", x)
         for stage in (1, 2, 3, 4):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
                 x = run(block, x)
-                observe(f"layer{stage}.{index}", x)
+                self.observe(f"layer{stage}.{index}", x)
         return x.mean(axis=[2, 3])
 
 
@@ -90,8 +89,8 @@ class TorchvisionResNet(nn.Layer):
         self.trunk = ResNet(tower)
         self.head = MLPHead(tower.feature_width, embed_dim)
 
-    def forward(self, x: paddle.Tensor, observe: Observe = ignore) -> paddle.Tensor:
-        return self.head(self.trunk(x, below("trunk.", observe)))
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.head(self.trunk(x))
 
 
 def downsample_of(tower: core.TorchvisionResNet, inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
