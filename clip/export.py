@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,17 @@ import numpy as np
 import backends
 from clip.api import LoadedModel, open_model, weights_file
 from clip.parity import Inputs, token_rows
-from clip.proof import BUDGETS, Proof, Run, beyond, canaries, random_pictures, shapes
+from clip.proof import (
+    BUDGETS,
+    Proof,
+    Run,
+    beyond,
+    canaries,
+    decoded_pictures,
+    drift_of_pixels,
+    random_pictures,
+    shapes,
+)
 from clip_core import files
 from clip_core.errors import ClipError
 from clip_core.evaluation.zero_shot import unit_features
@@ -63,6 +73,7 @@ def export(
     precision: str = "fp32",
     opset: int | None = None,
     parts: Sequence[str] = PARTS,
+    preprocessing: bool = False,
     pictures: Sequence[str | os.PathLike[str]] = (),
     texts: Sequence[str] = (),
     like: str | os.PathLike[str] | None = None,
@@ -70,6 +81,7 @@ def export(
     heads: tuple[int, int] | None = None,
     resolution: int | None = None,
     force: bool = False,
+    progress: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Write a model for another runtime into a folder, with the report of its proof, which it gives as plain data.
 
@@ -80,9 +92,11 @@ def export(
         precision: ``fp32``, ``fp16``, or ``int8`` by static quantisation.
         opset: the version of ONNX's operators; by default the oldest that is written, which most runtimes know.
         parts: ``image`` and ``text``, a file of each tower, and ``both``, which gives the logits of pictures and texts.
+        preprocessing: of ONNX alone: graphs take decoded pictures and resize, crop and normalise them.
         pictures, texts: what int8 is calibrated on beside drawn shapes and their names.
         like, activation, heads, resolution: as for `clip.load`.
         force: replace files that are there already.
+        progress: is told what is being done.
 
     Raises:
         ClipError: a library is missing, the model cannot be read, or the export differs from the reference by more than
@@ -95,6 +109,10 @@ def export(
         raise ClipError(f"There is no {precision!r} in {to}; choose one of {', '.join(target.precisions)}.")
     if opset is not None and to != "onnx":
         raise ClipError(f"An opset is of ONNX alone; leave it out, or export to onnx rather than {to}.")
+    if preprocessing and to != "onnx":
+        raise ClipError(f"Only graphs of ONNX preprocess; leave that out, or export to onnx rather than {to}.")
+    if preprocessing and set(parts) <= {"text"}:
+        raise ClipError("The text tower takes no pictures; leave preprocessing out, or export the image tower as well.")
     if (pictures or texts) and precision != "int8":
         raise ClipError(f"Nothing is calibrated in {precision}; leave pictures and texts out, or choose int8.")
     for library in target.backends:  # before the work, not in the middle of it
@@ -117,7 +135,7 @@ def export(
         resolution=resolution,
     )
     with files.atomic_folder(folder, REPORT, _files_of_before(Path(folder)), replace=force) as temporary:
-        report = _Export(judge, to, precision, opset, temporary).run(names, pictures, texts)
+        report = _Export(judge, to, precision, opset, preprocessing, temporary, progress).run(names, pictures, texts)
         files.write_text(temporary / REPORT, json.dumps(report, indent=2) + "\n")
     return report
 
@@ -135,11 +153,21 @@ def _files_of_before(folder: Path) -> list[str]:
 class _Export:
     """One model on its way into a folder."""
 
-    def __init__(self, judge: LoadedModel, to: str, precision: str, opset: int | None, folder: Path) -> None:
+    def __init__(
+        self,
+        judge: LoadedModel,
+        to: str,
+        precision: str,
+        opset: int | None,
+        preprocessing: bool,
+        folder: Path,
+        progress: Callable[[str], object],
+    ) -> None:
         self.judge, self.to, self.precision, self.opset, self.folder = judge, to, precision, opset, folder
+        self.preprocessing, self.progress = preprocessing, progress
         self.target = TARGETS[to]
         self.architecture, self.weights = judge.model.architecture, judge.model.export()
-        self.description = describe(judge, precision)
+        self.description = describe(judge, precision, preprocessing)
 
     def run(
         self, names: Mapping[Part, str], pictures: Sequence[str | os.PathLike[str]], texts: Sequence[str]
@@ -151,13 +179,18 @@ class _Export:
         """
         calibration = self._calibration(pictures, texts) if self.precision == "int8" else None
         for part, file in names.items():
+            self.progress(f"writing {file}")
             if "onnx" in self.target.backends:
                 self._write_graph(part, self.folder / file, calibration)
             else:
                 self._write_native(part, self.folder / file)
+        self.progress(f"running {' and '.join(names.values())} beside the reference")
         runs = {part: self._session(self.folder / file) for part, file in names.items()}
         budget = BUDGETS[self.precision]
-        proof = Proof(runs, self.judge, budget).run()
+        decoded = decoded_pictures(self.judge) if self.preprocessing else None
+        proof = Proof(runs, self.judge, budget, decoded).run()
+        if decoded is not None:
+            proof["pixels"] = drift_of_pixels(self._preprocessing_alone(), self.judge, decoded)
         if budget.agreement is not None:
             proof["shapes"] = self._accuracy(runs, budget.agreement)
         return self.description | {
@@ -188,13 +221,20 @@ class _Export:
                 f"{' and '.join(self.target.libraries)}, or choose a lower --opset."
             ) from error
 
+    def _preprocessing_alone(self) -> Run:
+        """The graph that stands before those of towers, ready to run."""
+        from backends.onnx.session import Session
+        from exporters.onnx.preprocessing import write
+
+        return Session(write(self.architecture.image))
+
     def _write_graph(self, part: Part, path: Path, calibration: Inputs | None) -> None:
         """Write a file of ONNX, or of OpenVINO, which reads one.
 
         Args:
             calibration: what int8 is calibrated on; None: the precision is another one.
         """
-        from exporters.onnx import model, quantization, storage
+        from exporters.onnx import model, preprocessing, quantization, storage
 
         graph, opset = path.with_suffix(".onnx"), storage.check_opset(self.opset)
         in_onnx = self._metadata() if self.to == "onnx" else {}
@@ -207,6 +247,8 @@ class _Export:
             quantization.quantize(exact, graph, _batches(part, calibration))
             storage.with_metadata(graph, in_onnx)
             storage.remove(exact)
+        if self.preprocessing and part != "text":
+            storage.put_before(graph, "image", preprocessing.write(self.architecture.image), "pixels")
         if self.to == "openvino":
             from exporters.openvino.storage import save
 
@@ -229,7 +271,7 @@ class _Export:
 
     def _calibration(self, pictures: Sequence[str | os.PathLike[str]], texts: Sequence[str]) -> Inputs:
         """What int8 is calibrated on: what is given, and what the proof is like, drawn and random."""
-        drawn, _ = shapes(self.judge, "calibration")
+        _, drawn, _ = shapes(self.judge, "calibration")
         text = self.architecture.text
         # What is random goes beyond the ranges of what is real, so that other real inputs stay within the calibrated.
         of_pictures = [drawn.pixels, random_pictures(self.judge, BATCH, seed=1)]
@@ -247,19 +289,20 @@ class _Export:
             ClipError: the last share is below ``least``.
         """
         exact = backends.get("onnx").CLIP(self.architecture, self.weights)
-        inputs, labels = shapes(self.judge, "export")
+        pictures, inputs, labels = shapes(self.judge, "export")
         image, text = unit_features(exact.embed_image, inputs.pixels), unit_features(exact.embed_text, inputs.tokens)
         before = (image @ text.T).argmax(axis=1)
         found = {}
+        given = pictures if self.preprocessing else inputs.pixels
         if "image" in runs:
-            image = unit_features(lambda pixels: runs["image"]({"image": pixels})["image_features"], inputs.pixels)
+            image = unit_features(lambda batch: runs["image"]({"image": batch})["image_features"], given)
         if "text" in runs:
             text = unit_features(lambda tokens: runs["text"]({"text": tokens})["text_features"], inputs.tokens)
         if "image" in runs or "text" in runs:
             found["towers"] = (image @ text.T).argmax(axis=1)
         if "both" in runs:
-            batches = (inputs.pixels[start : start + BATCH] for start in range(0, len(inputs.pixels), BATCH))
-            logits = [runs["both"]({"image": pixels, "text": inputs.tokens})["logits_per_image"] for pixels in batches]
+            batches = (given[start : start + BATCH] for start in range(0, len(given), BATCH))
+            logits = [runs["both"]({"image": batch, "text": inputs.tokens})["logits_per_image"] for batch in batches]
             found["both"] = np.concatenate(logits).argmax(axis=1)
         agreement = min(float((after == before).mean()) for after in found.values())
         if not agreement >= least:
@@ -275,7 +318,7 @@ class _Export:
         }
 
 
-def describe(loaded: LoadedModel, precision: str) -> dict[str, Any]:
+def describe(loaded: LoadedModel, precision: str, preprocessing: bool = False) -> dict[str, Any]:
     """What a program needs to know about a model beside its graphs, as plain data for JSON."""
     architecture = loaded.model.architecture
     image, text = architecture.image, architecture.text
@@ -287,6 +330,7 @@ def describe(loaded: LoadedModel, precision: str) -> dict[str, Any]:
         "assumed": list(loaded.assumed),
         "logit_scale": loaded.logit_scale,
         "preprocessing": {
+            "in_graph": preprocessing,
             "resolution": image.resolution,
             "resize": image.pixels.resize,
             "interpolation": image.pixels.interpolation,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from backends.numpy import CLIP as Reference
+from clip import samples
 from clip.api import LoadedModel
 from clip.parity import Inputs, sample_inputs
 from clip_core import similarity, tolerances
 from clip_core.data.shapes import KINDS
 from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import SingleThings
+from clip_core.image import open_image
 from clip_core.naming import Weights
 from clip_core.preprocess import pixels
 from clip_core.towers.parts import TextTower
@@ -26,6 +29,7 @@ Run = Callable[[Mapping[str, np.ndarray]], Weights]  # one exported graph: input
 
 RANDOM_PICTURES = 4
 PICTURES_PER_CLASS = 2
+MOST_OTHER_PIXELS = 1e-3  # share of values that preprocessing in a graph may round otherwise than Pillow does
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,18 @@ class Proof:
         runs: of each part, ``image``, ``text`` or ``both``, that was exported.
         judge: the model in float64.
         budget: what is allowed.
+        pictures: arrays uint8 [n, h, w, 3] that the graphs preprocess; by default, they are given pixels.
     """
 
-    def __init__(self, runs: Mapping[Part, Run], judge: LoadedModel, budget: Budget) -> None:
+    def __init__(
+        self, runs: Mapping[Part, Run], judge: LoadedModel, budget: Budget, pictures: Sequence[np.ndarray] | None = None
+    ) -> None:
         assert isinstance(judge.model, Reference)
-        self.runs, self.judge, self.budget = runs, judge.model, budget
+        self.runs, self.judge, self.budget, self.pictures = runs, judge.model, budget, pictures
         inputs = canaries(judge)
         self.pixels, self.tokens = inputs.pixels, inputs.tokens
+        if pictures is not None:
+            self.pixels = np.concatenate([preprocessed(judge, batch) for batch in pictures])
         image, text = self.judge.encode_image(self.pixels), self.judge.encode_text(self.tokens)
         self.image, self.text = similarity.normalize(image), similarity.normalize(text)
         self.scale = judge.logit_scale
@@ -81,8 +90,8 @@ class Proof:
         """
         pictures, texts = list(self.batches_of_pictures()), list(self.batches_of_texts())
         if "image" in self.runs:
-            for places in pictures:
-                features = self.runs["image"]({"image": self.pixels[places]})["image_features"]
+            for places, given in pictures:
+                features = self.runs["image"]({"image": given})["image_features"]
                 embedding = self._embedding("image_embedding", features, self.image[places])
                 self._nearest.append((places, (embedding @ self.text.T).argmax(axis=1)))
         if "text" in self.runs:
@@ -94,8 +103,8 @@ class Proof:
         if "both" in self.runs:
             # Every batch of pictures with every batch of texts would show no more.
             for place in range(max(len(pictures), len(texts))):
-                images, (places, tokens) = pictures[-1 - place % len(pictures)], texts[-1 - place % len(texts)]
-                found = self.runs["both"]({"image": self.pixels[images], "text": tokens})
+                (images, given), (places, tokens) = pictures[-1 - place % len(pictures)], texts[-1 - place % len(texts)]
+                found = self.runs["both"]({"image": given, "text": tokens})
                 expected = self.logits[np.ix_(images, places)]
                 self._note("logits", found["logits_per_image"], expected)
                 self._note("logits", found["logits_per_text"], expected.T)
@@ -108,17 +117,23 @@ class Proof:
             "reference": "NumPy in float64",
             "pictures": len(self.pixels),
             "texts": len(self.tokens),
-            "batches_of_pictures": [len(places) for places in pictures],
+            "batches_of_pictures": [len(places) for places, _ in pictures],
             "batches_of_texts": [list(tokens.shape) for _, tokens in texts],
             "largest_difference": self.drift,
             "least_cosine": self.cosine,
             "top1_agreement": float(agree.mean()),
         }
 
-    def batches_of_pictures(self) -> Iterator[np.ndarray]:
-        """Places of pictures: one, two, and all of them."""
-        count = len(self.pixels)
-        yield from (np.arange(1), np.arange(1, 3), np.arange(count))
+    def batches_of_pictures(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Places of pictures with what a graph takes: pixels of one, two and all of them, or pictures of each size."""
+        if self.pictures is None:
+            for places in (np.arange(1), np.arange(1, 3), np.arange(len(self.pixels))):
+                yield places, self.pixels[places]
+            return
+        start = 0
+        for batch in self.pictures:
+            yield np.arange(start, start + len(batch)), batch
+            start += len(batch)
 
     def batches_of_texts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Places of texts with their tokens: one, those that are short, cut to several lengths, and all of them."""
@@ -172,6 +187,48 @@ def random_pictures(loaded: LoadedModel, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, 3, side, side)).astype(np.float32)
 
 
+def decoded_pictures(loaded: LoadedModel) -> list[np.ndarray]:
+    """Arrays uint8 [n, h, w, 3]: the drawn pictures of `clip parity`, and square, wide and high random ones."""
+    side = loaded.model.architecture.image.resolution
+    generator = np.random.default_rng(0)
+    sizes = ((1, side, side), (2, side + side // 3, 2 * side + 1), (1, 2 * side + 1, side // 2 + 1))
+    drawn = np.stack([np.asarray(open_image(path)) for path in samples.pictures().values()])
+    return [drawn, *(generator.integers(0, 256, (*size, 3), np.uint8) for size in sizes)]
+
+
+def preprocessed(loaded: LoadedModel, pictures: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [n, h, w, 3] as pixels float32 [n, 3, r, r] by Pillow."""
+    image = loaded.model.architecture.image
+    return pixels([Image.fromarray(each) for each in pictures], image.resolution, image.pixels)
+
+
+def drift_of_pixels(run: Run, loaded: LoadedModel, pictures: Sequence[np.ndarray]) -> dict[str, Any]:
+    """How far what a graph makes of pictures uint8 [n, h, w, 3] is from Pillow's pixels, as plain data for JSON.
+
+    Args:
+        run: from ``image`` to ``pixels`` float32 [n, 3, r, r].
+
+    Raises:
+        ClipError: one value differs by more than 1 of 255, or too many do.
+    """
+    steps = (
+        255 * np.array(loaded.model.architecture.image.pixels.deviation)[:, None, None]
+    )  # from 0 to 255 in a channel
+    found = [np.abs(run({"image": each})["pixels"] - preprocessed(loaded, each)) * steps for each in pictures]
+    largest = max(float(each.max()) for each in found)
+    share = float(np.concatenate([each.ravel() > 0.5 for each in found]).mean())
+    if not (largest < 1.5 and share <= MOST_OTHER_PIXELS):
+        raise ClipError(
+            f"Nothing was exported, since preprocessing in the graph gives {share:.1e} of all values otherwise than "
+            f"Pillow does, by up to {largest:.1f} of 255; leave out --preprocessing."
+        )
+    return {
+        "sizes": [list(each.shape[1:3]) for each in pictures],
+        "largest_difference": largest,
+        "share_that_differs": share,
+    }
+
+
 def lengths_of(tokens: np.ndarray, tower: TextTower) -> np.ndarray:
     """How many tokens of each row [n, context] its feature needs: up to its end, or up to its padding."""
     if tower.required_token is not None:
@@ -179,8 +236,9 @@ def lengths_of(tokens: np.ndarray, tower: TextTower) -> np.ndarray:
     return (tokens != tower.padding_token).cumsum(axis=1).argmax(axis=1) + 1
 
 
-def shapes(loaded: LoadedModel, purpose: str) -> tuple[Inputs, np.ndarray]:
-    """Pictures of one drawn thing each, a text for each kind of thing, and the place of each picture's own text.
+def shapes(loaded: LoadedModel, purpose: str) -> tuple[np.ndarray, Inputs, np.ndarray]:
+    """Pictures uint8 [n, h, w, 3] of one drawn thing each, their pixels with the tokens of a text for each kind of
+    thing, and the place of each picture's own text.
 
     Args:
         purpose: different purposes never share pictures.
@@ -191,9 +249,9 @@ def shapes(loaded: LoadedModel, purpose: str) -> tuple[Inputs, np.ndarray]:
     things = SingleThings(KINDS, purpose, PICTURES_PER_CLASS)
     pictures, labels = zip(*(things[index] for index in range(len(things))))
     texts = [of_kind[0] for of_kind in things.prompts]
-    image, text = loaded.model.architecture.image, loaded.model.architecture.text
-    tokens = loaded.model.tokenizer.tokenize(texts, text.context_length, truncate=True)
-    return Inputs(pixels(pictures, image.resolution, image.pixels), tokens), np.array(labels)
+    tokens = loaded.model.tokenizer.tokenize(texts, loaded.model.architecture.text.context_length, truncate=True)
+    decoded = np.stack([np.asarray(picture) for picture in pictures])
+    return decoded, Inputs(preprocessed(loaded, decoded), tokens), np.array(labels)
 
 
 def beyond(what: str) -> ClipError:

@@ -18,7 +18,9 @@ from clip_core.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES_OF_SENTENCES = sorted(
-    path for package in ("backends", "clip", "clip_core", "converters") for path in (ROOT / package).rglob("*.py")
+    path
+    for package in ("backends", "clip", "clip_core", "converters", "exporters")
+    for path in (ROOT / package).rglob("*.py")
 )
 
 

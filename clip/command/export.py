@@ -39,6 +39,12 @@ def run(
     image: Annotated[bool, typer.Option("--image", help="Write the image tower; by default all three.")] = False,
     text: Annotated[bool, typer.Option("--text", help="Write the text tower.")] = False,
     both: Annotated[bool, typer.Option("--both", help="Write both towers as one graph that ends in logits.")] = False,
+    preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--preprocessing", help="Let graphs of ONNX take decoded pictures, and resize them as Pillow does."
+        ),
+    ] = False,
     calibration_picture: Annotated[
         list[Path] | None,
         typer.Option(help="For int8, beside drawn shapes; may be given several times."),
@@ -58,7 +64,7 @@ def run(
     from clip.export import PARTS, export
 
     chosen = [part for part, asked in zip(PARTS, (image, text, both)) if asked]
-    with errors.status(f"exporting {model} and running it"):
+    with errors.status(f"reading {model}") as status:
         report = export(
             model,
             output,
@@ -66,12 +72,14 @@ def run(
             precision=precision.value,
             opset=opset,
             parts=chosen or PARTS,
+            preprocessing=preprocessing,
             pictures=calibration_picture or (),
             texts=() if calibration_texts is None else _texts(calibration_texts),
             activation=activation,
             heads=heads_of(heads),
             resolution=resolution,
             force=force,
+            progress=status.update,
         )
     if json:
         print_json(report)
@@ -85,6 +93,8 @@ def run(
             + ("" if cosine is None else f", least cosine {cosine:.6f}")
         )
     console.print(f"top-1 as of the reference: {proof['top1_agreement']:.1%}")
+    if pixels := proof.get("pixels"):
+        console.print(f"pixels: {pixels['share_that_differs']:.1e} of all values differ from Pillow's")
     if shapes := proof.get("shapes"):
         console.print(
             f"shapes: top-1 {shapes['top1_before']:.1%} before and {shapes['top1_after']:.1%} after, alike in "

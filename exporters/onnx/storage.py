@@ -42,7 +42,7 @@ def save(graph: Graph, path: Path, opset: int, metadata: Mapping[str, Any]) -> N
         CheckpointError: what is read back is not what was written.
     """
     write(graph, path, opset, metadata)
-    onnx.checker.check_model(str(path))
+    onnx.checker.check_model(str(path), full_check=True)
     found = read(path)
     for name, array in graph.weights.items():
         if name not in found or found[name].dtype != array.dtype or as_bytes(found[name]) != as_bytes(array):
@@ -75,7 +75,24 @@ def with_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     onnx.helper.set_model_props(model, {PREFIX + key: json.dumps(value) for key, value in metadata.items()})
     model.producer_name = "triclip"
     files.write_bytes(path, model.SerializeToString())
-    onnx.checker.check_model(str(path))
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def put_before(path: Path, name: str, graph: Graph, output: str) -> None:
+    """Let a file begin with a graph whose ``output`` is what the file has taken so far as its input ``name``.
+
+    An input of that name remains: that of the graph. The names of all else in it begin with that of its output.
+    """
+    rest = onnx.load(str(path), load_external_data=False)
+    before = onnx.compose.add_prefix(graph.model(output, rest.opset_import[0].version, {}, inside), f"{output}/")
+    before.ir_version = rest.ir_version
+    between = [(f"{output}/{output}", name)]
+    model = onnx.compose.merge_models(before, rest, between, name=rest.graph.name, producer_name="triclip")
+    for node in model.graph.node:
+        node.input[:] = [name if each == f"{output}/{name}" else each for each in node.input]
+    model.graph.input[0].name = name
+    files.write_bytes(path, model.SerializeToString())
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def remove(path: Path) -> None:

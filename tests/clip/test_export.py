@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
 
 import converters
 from backends.onnx.session import Session
@@ -90,6 +91,32 @@ def test_the_metadata_is_all_that_a_program_needs(exported):
     image, text = loaded.model.embed_image(inputs["image"]), loaded.model.embed_text(inputs["text"])
     expected = report["logit_scale"] * normalize(image) @ normalize(text).T
     assert per_image == pytest.approx(expected, abs=1e-4)
+
+
+def test_graphs_that_take_decoded_pictures(run, tmp_path):
+    result = run("export", "shapes", "-o", tmp_path / "decoded", "--image", "--both", "--preprocessing")
+    assert "pixels: 0.0e+00 of all values differ from Pillow's" in result.out
+    report = json.loads((tmp_path / "decoded" / "export.json").read_text())
+    assert report["preprocessing"]["in_graph"]
+    assert report["proof"]["pixels"] == {
+        "sizes": [[64, 64], [64, 64], [85, 129], [129, 33]],
+        "largest_difference": 0,
+        "share_that_differs": 0,
+    }
+    assert report["proof"]["batches_of_pictures"] == [8, 1, 2, 1]
+    picture = np.asarray(open_image(CIRCLE).resize((300, 200)))
+    loaded = open_model("shapes", backend="numpy")
+    session = onnxruntime.InferenceSession(tmp_path / "decoded" / "image.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": picture[None]})
+    expected = loaded.model.embed_image(loaded.preprocess.pixels(Image.fromarray(picture))[None])
+    assert normalize(found) == pytest.approx(normalize(expected), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_integers_take_decoded_pictures_too(tmp_path):
+    report = export("shapes", tmp_path / "decoded", parts=["image"], precision="int8", preprocessing=True)
+    assert report["proof"]["pixels"]["share_that_differs"] == 0
+    assert report["proof"]["shapes"]["agreement"] >= 0.99
 
 
 def test_half_precision_halves_the_file(exported, tmp_path):
@@ -245,6 +272,8 @@ def test_existing_files(run, exported, tmp_path):
             "There is no 'int8' in torchscript; choose one of fp32",
         ),
         (["--opset", "16"], "The opset 16 is not written here; choose one from 17 to 22."),
+        (["--preprocessing", "--to", "openvino"], "Only graphs of ONNX preprocess; leave that out, or export to onnx"),
+        (["--preprocessing", "--text"], "The text tower takes no pictures; leave preprocessing out, or export the"),
         (
             ["--calibration-picture", CIRCLE],
             "Nothing is calibrated in fp32; leave pictures and texts out, or choose int8.",
