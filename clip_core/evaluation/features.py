@@ -1,4 +1,4 @@
-"""Unit features of whole data sets: pictures decoded by other processes, encoded in batches, kept on disk if wanted.
+"""Features of whole data sets: pictures decoded by other processes, encoded in batches, kept on disk if wanted.
 
 Kept features are in parts of `PART` pictures. A run that is interrupted goes on after the last whole part, and a later
 one with other prompts encodes no picture again.
@@ -59,7 +59,7 @@ class Pictures(Protocol):
 class PictureFeatures(NamedTuple):
     """What became of the first pictures of a set."""
 
-    features: np.ndarray  # unit float32 [n, d]
+    features: np.ndarray  # float32 [n, d], not normalised, none of them of length 0
     indices: np.ndarray  # int64 [n], the number of each in its set
     faults: dict[int, str]  # number -> why a picture was left out
 
@@ -123,7 +123,7 @@ def encode_pictures(
     store: Store | None = None,
     progress: Progress = quiet,
 ) -> PictureFeatures:
-    """Unit features of the first pictures of a set.
+    """Features of the first pictures of a set.
 
     Args:
         limit: how many of them; by default all.
@@ -198,7 +198,7 @@ def encode_texts(
     for start in range(0, len(unique), BATCH):
         parts.append(model.embed_text(tokenizer.tokenize(unique[start : start + BATCH], length, truncate)))
         progress(what, min(start + BATCH, len(unique)), len(unique), 0)
-    return _finite(model, np.concatenate(parts))[of_text]
+    return normalize(_checked(model, np.concatenate(parts)))[of_text]
 
 
 class _Block(NamedTuple):
@@ -290,18 +290,18 @@ def _check_faults(faults: Mapping[int, str], allowed: int, total: int) -> None:
 def _image_features(model: Model, pixels: np.ndarray) -> np.ndarray:
     if not len(pixels):
         return np.empty((0, model.architecture.embed_dim), np.float32)
-    return _finite(model, model.embed_image(pixels))
+    return _checked(model, model.embed_image(pixels))
 
 
-def _finite(model: Model, features: np.ndarray) -> np.ndarray:
-    """The features, made unit."""
+def _checked(model: Model, features: np.ndarray) -> np.ndarray:
+    """The features, if each has a direction."""
     with np.errstate(all="ignore"):
-        unit = normalize(features)
-    if not np.isfinite(unit).all():
+        directed = np.isfinite(normalize(features)).all()
+    if not directed:
         raise CheckpointError(
             f"{model.source} gives features that are not finite numbers; look at its weights with clip inspect."
         )
-    return unit
+    return features
 
 
 def _joined(parts: Sequence[PictureFeatures]) -> PictureFeatures:

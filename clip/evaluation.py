@@ -1,0 +1,183 @@
+"""Scores of a model on a data set, in one backend or several, whose choices are compared then."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import backends
+import clip
+from clip import report
+from clip.api import LoadedModel, open_model, weights_file
+from clip_core import files
+from clip_core.data.families import FAMILIES
+from clip_core.data.settings import setting_error
+from clip_core.errors import ClipError
+from clip_core.evaluation.agreement import Agreement, agreement
+from clip_core.evaluation.features import BATCH, Progress, Store, quiet
+from clip_core.evaluation.scores import Scores
+from clip_core.evaluation.sentences import SENTENCES
+from clip_core.evaluation.sets import SETS
+from clip_core.evaluation.tasks import Encoded, Encoder, Retrieval, SentencePairs, Task, ZeroShot
+from converters import files_of
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What became of an evaluation."""
+
+    report: dict[str, Any]  # plain data for JSON
+    scores: dict[str, Scores]  # by backend
+    agreement: dict[str, Agreement]  # by what is chosen; of one backend alone, nothing
+
+    @property
+    def disagreement(self) -> float:
+        """The largest share of samples for which the backends do not all choose the same."""
+        return max((found.disagreement for found in self.agreement.values()), default=0.0)
+
+
+def task_of(kind: str, folder: str | os.PathLike[str] | None = None, **keys: Any) -> Task:
+    """The task that a published data set is for.
+
+    Args:
+        kind: the name of the data set, as in a recipe.
+        folder: of its files as they are published.
+        keys: the other keys that a recipe would give it, such as ``templates`` or ``split``.
+
+    Raises:
+        ClipError: there is no such data set or key, files are missing, or they are in another layout.
+    """
+    kinds = {**FAMILIES, **SETS, **SENTENCES}
+    if kind not in kinds:
+        raise ClipError(f"There is no data set {kind!r}; choose one of {', '.join(sorted(kinds))}.")
+    given = {"kind": kind} | ({} if folder is None else {"folder": os.fspath(folder)}) | keys
+    try:
+        settings = kinds[kind].model_validate(given)
+    except ValidationError as error:
+        raise ClipError(f"The data set {kind}: {setting_error(error, kinds[kind])}") from error
+    if kind in SETS:
+        return ZeroShot(settings.labelled())
+    if kind in SENTENCES:
+        return SentencePairs(settings.sentences())
+    return Retrieval(settings.open(0))
+
+
+def evaluate(
+    data: str | Task,
+    model: str | os.PathLike[str] = "shapes",
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    keys: Mapping[str, Any] | None = None,
+    backend: str | Sequence[str] | None = None,
+    device: Any = None,
+    precision: str = "fp32",
+    like: str | os.PathLike[str] | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
+    limit: int | None = None,
+    batch_size: int = BATCH,
+    workers: int | None = None,
+    fault_share: float = 0.01,
+    seed: int = 0,
+    output: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress = quiet,
+) -> Evaluation:
+    """Score a model on a data set.
+
+    Args:
+        data: the name of a published data set, or a task.
+        model: a model's name, a weights file, or a folder with one.
+        folder: of the data set's files.
+        keys: the other keys that a recipe would give the data set.
+        backend: one, or several that are compared; by default as for `clip.load`.
+        device, precision, like, activation, heads: as for `clip.load`.
+        limit: only the first pictures or pairs; those of a set with classes have nearly as many of each class.
+        batch_size: pictures that are encoded at once.
+        workers: processes that decode pictures; by default as many as are worth while.
+        fault_share: of the pictures that may be unusable, and are left out.
+        seed: of confidence intervals, and of the halves that calibration is fitted to and judged on.
+        output: a folder for report, figures and a row for each sample. It keeps the features of pictures: a run that is
+            interrupted goes on there, and one with other prompts encodes no picture again.
+        force: replace a report that is there.
+        progress: told of every batch.
+
+    Raises:
+        ClipError: the data or the model cannot be used.
+    """
+    names = [backend] if backend is None or isinstance(backend, str) else list(dict.fromkeys(backend))
+    for name in names:
+        if name is not None:
+            backends.get(name)  # before the work, not in the middle of it
+    if output is not None:
+        report.check(output, force)
+    task = task_of(data, folder, **(keys or {})) if isinstance(data, str) else data
+    file = weights_file(model)[0]
+    digests = {path.name: files.sha256(path) for path in files_of(file)}
+    encoded: dict[str, Encoded] = {}
+    scores: dict[str, Scores] = {}
+    for name in names:
+        loaded = open_model(
+            model, backend=name, device=device, precision=precision, like=like, activation=activation, heads=heads
+        )
+        provenance = {
+            "model": digests,
+            "architecture": loaded.model.architecture.to_dict(),
+            "backend": loaded.model.backend,
+            "precision": precision,
+            "versions": _versions(loaded.model.backend),
+        }
+        encoder = Encoder(
+            loaded.model,
+            batch_size,
+            workers,
+            limit,
+            fault_share,
+            lambda pictures, made_by=provenance: _store(output, made_by, pictures),
+            progress,
+        )
+        encoded[loaded.model.backend] = task.encode(encoder)
+        scores[loaded.model.backend] = task.score(encoded[loaded.model.backend], loaded.logit_scale, seed)
+    agreed = _agreements(task, encoded) if len(encoded) > 1 else {}
+    result = {
+        "format": FORMAT,
+        "data": ({"kind": data} if isinstance(data, str) else {}) | dict(keys or {}) | task.description,
+        "model": {"name": loaded.name, "files": digests, "assumed": list(loaded.assumed)},
+        "precision": precision,
+        "limit": limit,
+        "seed": seed,
+        "versions": _versions(*encoded),
+        "results": {name: found.to_dict() | {"faults": encoded[name].faults} for name, found in scores.items()},
+        "agreement": {name: found.to_dict() for name, found in agreed.items()},
+    }
+    if output is not None:
+        report.write(output, result, scores, agreed, replace=force)
+    return Evaluation(result, scores, agreed)
+
+
+def _store(output: str | os.PathLike[str] | None, made_by: Mapping[str, Any], pictures: str) -> Store | None:
+    """Where the features of pictures with this fingerprint are kept."""
+    return None if output is None else Store(Path(output, "features"), {**made_by, "pictures": pictures})
+
+
+def _versions(*names: str) -> dict[str, str]:
+    """The versions of these backends' frameworks, and of all else that numbers depend on."""
+    frameworks = [name for name in names if name != "numpy"]
+    return {"triclip": clip.__version__} | {
+        name: str(importlib.import_module(name).__version__) for name in (*frameworks, "numpy", "PIL")
+    }
+
+
+def _agreements(task: Task, encoded: Mapping[str, Encoded]) -> dict[str, Agreement]:
+    """How far the backends choose alike, of each kind of choice."""
+    by_backend = {name: task.choices(each) for name, each in encoded.items()}
+    first = next(iter(by_backend.values()))
+    return {choice: agreement({name: found[choice] for name, found in by_backend.items()}) for choice in first}
