@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 import backends
 import clip
-from clip import report
-from clip.api import LoadedModel, open_model, weights_file
+from clip.api import open_model, weights_file
 from clip_core import files
 from clip_core.data.families import FAMILIES
 from clip_core.data.settings import setting_error
@@ -22,12 +23,14 @@ from clip_core.errors import ClipError
 from clip_core.evaluation.agreement import Agreement, agreement
 from clip_core.evaluation.features import BATCH, Progress, Store, quiet
 from clip_core.evaluation.scores import Scores
-from clip_core.evaluation.sentences import SENTENCES
 from clip_core.evaluation.sets import SETS
-from clip_core.evaluation.tasks import Encoded, Encoder, Retrieval, SentencePairs, Task, ZeroShot
+from clip_core.evaluation.sets.labelled import LabelledSettings, Part
+from clip_core.evaluation.tasks import Encoded, Encoder, Probe, Retrieval, Task, ZeroShot
+from clip_core.evaluation.world import World
 from converters import files_of
 
 FORMAT = 1
+TRAINING_SHARE = 0.8  # of the pictures of a set without a training split
 
 
 @dataclass(frozen=True)
@@ -55,23 +58,68 @@ def task_of(kind: str, folder: str | os.PathLike[str] | None = None, **keys: Any
     Raises:
         ClipError: there is no such data set or key, files are missing, or they are in another layout.
     """
-    kinds = {**FAMILIES, **SETS, **SENTENCES}
+    settings = _settings(kind, folder, {"pictures_per_class": 50, **keys} if kind == "shapes" else keys)
+    task: Task
+    if kind == "shapes":
+        task = World(settings.pictures_per_class)
+    elif isinstance(settings, LabelledSettings):
+        task = ZeroShot(settings.labelled())
+    else:
+        task = Retrieval(settings.open(0))
+    task.settings = settings.model_dump(mode="json")
+    return task
+
+
+def probe_of(
+    kind: str,
+    folder: str | os.PathLike[str] | None = None,
+    train: str | os.PathLike[str] | None = None,
+    shots: int | None = None,
+    seed: int = 0,
+    **keys: Any,
+) -> Probe:
+    """A linear probe on a published data set with classes.
+
+    Args:
+        kind, folder, keys: as for `task_of`.
+        train: a folder like ``folder`` with the training pictures. By default they are the set's training split, and
+            those of a set that has none are `TRAINING_SHARE` of its pictures, chosen at random.
+        shots: training pictures of each class; by default all.
+        seed: of what is chosen at random.
+
+    Raises:
+        ClipError: as `task_of`, or the set has no classes.
+    """
+    settings = _settings(kind, folder, keys)
+    if not isinstance(settings, LabelledSettings):
+        raise ClipError(f"A probe needs pictures with classes, which {kind} has not; choose one of {', '.join(SETS)}.")
+    test = settings.labelled()
+    if train is not None:
+        probe = Probe(_settings(kind, train, keys).labelled(), test, shots, seed)
+    elif "split" in type(settings).model_fields:
+        probe = Probe(_settings(kind, folder, {**keys, "split": "train"}).labelled(), test, shots, seed)
+    else:
+        places = np.random.default_rng(seed).permutation(len(test))
+        of_train, of_test = np.split(places, [round(TRAINING_SHARE * len(test))])
+        probe = Probe(Part(test, np.sort(of_train)), Part(test, np.sort(of_test)), shots, seed)
+    probe.settings = {**settings.model_dump(mode="json"), "train": None if train is None else os.fspath(train)}
+    return probe
+
+
+def _settings(kind: str, folder: str | os.PathLike[str] | None, keys: Mapping[str, Any]) -> Any:
+    """The settings of a data set."""
+    kinds = {**FAMILIES, **SETS}
     if kind not in kinds:
         raise ClipError(f"There is no data set {kind!r}; choose one of {', '.join(sorted(kinds))}.")
-    given = {"kind": kind} | ({} if folder is None else {"folder": os.fspath(folder)}) | keys
+    given = {"kind": kind, **({} if folder is None else {"folder": os.fspath(folder)}), **keys}
     try:
-        settings = kinds[kind].model_validate(given)
+        return kinds[kind].model_validate(given)
     except ValidationError as error:
         raise ClipError(f"The data set {kind}: {setting_error(error, kinds[kind])}") from error
-    if kind in SETS:
-        return ZeroShot(settings.labelled())
-    if kind in SENTENCES:
-        return SentencePairs(settings.sentences())
-    return Retrieval(settings.open(0))
 
 
 def evaluate(
-    data: str | Task,
+    data: str | Task | Callable[[], Task],
     model: str | os.PathLike[str] = "shapes",
     *,
     folder: str | os.PathLike[str] | None = None,
@@ -88,13 +136,14 @@ def evaluate(
     fault_share: float = 0.01,
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
+    plot: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress = quiet,
 ) -> Evaluation:
     """Score a model on a data set.
 
     Args:
-        data: the name of a published data set, or a task.
+        data: the name of a published data set, a task, or what opens one.
         model: a model's name, a weights file, or a folder with one.
         folder: of the data set's files.
         keys: the other keys that a recipe would give the data set.
@@ -107,6 +156,7 @@ def evaluate(
         seed: of confidence intervals, and of the halves that calibration is fitted to and judged on.
         output: a folder for report, figures and a row for each sample. It keeps the features of pictures: a run that is
             interrupted goes on there, and one with other prompts encodes no picture again.
+        plot: a file for a picture of the scores.
         force: replace a report that is there.
         progress: told of every batch.
 
@@ -117,9 +167,11 @@ def evaluate(
     for name in names:
         if name is not None:
             backends.get(name)  # before the work, not in the middle of it
-    if output is not None:
-        report.check(output, force)
-    task = task_of(data, folder, **(keys or {})) if isinstance(data, str) else data
+    task = data
+    if callable(task):
+        task = task()
+    elif isinstance(task, str):
+        task = task_of(task, folder, **(keys or {}))
     file = weights_file(model)[0]
     digests = {path.name: files.sha256(path) for path in files_of(file)}
     encoded: dict[str, Encoded] = {}
@@ -137,11 +189,12 @@ def evaluate(
         }
         encoder = Encoder(
             loaded.model,
+            loaded.model.tokenizer,
             batch_size,
             workers,
             limit,
             fault_share,
-            lambda pictures, made_by=provenance: _store(output, made_by, pictures),
+            partial(_store, output, provenance),
             progress,
         )
         encoded[loaded.model.backend] = task.encode(encoder)
@@ -149,17 +202,18 @@ def evaluate(
     agreed = _agreements(task, encoded) if len(encoded) > 1 else {}
     result = {
         "format": FORMAT,
-        "data": ({"kind": data} if isinstance(data, str) else {}) | dict(keys or {}) | task.description,
+        "data": {**task.settings, **task.description},
         "model": {"name": loaded.name, "files": digests, "assumed": list(loaded.assumed)},
         "precision": precision,
         "limit": limit,
         "seed": seed,
         "versions": _versions(*encoded),
-        "results": {name: found.to_dict() | {"faults": encoded[name].faults} for name, found in scores.items()},
+        "results": {
+            name: found.to_dict() | dict(encoded[name].chosen) | {"faults": encoded[name].faults}
+            for name, found in scores.items()
+        },
         "agreement": {name: found.to_dict() for name, found in agreed.items()},
     }
-    if output is not None:
-        report.write(output, result, scores, agreed, replace=force)
     return Evaluation(result, scores, agreed)
 
 

@@ -9,7 +9,6 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ import backends
 import clip
 import converters
 from clip.command import main
-from clip_core.evaluation import shapes
 from clip_core.training.recipe import Recipe
 from converters import ModelFile
 from tests.models import VIT, sample_weights
@@ -41,6 +39,7 @@ YAML = [text for kind, text in BLOCKS if kind == "yaml"]
 
 # What a command gets besides, so that it ends in seconds, and the test that runs it in full.
 SHORTENED = {
+    "clip evaluate shapes": ["--pictures-per-class", "1", "--limit", "40"],
     "clip train -c configs/shapes.yaml": ["--steps", "1"],  # tests/clip/test_torch_train.py trains, stops and resumes
     # tests/clip/test_train_anywhere.py trains in one framework and resumes in another.
     "clip train -c configs/shapes.yaml --backend paddle --steps 20 --output runs/paddle": ["--steps", "1"],
@@ -104,7 +103,6 @@ def test_parts_of_recipes(block):
 
 @pytest.mark.parametrize("block", SHELL)
 def test_commands(block, checkout, monkeypatch, capsys):
-    monkeypatch.setattr(shapes, "evaluate", partial(shapes.evaluate, pictures_per_class=1, captions=40))
     served = checkout / "served" / "ViT-B-32.pt"
     served.parent.mkdir()
     converters.write(ModelFile(sample_weights(VIT), VIT), served)

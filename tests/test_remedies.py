@@ -69,7 +69,7 @@ def test_commands():
 
 def test_options():
     commands = [typer.main.get_command(app)]
-    for each in commands:
+    for each in commands:  # groups add their own at the end
         commands += getattr(each, "commands", {}).values()
     options = {option for each in commands for parameter in each.params for option in parameter.opts}
     of_others = {"--upgrade", "--no-deps"}  # of pip

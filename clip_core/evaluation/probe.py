@@ -1,18 +1,18 @@
 """Linear probes: a logistic regression on the features of pictures (paper, section 3.2 and appendix A).
 
-scikit-learn fits it, with L-BFGS. Its C is searched from 1e-6 to 1e6 on pictures that are held out of the training
-pictures: first in steps of a factor of 100, then in ever smaller ones around the best, down to 8 steps per factor of 10.
+scikit-learn fits it, with L-BFGS. Its C is searched from 1e-6 to 1e6, on pictures that are held out of the training
+pictures: first in steps of a factor of 100, then in ever smaller ones around the best, down to 8 per factor of 10.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_core.errors import BackendMissing, ClipError
+from clip_core.errors import ClipError
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -28,22 +28,22 @@ def check_library() -> None:
     """Import scikit-learn.
 
     Raises:
-        BackendMissing: it is not installed.
+        ClipError: it is not installed.
     """
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise BackendMissing(
+        raise ClipError(
             f"A linear probe needs scikit-learn ({error}); install it with: pip install 'triclip[probe]'."
         ) from error
 
 
-def chosen(labels: np.ndarray, classes: int, shots: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def chosen(labels: np.ndarray, classes: Sequence[str], shots: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Which pictures a probe is fitted to while C is searched, and which ones judge it: int64 numbers of each.
 
     Args:
         labels: int64 [n], the class of each training picture.
-        classes: their number.
+        classes: their names.
         shots: pictures of each class to fit to, and up to `FEW_HELD_OUT` others to judge; None: all pictures, of which
             the share `HELD_OUT` judges.
         seed: of the choice.
@@ -53,14 +53,14 @@ def chosen(labels: np.ndarray, classes: int, shots: int | None, seed: int) -> tu
     """
     generator = np.random.default_rng(seed)
     fit, judge = [], []
-    for number in range(classes):
+    for number, name in enumerate(classes):
         own = generator.permutation(np.flatnonzero(labels == number))
         held_out = max(1, round(HELD_OUT * len(own))) if shots is None else min(shots, FEW_HELD_OUT)
         count = len(own) - held_out if shots is None else shots
         if count < 1 or len(own) < count + held_out:
             needed = 2 if shots is None else count + held_out
             raise ClipError(
-                f"Class {number} has {len(own)} training pictures, and a probe needs {needed}; give more pictures"
+                f"The class {name!r} has {len(own)} training pictures, and a probe needs {needed}; give more pictures"
                 + ("." if shots is None else ", or fewer --shots.")
             )
         fit.append(own[:count])
@@ -69,7 +69,7 @@ def chosen(labels: np.ndarray, classes: int, shots: int | None, seed: int) -> tu
 
 
 def search(accuracy: Callable[[float], float]) -> float:
-    """The C of the highest ``accuracy``, the smallest of several; some 25 values are tried.
+    """The C of the highest ``accuracy``, the smallest of several; some 15 values are tried.
 
     The search takes the accuracy to rise and fall once.
     """
@@ -98,14 +98,14 @@ def fit(features: np.ndarray, labels: np.ndarray, regularization: float) -> Logi
 
 
 def probe(
-    features: np.ndarray, labels: np.ndarray, classes: int, shots: int | None = None, seed: int = 0
+    features: np.ndarray, labels: np.ndarray, classes: Sequence[str], shots: int | None = None, seed: int = 0
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """A linear probe of training features.
 
     Args:
         features: float32 [n, d], not normalised.
         labels: int64 [n].
-        classes: their number.
+        classes: their names.
         shots: as for `chosen`.
         seed: of the choice of pictures.
 
@@ -117,12 +117,17 @@ def probe(
         ClipError: as `chosen`.
     """
     of_fit, of_judge = chosen(labels, classes, shots, seed)
-    best = search(lambda value: fit(features[of_fit], labels[of_fit], value).score(features[of_judge], labels[of_judge]))
+
+    def accuracy(value: float) -> float:
+        fitted = fit(features[of_fit], labels[of_fit], value)
+        return float(fitted.score(features[of_judge], labels[of_judge]))
+
+    best = search(accuracy)
     # Few shots are what they are said to be; otherwise the pictures that have judged are worth fitting to as well.
     last = of_fit if shots is not None else np.arange(len(labels))
     fitted = fit(features[last], labels[last], best)
     weights, bias = fitted.coef_, fitted.intercept_
-    if classes == 2:  # of which scikit-learn has the difference of the logits alone
+    if len(classes) == 2:  # of which scikit-learn has the difference of the logits alone
         weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
     chosen_here = {"C": best, "fitted_pictures": len(last), "held_out_pictures": len(of_judge)}
     return np.concatenate([weights, bias[:, None]], axis=1).astype(np.float32), chosen_here

@@ -1,23 +1,19 @@
-"""How well a model knows the `shapes` world: combinations it never saw, and full descriptions among many."""
+"""What the `shapes` world is tested with: pictures of combinations that training never shows, and described scenes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from clip_core.backend import Model
-from clip_core.data.example import fingerprint_of
+from clip_core.data.example import Photograph, fingerprint_of
 from clip_core.data.shapes import (
-    HELD_OUT,
     KINDS,
     RADII,
     TEXTURES,
-    TRAINED,
     Kind,
     Scene,
     Thing,
@@ -26,10 +22,6 @@ from clip_core.data.shapes import (
     random_for,
     random_scene,
 )
-from clip_core.evaluation.retrieval import ranks, recall_at
-from clip_core.evaluation.zero_shot import class_features, image_features, text_features
-from clip_core.preprocess import pixels
-from clip_core.text.tokenizer import Tokenizer
 
 PROMPT = "a photo of {}"
 
@@ -75,44 +67,28 @@ class SingleThings:
         return fingerprint_of(self.purpose, str(self.kinds), [self.seed, self.pictures_per_class])
 
 
-def evaluate(
-    model: Model, tokenizer: Tokenizer, pictures_per_class: int = 50, captions: int = 500, seed: int = 0
-) -> dict[str, Any]:
-    """Score ``model`` on pictures drawn for the test, none of which is in any training set.
+class Scenes:
+    """Drawn scenes with their descriptions, all distinct, of trained and held-out combinations."""
 
-    Returns:
-        ``held_out_top1``: share of single things of a `HELD_OUT` shape and colour that are put into their own class,
-        out of ``held_out_classes``: every shape in every colour. ``trained_top1``: the same for combinations that
-        training shows. ``image_to_text_recall_at_1`` and ``text_to_image_recall_at_1``: share of pictures whose own
-        full description is the nearest of ``captions`` distinct ones, and the other way; trained and held-out
-        combinations both occur. ``held_out_pictures``: number of pictures behind the first score.
-    """
-    tower = model.architecture.image
-    held_out = SingleThings(HELD_OUT, "held out", pictures_per_class, seed)
-    trained = SingleThings(TRAINED, "trained", pictures_per_class, seed)
-    classes = class_features(model, tokenizer, held_out.prompts)
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self._numbers: dict[str, int] = {}  # description -> the number of its scene among all that the seed gives
+        self._seed, number = seed, 0
+        while len(self._numbers) < count:
+            random = random_for("retrieval", seed, number)
+            self._numbers.setdefault(describe(random_scene(random, KINDS)), number)
+            number += 1
+        self._descriptions = list(self._numbers)
 
-    def accuracy(things: SingleThings) -> float:
-        pictures, labels = zip(*(things[index] for index in range(len(things))))
-        features = image_features(model, pixels(pictures, tower.resolution, tower.pixels))
-        return recall_at(1, ranks(features, classes, np.array(labels)[:, None]))
+    def __len__(self) -> int:
+        return len(self._descriptions)
 
-    descriptions: dict[str, Image.Image] = {}
-    index = 0
-    while len(descriptions) < captions:
-        random = random_for("retrieval", seed, index)
-        scene = random_scene(random, KINDS)
-        if describe(scene) not in descriptions:
-            descriptions[describe(scene)] = draw(scene, random)
-        index += 1
-    texts = text_features(model, tokenizer, list(descriptions))
-    images = image_features(model, pixels(list(descriptions.values()), tower.resolution, tower.pixels))
-    return {
-        "held_out_top1": accuracy(held_out),
-        "held_out_classes": len(KINDS),
-        "held_out_pictures": len(held_out),
-        "trained_top1": accuracy(trained),
-        "image_to_text_recall_at_1": recall_at(1, ranks(images, texts)),
-        "text_to_image_recall_at_1": recall_at(1, ranks(texts, images)),
-        "captions": captions,
-    }
+    def __getitem__(self, index: int) -> Photograph:
+        description = self._descriptions[index]
+        random = random_for("retrieval", self._seed, self._numbers[description])
+        return Photograph(draw(random_scene(random, KINDS), random), (description,))
+
+    def fingerprint(self) -> str:
+        return fingerprint_of("scenes", [self._seed, len(self)])
+
+    def captions(self) -> Iterator[str]:
+        return iter(self._descriptions)

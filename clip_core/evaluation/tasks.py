@@ -5,9 +5,11 @@ Features are kept apart from scores, so that several backends can be scored on t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,21 +28,25 @@ from clip_core.evaluation.features import (
     encode_texts,
     quiet,
 )
-from clip_core.evaluation.sentences import Sentences
+from clip_core.evaluation.probe import check_library, probe
 from clip_core.evaluation.scores import (
+    RetrievalScores,
     Scores,
+    ZeroShotScores,
     retrieval_scores,
-    sentence_scores,
     zero_shot_scores,
 )
 from clip_core.evaluation.sets.labelled import Labelled
 from clip_core.similarity import normalize
+from clip_core.text.tokenizer import Tokenizer
+
 
 @dataclass(frozen=True)
 class Encoder:
     """How a task encodes its data with one model."""
 
     model: Model
+    tokenizer: Tokenizer
     batch_size: int = BATCH
     workers: int | None = None
     limit: int | None = None
@@ -48,12 +54,16 @@ class Encoder:
     store: Callable[[str], Store | None] = lambda fingerprint: None
     progress: Progress = quiet
 
-    def pictures(self, pictures: Pictures, fingerprint: str) -> PictureFeatures:
-        """The features of a set of pictures, as `encode_pictures` gives them."""
+    def pictures(self, pictures: Pictures, fingerprint: str, limit: int | None = None) -> PictureFeatures:
+        """The features of a set of pictures, as `encode_pictures` gives them.
+
+        Args:
+            limit: of these pictures; by default the one of all.
+        """
         return encode_pictures(
             self.model,
             pictures,
-            limit=self.limit,
+            limit=limit or self.limit,
             batch_size=self.batch_size,
             workers=self.workers,
             fault_share=self.fault_share,
@@ -63,9 +73,7 @@ class Encoder:
 
     def texts(self, texts: Sequence[str], what: str, truncate: bool = False) -> np.ndarray:
         """The features of texts, as `encode_texts` gives them."""
-        return encode_texts(
-            self.model, self.model.tokenizer, texts, truncate=truncate, what=what, progress=self.progress
-        )
+        return encode_texts(self.model, self.tokenizer, texts, truncate=truncate, what=what, progress=self.progress)
 
 
 @dataclass(frozen=True)
@@ -74,15 +82,21 @@ class Encoded:
 
     features: Mapping[str, np.ndarray]  # unit float32 [n, d] by name, and what else scores depend on
     faults: Mapping[str, str] = field(default_factory=dict)  # what is left out -> why
+    chosen: Mapping[str, Any] = field(default_factory=dict)  # what was found out on the way, as plain data for JSON
 
 
-class Task(Protocol):
+class Task(ABC):
     """Data, and what a model is scored by on it."""
 
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """What the data was chosen by, for reports: the keys of a data set in a recipe."""
+
     @property
+    @abstractmethod
     def description(self) -> dict[str, Any]:
         """What the data is, as plain data for JSON."""
 
+    @abstractmethod
     def encode(self, encoder: Encoder) -> Encoded:
         """Encode the data with a model.
 
@@ -90,6 +104,7 @@ class Task(Protocol):
             ClipError: too much of it cannot be used, or the model cannot encode it.
         """
 
+    @abstractmethod
     def score(self, encoded: Encoded, logit_scale: float, seed: int) -> Scores:
         """The scores of one model.
 
@@ -101,11 +116,12 @@ class Task(Protocol):
             ClipError: there is too little data for scores.
         """
 
+    @abstractmethod
     def choices(self, encoded: Encoded) -> dict[str, Choices]:
         """What one model chooses, to be compared with what it chooses in another backend."""
 
 
-class ZeroShot:
+class ZeroShot(Task):
     """Pictures with classes: each picture is put into the class that is nearest to it (paper, section 3.1)."""
 
     def __init__(self, labelled: Labelled) -> None:
@@ -124,7 +140,7 @@ class ZeroShot:
         prompts = self.labelled.prompts
         of_prompts = encoder.texts([prompt for of_class in prompts for prompt in of_class], "prompts")
         classes = means(of_prompts, [len(of_class) for of_class in prompts])
-        found = encoder.pictures(_WithoutClasses(self.labelled), self.labelled.fingerprint())
+        found = encoder.pictures(OfLabelled(self.labelled), self.labelled.fingerprint())
         return Encoded(
             {"images": normalize(found.features), "classes": classes, "indices": found.indices},
             {self.labelled.name(index): fault for index, fault in found.faults.items()},
@@ -141,7 +157,68 @@ class ZeroShot:
         return {"class": choices(encoded.features["images"], encoded.features["classes"])}
 
 
-class Retrieval:
+class Probe(Task):
+    """Pictures with classes: a linear probe of training pictures puts each of the others into a class.
+
+    Args:
+        train: the pictures that the probe is fitted to.
+        test: those that are scored, of the same classes.
+        shots: training pictures of each class; by default all.
+        seed: of their choice, and of those that are held out.
+
+    Raises:
+        ClipError: the classes differ, or scikit-learn is not installed.
+    """
+
+    def __init__(self, train: Labelled, test: Labelled, shots: int | None = None, seed: int = 0) -> None:
+        check_library()
+        if list(train.classes) != list(test.classes):
+            other = next(iter(set(train.classes) ^ set(test.classes)), "none")
+            raise ClipError(
+                f"The training pictures have {len(train.classes)} classes and the others {len(test.classes)}, or other "
+                f"ones, such as {other!r}; give two parts of one data set."
+            )
+        self.train, self.test, self.shots, self.seed = train, test, shots, seed
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {
+            "pictures": len(self.test),
+            "training_pictures": len(self.train),
+            "classes": len(self.test.classes),
+            "shots": self.shots,
+            "fingerprint": self.test.fingerprint(),
+            "training_fingerprint": self.train.fingerprint(),
+        }
+
+    def encode(self, encoder: Encoder) -> Encoded:
+        train = encoder.pictures(OfLabelled(self.train), self.train.fingerprint(), len(self.train))
+        test = encoder.pictures(OfLabelled(self.test), self.test.fingerprint())
+        labels = self.train.labels[train.indices]
+        encoder.progress("fits of the probe", 0, 1, 0)
+        weights, chosen = probe(train.features, labels, self.train.classes, self.shots, self.seed)
+        encoder.progress("fits of the probe", 1, 1, 0)
+        faults = {self.train.name(index): fault for index, fault in train.faults.items()}
+        return Encoded(
+            {
+                "images": np.concatenate([test.features, np.ones((len(test.features), 1), np.float32)], axis=1),
+                "classes": weights,
+                "indices": test.indices,
+            },
+            faults | {self.test.name(index): fault for index, fault in test.faults.items()},
+            chosen,
+        )
+
+    def score(self, encoded: Encoded, logit_scale: float, seed: int) -> ZeroShotScores:
+        features = encoded.features
+        labels = self.test.labels[features["indices"]]
+        return zero_shot_scores(features["images"], features["classes"], labels, self.test.classes, 1.0, seed=seed)
+
+    def choices(self, encoded: Encoded) -> dict[str, Choices]:
+        return {"class": choices(encoded.features["images"], encoded.features["classes"])}
+
+
+class Retrieval(Task):
     """Pictures with captions: each is to find the other among all; captions that are too long are cut.
 
     Captions of the same tokens are one text, which is right for all their pictures.
@@ -155,12 +232,12 @@ class Retrieval:
         return {"pictures": len(self.source), "fingerprint": self.source.fingerprint()}
 
     def encode(self, encoder: Encoder) -> Encoded:
-        found = encoder.pictures(_WithoutCaptions(self.source), self.source.fingerprint())
+        found = encoder.pictures(OfExamples(self.source), self.source.fingerprint())
         captions = [self.source[int(index)].caption for index in found.indices]
         of_picture = [(caption,) if isinstance(caption, str) else caption for caption in captions]
         texts = [caption for own in of_picture for caption in own]
         length = encoder.model.architecture.text.context_length
-        tokens = encoder.model.tokenizer.tokenize(texts, length, truncate=True)
+        tokens = encoder.tokenizer.tokenize(texts, length, truncate=True)
         _, first, text_of = np.unique(tokens, axis=0, return_index=True, return_inverse=True)
         return Encoded(
             {
@@ -183,31 +260,6 @@ class Retrieval:
         return {"caption of a picture": choices(images, texts), "picture of a caption": choices(texts, images)}
 
 
-class SentencePairs:
-    """Pairs of sentences that people have judged: how the cosines go with the judgements."""
-
-    def __init__(self, sentences: Sentences) -> None:
-        self.sentences = sentences
-
-    @property
-    def description(self) -> dict[str, Any]:
-        return {"pairs": len(self.sentences.gold), "fingerprint": self.sentences.fingerprint()}
-
-    def encode(self, encoder: Encoder) -> Encoded:
-        count = len(self.sentences.gold) if encoder.limit is None else min(encoder.limit, len(self.sentences.gold))
-        both = [*self.sentences.first[:count], *self.sentences.second[:count]]
-        features = encoder.texts(both, "sentences", truncate=True)
-        return Encoded({"first": features[:count], "second": features[count:]})
-
-    def score(self, encoded: Encoded, logit_scale: float, seed: int) -> SentenceScores:
-        first, second = encoded.features["first"], encoded.features["second"]
-        return sentence_scores((first * second).sum(axis=1), self.sentences.gold[: len(first)], seed=seed)
-
-    def choices(self, encoded: Encoded) -> dict[str, Choices]:
-        """The nearest of all second sentences for each first one."""
-        return {"second sentence": choices(encoded.features["first"], encoded.features["second"])}
-
-
 def means(features: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     """The mean of the unit features [n, d] of each of c groups, made unit again: [c, d].
 
@@ -218,7 +270,7 @@ def means(features: np.ndarray, counts: Sequence[int]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _WithoutClasses:
+class OfLabelled:
     """The pictures of a set with classes."""
 
     labelled: Labelled
@@ -231,7 +283,7 @@ class _WithoutClasses:
 
 
 @dataclass(frozen=True)
-class _WithoutCaptions:
+class OfExamples:
     """The pictures of a source with captions."""
 
     source: Source
@@ -240,5 +292,4 @@ class _WithoutCaptions:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Image.Image:
-        example = self.source[index]
-        return example.picture
+        return self.source[index].picture

@@ -15,7 +15,6 @@ import converters
 from clip_core.data.families import Shapes
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
-from clip_core.evaluation.shapes import evaluate
 from clip_core.initialize import initialize
 from clip_core.naming import Weights
 from clip_core.pixels import DEVIATION, MEAN
@@ -28,6 +27,7 @@ from clip_core.training.trainable import with_initial_scale
 from tests.data.numbered import SMALL, STEP, TOKENIZER, write_picture
 from tests.requested import load_backend
 from tests.training.tiny import TINY, tiny_data, tiny_recipe, tiny_trainer
+from tests.world import known
 
 PACKAGED = Path(clip_core.__file__).parent / "resources" / "shapes.safetensors"
 
@@ -367,7 +367,7 @@ class Guessing:
 def test_held_out_combinations_score_as_in_the_evaluation_of_shapes():
     zero_shot = {"kind": "shapes", "pictures_per_class": 15}
     found = Evaluator(recipe(zero_shot=zero_shot), TOKENIZER)(Training(Guessing()))["held_out_top1"]
-    assert found == evaluate(Guessing(), TOKENIZER, pictures_per_class=15, captions=1)["held_out_top1"]
+    assert found == known(Guessing(), TOKENIZER, pictures_per_class=15, scenes=2)["held_out_top1"]
     assert 0 < found < 0.1
 
 

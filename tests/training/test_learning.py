@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from clip_core.architecture import Architecture
-from clip_core.evaluation.shapes import evaluate
 from clip_core.initialize import initialize
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
@@ -13,6 +12,7 @@ from clip_core.training.loop import train
 from clip_core.training.recipe import Recipe
 from clip_core.training.run_log import EVALUATION, read_metrics
 from clip_core.training.trainable import with_initial_scale
+from tests.world import known
 
 # Share of 200 pictures that find their own description among 200; chance is 0.005. Measured 0.70 after 600 steps, and
 # 0.64 to 0.70 after 500 steps from several initial values.
@@ -46,7 +46,7 @@ def test_a_tiny_model_learns_shapes(framework, tokenizer, tmp_path):
     outcome = train(recipe, trainer, recipe.data.source.open(recipe.training.seed), tokenizer, tmp_path / "run")
     assert outcome.step == STEPS
 
-    scores = evaluate(model, tokenizer, pictures_per_class=20, captions=200)
+    scores = known(model, tokenizer, pictures_per_class=20, scenes=200)
     (evaluation,) = read_metrics(tmp_path / "run", EVALUATION)
     assert evaluation == {"step": STEPS, "held_out_top1": scores["held_out_top1"], "faults": 0}
     assert scores["image_to_text_recall_at_1"] > RECALL

@@ -135,6 +135,33 @@ class LabelledPictures:
         return fingerprint_of(self._pictures.fingerprint(), self._labels, Texts(self.classes))
 
 
+class Part:
+    """Some pictures of a set, of the classes that have pictures in it.
+
+    Args:
+        places: int64 [n], their numbers in the set.
+    """
+
+    def __init__(self, whole: Labelled, places: np.ndarray) -> None:
+        used, labels = np.unique(whole.labels, return_inverse=True)
+        self._whole, self._places = whole, places
+        self.classes = [whole.classes[number] for number in used]
+        self.prompts = [whole.prompts[number] for number in used]
+        self.labels = labels.reshape(-1)[places]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self._whole[int(self._places[index])][0], int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return self._whole.name(int(self._places[index]))
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._whole.fingerprint(), self._places)
+
+
 class Files:
     """Picture files, by their paths below a folder."""
 
