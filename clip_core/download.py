@@ -164,21 +164,18 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class _Timely(io.RawIOBase):
-    """The bytes of a connection, until a moment that whoever reads them sets anew."""
+class Timely(io.RawIOBase):
+    """The bytes of a connection until ``deadline``, a moment of ``time.monotonic`` that may be set anew."""
 
-    def __init__(self, raw: Any):
+    def __init__(self, raw: Any, deadline: float):
         self._raw = raw
-        self.extend()
-
-    def extend(self) -> None:
-        self._deadline = time.monotonic() + TIMEOUT
+        self.deadline = deadline
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > self.deadline:
             raise TimeoutError("the answer does not go on")
         return self._raw.readinto(buffer)
 
@@ -196,11 +193,11 @@ class _Answer(http.client.HTTPResponse):
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
-        self._timely = _Timely(self.fp.detach())
+        self._timely = Timely(self.fp.detach(), time.monotonic() + TIMEOUT)
         self.fp = io.BufferedReader(self._timely)
 
     def read1(self, n: int = -1) -> bytes:
-        self._timely.extend()
+        self._timely.deadline = time.monotonic() + TIMEOUT
         return super().read1(n)
 
 

@@ -20,7 +20,8 @@ import io
 import os
 import re
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,14 +68,40 @@ def open_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
             ``ImageFile.LOAD_TRUNCATED_IMAGES``, which is respected).
     """
     name, data = _read(source)
+    with _one_sentence(name, data):
+        image = _undecoded(name, data)
+        image.load()
+    return in_eight_bits(image, name)
+
+
+def image_size(source: str | Path | bytes) -> tuple[int, int]:
+    """Width and height of a picture, as its header states them; what comes after the header may be damaged.
+
+    Raises:
+        ImageError: as `open_image` does before it decodes.
+    """
+    name, data = _read(source)
+    with _one_sentence(name, data):
+        return _undecoded(name, data).size
+
+
+def _undecoded(name: str, data: bytes) -> Image.Image:
     if not data:
         raise ImageError(f"{name} is empty; give a picture ({', '.join(FORMATS)}).")
+    image = Image.open(io.BytesIO(prepared(data, MAX_PIXELS)), formats=FORMATS)
+    check_size(*image.size, MAX_PIXELS)
+    if image.tile and image.tile[0][0] in _SLOW_DECODERS:
+        check_size(*image.size, MAX_SLOW_PIXELS, " of such a BMP or PNM file", "save it as PNG")
+    return image
+
+
+@contextmanager
+def _one_sentence(name: str, data: bytes) -> Iterator[None]:
+    """Turn whatever the decoders raise for the picture into an `ImageError`."""
     try:
-        image = Image.open(io.BytesIO(prepared(data, MAX_PIXELS)), formats=FORMATS)
-        check_size(*image.size, MAX_PIXELS)
-        if image.tile and image.tile[0][0] in _SLOW_DECODERS:
-            check_size(*image.size, MAX_SLOW_PIXELS, " of such a BMP or PNM file", "save it as PNG")
-        image.load()
+        yield
+    except ImageError:
+        raise
     except Refusal as error:
         raise ImageError(f"{name} {error}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a limit that the program has set
@@ -89,7 +116,6 @@ def open_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
         raise ImageError(
             f"{name} cannot be decoded whole: {reason}; it is cut short or damaged, get the file again."
         ) from error
-    return in_eight_bits(image, name)
 
 
 def in_eight_bits(image: Image.Image, name: str) -> Image.Image:

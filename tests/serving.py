@@ -1,4 +1,4 @@
-"""Official weights from a server of the test's own."""
+"""Servers of the test's own: official weights, pictures of strangers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from hashlib import sha256
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -26,6 +26,20 @@ class Served(NamedModel):
     @property
     def url(self) -> str:
         return f"{self.address}/{self.file}"
+
+
+@contextmanager
+def running(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on this machine, which runs until the block ends."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @contextmanager
@@ -49,15 +63,49 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
                 def log_message(self, *_) -> None:
                     pass
 
-            server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(file.parent)))
-            thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            stack.callback(server.server_close)
-            stack.callback(thread.join)
-            stack.callback(server.shutdown)
-            monkeypatch.setattr(Served, "address", f"http://127.0.0.1:{server.server_port}")
+            address = stack.enter_context(running(partial(Handler, directory=str(file.parent))))
+            monkeypatch.setattr(Served, "address", address)
             served = Served(name, architecture, file.name, digest or sha256(file.read_bytes()).hexdigest())
             monkeypatch.setitem(MODELS, name, served)
             return asked
 
         yield start
+
+
+class Pictures:
+    """What a server of strangers answers: content by path, or a function that is given the request.
+
+    Attributes:
+        asked: the paths of all requests so far.
+    """
+
+    def __init__(self, answers: dict[str, bytes | Callable[[BaseHTTPRequestHandler], None]]):
+        self.answers = answers
+        self.asked: list[str] = []
+        pictures = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                pictures.asked.append(self.path)
+                found = pictures.answers.get(self.path)
+                if callable(found):
+                    found(self)
+                else:
+                    answer(self, 404 if found is None else 200, found or b"")
+
+            def log_message(self, *_) -> None:
+                pass
+
+        self.handler = Handler
+
+
+def answer(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: object) -> None:
+    """Answer with a body and headers, of which ``Content_Length`` may be another than the body's."""
+    handler.close_connection = True
+    handler.send_response(status)
+    for name, value in ({"Content_Length": len(body)} | headers).items():
+        handler.send_header(name.replace("_", "-"), str(value))
+    handler.end_headers()
+    handler.wfile.write(body)
