@@ -18,6 +18,7 @@ import clip
 from clip.command import (
     classify,
     convert,
+    data,
     demo,
     download,
     evaluate,
@@ -58,6 +59,7 @@ for module in (models, inspect, convert, export, parity, classify, tokenize, dow
     app.command(module.__name__.rsplit(".", 1)[-1])(module.run)
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:
