@@ -154,7 +154,9 @@ def _reliability(axes: Axes, scores: ZeroShotScores) -> None:
     ):
         used = curve.counts > 0
         label = f"{name}: error {100 * curve.error:.1f} %"
-        axes.plot(curve.probability[used], curve.accuracy[used], "o-", color=colour, markersize=4, label=label)
+        axes.plot(curve.probability[used], curve.accuracy[used], color=colour, alpha=0.5, clip_on=False, label=label)
+        sizes = 12 + 150 * curve.counts[used] / curve.counts.sum()  # points squared
+        axes.scatter(curve.probability[used], curve.accuracy[used], sizes, color=colour, clip_on=False, zorder=3)
     axes.set(
         xlabel="probability of the class that is chosen", ylabel="share of right choices", xlim=(0, 1), ylim=(0, 1)
     )

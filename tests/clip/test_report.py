@@ -198,6 +198,21 @@ def test_every_aspect_has_a_picture(scores, names):
     assert 0.5 < (np.asarray(picture) == 255).mean() < 0.98
 
 
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda: zero_shot_scores(np.eye(2), np.eye(2), np.array([0, 1]), ["a", "b"], 100.0),
+        lambda: zero_shot_scores(np.eye(30), np.eye(30), np.arange(30), [""] * 30, 100.0),  # no mistake
+        lambda: retrieval_scores(np.eye(2), np.eye(2), [[0, 1], [0, 1]]),  # no foreign target
+        lambda: sentence_scores(np.array([0.3, 0.2]), np.array([1.0, 2.0])),
+    ],
+)
+def test_what_is_extreme_can_be_drawn(scores):
+    found = {"torch": scores()}
+    json.dumps(found["torch"].to_dict(), allow_nan=False)
+    assert all(figures.png(figure).startswith(b"\x89PNG") for figure in figures.figures(found, "title").values())
+
+
 def test_bars_are_the_scores():
     first = retrieved()
     second = replace(first, text_to_image=first.image_to_text)
