@@ -1,12 +1,17 @@
 """The functions of the network, each with its gradient: NumPy's BLAS on the CPU, NNabla's own on other contexts.
 
 NNabla's native ``affine``, ``transpose`` and ``layer_normalization`` run at about a tenth of the speed of BLAS on the
-CPU. On a GPU they are the fast ones, and a NumPy function would copy everything to the CPU and back.
+CPU. On a GPU they are the fast ones, and a NumPy function would copy everything to the CPU and back. A graph that is
+made for a file has NNabla's own functions, too (`for_a_file`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import prod
+from typing import TypeAlias
 
 import nnabla as nn
 import nnabla.functions as F
@@ -19,26 +24,59 @@ from clip_core.inputs import check_tokens
 from clip_core.towers.parts import TextTower
 
 Shape = tuple[int, ...]
+Pooled: TypeAlias = "int | nn.Variable"  # the position of a token, the same in all rows or one of each [n]
 Gradients = Sequence[np.ndarray | None]
+
+_for_a_file = ContextVar("for_a_file", default=False)
+
+
+@contextmanager
+def for_a_file() -> Iterator[None]:
+    """Let what this thread builds have NNabla's own functions alone, for NNabla's other runtimes know no others.
+
+    Nothing but inputs and parameters goes into such a graph, and no argument of a function but the first number of a
+    shape depends on the size of a batch.
+    """
+    token = _for_a_file.set(True)
+    try:
+        yield
+    finally:
+        _for_a_file.reset(token)
+
+
+def is_for_a_file() -> bool:
+    """Whether what is being built now is made for a file."""
+    return _for_a_file.get()
+
+
+def by_numpy() -> bool:
+    """Whether NumPy computes."""
+    return on_cpu() and not is_for_a_file()
 
 
 def linear(x: nn.Variable, weight: nn.Variable, bias: nn.Variable | None = None) -> nn.Variable:
     """[..., i] x [o, i] -> [..., o], plus [o]."""
-    if on_cpu():
+    if by_numpy():
         return Linear(transposed=True)(x, weight) if bias is None else Linear(transposed=True)(x, weight, bias)
+    if x.ndim == 2 and bias is None and is_for_a_file():  # as other runtimes want it, whose affine needs a parameter
+        return F.batch_matmul(x, weight, transpose_b=True)
     return F.affine(x, F.transpose(weight, (1, 0)), bias, base_axis=x.ndim - 1)
 
 
 def project(x: nn.Variable, matrix: nn.Variable) -> nn.Variable:
     """[..., i] x [i, o] -> [..., o]."""
-    return Linear(transposed=False)(x, matrix) if on_cpu() else F.affine(x, matrix, base_axis=x.ndim - 1)
+    return Linear(transposed=False)(x, matrix) if by_numpy() else F.affine(x, matrix, base_axis=x.ndim - 1)
 
 
 def layer_norm(x: nn.Variable, weight: nn.Variable, bias: nn.Variable, epsilon: float) -> nn.Variable:
     """Normalisation of the last axis of [..., d], then gain and offset [d]."""
-    if on_cpu():
+    if by_numpy():
         return LayerNorm(epsilon)(x, weight, bias)
     shape = (1,) * (x.ndim - 1) + weight.shape
+    if is_for_a_file():  # NNabla's C runtime has no function for it
+        x = x - mean(x, x.ndim - 1, keepdims=True)
+        x = x * (mean(x**2, x.ndim - 1, keepdims=True) + epsilon) ** -0.5
+        return x * F.reshape(weight, shape) + F.reshape(bias, shape)
     with nn.context_scope(single_precision(nn.get_current_context())):
         return F.layer_normalization(
             x, F.reshape(bias, shape), F.reshape(weight, shape), batch_axis=list(range(x.ndim - 1)), eps=epsilon
@@ -61,18 +99,31 @@ def batch_norm(
         mean, variance: running statistics [c], used as they are, or in training moved by those of the batch.
         momentum: the share of the batch in them.
     """
-    if training and on_cpu():
+    if training and by_numpy():
         return BatchNorm(mean, variance, momentum, epsilon)(x, weight, bias)
     shape = (1, *weight.shape, 1, 1)
-    # The running statistics are moved in place, so they must be variables rather than results of a function.
-    statistics = [value.reshape(shape, unlink=True) for value in (mean, variance)]
-    affine = [F.reshape(value, shape) for value in (bias, weight)]
-    return F.batch_normalization(x, *affine, *statistics, decay_rate=1 - momentum, eps=epsilon, batch_stat=training)
+    parameters = [F.reshape(value, shape) for value in (bias, weight)]
+    if (
+        training
+    ):  # the running statistics are moved in place, so they must be variables rather than results of a function
+        parameters += [value.reshape(shape, unlink=True) for value in (mean, variance)]
+    else:
+        parameters += [F.reshape(value, shape) for value in (mean, variance)]
+    return F.batch_normalization(x, *parameters, decay_rate=1 - momentum, eps=epsilon, batch_stat=training)
+
+
+def mean(x: nn.Variable, axis: int | tuple[int, ...], keepdims: bool = False) -> nn.Variable:
+    """The mean along some axes."""
+    if not is_for_a_file():
+        return F.mean(x, axis=axis, keepdims=keepdims)
+    axes = (axis,) if isinstance(axis, int) else axis
+    # NNabla's C runtime has no mean.
+    return F.sum(x, axis=axis, keepdims=keepdims) * (1 / prod(x.shape[one] for one in axes))
 
 
 def quick_gelu(x: nn.Variable) -> nn.Variable:
     """x * sigmoid(1.702 x)."""
-    return QuickGELU()(x) if on_cpu() else x * F.sigmoid(1.702 * x)
+    return QuickGELU()(x) if by_numpy() else x * F.sigmoid(1.702 * x)
 
 
 def gelu(x: nn.Variable) -> nn.Variable:
@@ -82,10 +133,10 @@ def gelu(x: nn.Variable) -> nn.Variable:
 
 def attend(q: nn.Variable, k: nn.Variable, v: nn.Variable, heads: int, mask: nn.Variable | None = None) -> nn.Variable:
     """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is 1 where seen."""
-    if on_cpu():
+    if by_numpy():
         return Attend(heads)(q, k, v) if mask is None else Attend(heads)(q, k, v, mask)
-    n, length, width = q.shape
-    q, k, v = (F.transpose(F.reshape(x, (n, -1, heads, width // heads)), (0, 2, 1, 3)) for x in (q, k, v))
+    length, (n, _, width) = q.shape[1], k.shape
+    q, k, v = (F.transpose(F.reshape(x, (*x.shape[:2], heads, width // heads)), (0, 2, 1, 3)) for x in (q, k, v))
     scores = F.batch_matmul(q * (width // heads) ** -0.5, k, transpose_b=True)  # [n, heads, q, l]
     if mask is not None:
         scores = scores + F.log(mask)  # 0 where seen, else -infinity
@@ -95,7 +146,7 @@ def attend(q: nn.Variable, k: nn.Variable, v: nn.Variable, heads: int, mask: nn.
 
 def embed_patches(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
     """Pixels [n, 3, r, r] convolved by [d, 3, p, p] without overlap -> [n, (r / p) ** 2, d]."""
-    if on_cpu():
+    if by_numpy():
         return EmbedPatches()(x, weight)
     x = F.convolution(x, weight, stride=weight.shape[2:])
     return F.transpose(F.reshape(x, (*x.shape[:2], -1)), (0, 2, 1))
@@ -103,7 +154,7 @@ def embed_patches(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
 
 def cut_patches(x: nn.Variable, size: int) -> nn.Variable:
     """Pixels [n, 3, r, r] -> [n, (r / size) ** 2, size * size * 3], each pixel of a patch as red, green and blue."""
-    if on_cpu():
+    if by_numpy():
         return CutPatches(size)(x)
     n, channels, height, width = x.shape
     x = F.reshape(x, (n, channels, height // size, size, width // size, size))
@@ -111,8 +162,8 @@ def cut_patches(x: nn.Variable, size: int) -> nn.Variable:
 
 
 def check_when_computed(tokens: nn.Variable, tower: TextTower) -> nn.Variable:
-    """The tokens themselves, checked by `usable_tokens` when they are known."""
-    return CheckTokens(tower)(tokens)
+    """The tokens themselves, checked by `usable_tokens` when they are known; those of a file are not checked."""
+    return tokens if is_for_a_file() else CheckTokens(tower)(tokens)
 
 
 def usable_tokens(array: np.ndarray, tower: TextTower) -> np.ndarray:
@@ -132,12 +183,57 @@ def usable_tokens(array: np.ndarray, tower: TextTower) -> np.ndarray:
 
 def end_of_text(tokens: nn.Variable, token: int) -> nn.Variable:
     """Where each row of [n, l] first has ``token``; NNabla's own functions, in half precision, take 49406 for 49407."""
+    if is_for_a_file():
+        return F.max(F.equal_scalar(tokens, token), axis=1, only_index=True)
     return EndOfText(token)(tokens)
 
 
-def pick(x: nn.Variable, positions: nn.Variable) -> nn.Variable:
-    """[n, l, d] at ``positions`` [n] -> [n, d]."""
-    if on_cpu():
+def causal_mask(length: int) -> nn.Variable:
+    """[1, 1, l, l], 1 where a token sees another: itself, and those in front of it."""
+    if is_for_a_file():
+        positions = F.arange(0, length)
+        return F.less_equal(F.reshape(positions, (1, 1, 1, length)), F.reshape(positions, (1, 1, length, 1)))
+    places = np.arange(length)
+    return nn.Variable.from_numpy_array((places <= places[:, None]).astype(np.float32)[None, None])
+
+
+def mask_until(positions: nn.Variable, length: int) -> nn.Variable:
+    """[n, 1, 1, l], 1 for the tokens up to ``positions`` [n]."""
+    n = positions.shape[0]
+    end = reshape(positions, (n, 1, 1, 1))
+    if is_for_a_file():
+        return F.less_equal(F.reshape(F.arange(0, length), (1, 1, 1, length)), end)
+    row = np.broadcast_to(np.arange(length), (n, 1, 1, length)).astype(np.float32)
+    return F.less_equal(nn.Variable.from_numpy_array(row), F.broadcast(end, (n, 1, 1, length)))
+
+
+def section(x: nn.Variable, start: int, stop: int, axis: int) -> nn.Variable:
+    """What is from ``start`` up to ``stop`` along one axis."""
+    behind = x.shape[axis + 1 :]
+    # Axes in front of those that are told stay whole, and so the batch does.
+    starts, stops = (start, *(0,) * len(behind)), (stop, *behind)
+    return F.slice(x, start=starts, stop=stops, step=(1,) * len(starts))
+
+
+def for_each(x: nn.Variable, token: nn.Variable) -> nn.Variable:
+    """[d] as a token for each row of [n, l, d] -> [n, 1, d]; [1, 1, d] for a file, whose attention repeats it."""
+    token = F.reshape(token, (1, 1, *token.shape))
+    return token if is_for_a_file() else F.broadcast(token, (x.shape[0], *token.shape[1:]))
+
+
+def put_in_front(x: nn.Variable, token: nn.Variable) -> nn.Variable:
+    """[n, l, d] with ``token`` [d] in front of each row -> [n, 1 + l, d]."""
+    if is_for_a_file():
+        first = F.pad(F.reshape(token, (1, 1, *token.shape)), (0, x.shape[1], 0, 0))
+        return F.pad(x, (1, 0, 0, 0)) + first
+    return F.concatenate(for_each(x, token), x, axis=1)
+
+
+def pick(x: nn.Variable, positions: Pooled) -> nn.Variable:
+    """[n, l, d] at ``positions`` -> [n, d]."""
+    if isinstance(positions, int):
+        return reshape(section(x, positions, positions + 1, axis=1), (x.shape[0], x.shape[2]))
+    if by_numpy():
         return Pick()(x, positions)
     n, length, width = x.shape
     # One-hot rows rather than indices: half precision cannot count the rows of a batch beyond 2048.
@@ -156,14 +252,14 @@ def reshape(x: nn.Variable, shape: Shape) -> nn.Variable:
 
 def take(x: nn.Variable, positions: nn.Variable) -> nn.Variable:
     """[n, l, d] at ``positions`` [n, k], all of them different in a row -> [n, k, d]."""
-    if on_cpu():
+    if by_numpy():
         return Take()(x, positions)
     return F.batch_matmul(F.one_hot(reshape(positions, (*positions.shape, 1)), (x.shape[1],)), x)
 
 
 def swap_axes(x: nn.Variable) -> nn.Variable:
     """[n, l, d] -> [n, d, l]."""
-    return SwapAxes()(x) if on_cpu() else F.transpose(x, (0, 2, 1))
+    return SwapAxes()(x) if by_numpy() else F.transpose(x, (0, 2, 1))
 
 
 def on_cpu() -> bool:

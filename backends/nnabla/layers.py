@@ -14,24 +14,29 @@ import nnabla.functions as F
 import numpy as np
 
 from backends.nnabla.functions import (
+    Pooled,
     Recomputed,
     attend,
     batch_norm,
+    causal_mask,
     check_when_computed,
     end_of_text,
     gelu,
+    is_for_a_file,
     layer_norm,
     linear,
+    mask_until,
     pick,
     quick_gelu,
     reshape,
+    section,
     swap_axes,
     take,
     usable_tokens,
 )
 from backends.nnabla.module import Module, buffer, empty
 from backends.nnabla.tensors import to_tensor
-from clip_core.backend import Observe
+from clip_core.backend import Observe, ignore
 from clip_core.noise import Noise, PatchNoise
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
@@ -142,7 +147,7 @@ def activate(x: nn.Variable, activation: Activation) -> nn.Variable:
 def chunk(x: nn.Variable, parts: int) -> list[nn.Variable]:
     """The last axis of [n, l, parts * d] in equal parts [n, l, d]."""
     width = x.shape[2] // parts
-    return [x[:, :, part * width : (part + 1) * width] for part in range(parts)]
+    return [section(x, part * width, (part + 1) * width, axis=2) for part in range(parts)]
 
 
 def ends_of(text: nn.Variable, tower: TextTower) -> tuple[nn.Variable, nn.Variable, int]:
@@ -174,6 +179,12 @@ def checked(text: nn.Variable, tower: TextTower) -> nn.Variable:
     return check_when_computed(text, tower)
 
 
+class Observed(Module):
+    """What tells of the stages of its computation. `CLIP.layers` gives copies of a model's parts an observer."""
+
+    observe: Observe = staticmethod(ignore)
+
+
 class Block(Module):
     """What is recomputed in one piece."""
 
@@ -189,13 +200,13 @@ class Block(Module):
         return x * to_tensor(self.noise.factors(part, x.shape))
 
 
-def run(block: Block, *inputs: nn.Variable | None) -> nn.Variable:
+def run(block: Block, *inputs: Any) -> nn.Variable:
     """``block(*inputs)``, which keeps its inputs only if it is recomputed."""
     if not block.recomputed or not nn.get_auto_forward():
         return block(*inputs)
     statistics = [variable for _, variable in block.named_parameters() if not variable.need_grad]
 
-    def compute(*inputs: nn.Variable | None) -> nn.Variable:
+    def compute(*inputs: Any) -> nn.Variable:
         # The first pass alone moves running statistics.
         before = [np.array(variable.data.get_data("r")) for variable in statistics]
         result = block(*inputs)
@@ -239,8 +250,8 @@ class Attention(Module):
         q, k, v = chunk(linear(x, self.in_proj_weight, self.in_proj_bias), 3)
         return self.out_proj(attend(q, k, v, self.heads, mask))
 
-    def forward_pooled(self, x: nn.Variable, pooled: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
-        """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
+    def forward_pooled(self, x: nn.Variable, pooled: Pooled, mask: nn.Variable | None) -> nn.Variable:
+        """[n, l, d] -> [n, d]: only the tokens at ``pooled`` ask."""
         n, _, width = x.shape
         x = self.forward_queries(reshape(pick(x, pooled), (n, 1, width)), x, mask)
         return reshape(x, (n, width))
@@ -248,6 +259,10 @@ class Attention(Module):
     def forward_queries(self, queries: nn.Variable, x: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
         """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
         weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.width
+        if is_for_a_file():  # the whole matrix, which is a parameter of the file, and not parts that are cut each time
+            q = chunk(linear(queries, weight, bias), 3)[0]
+            _, k, v = chunk(linear(x, weight, bias), 3)
+            return self.out_proj(attend(q, k, v, self.heads, mask))
         biases = (None, None) if bias is None else (bias[:width], bias[width:])
         q = linear(queries, weight[:width], biases[0])
         k, v = chunk(linear(x, weight[width:], biases[1]), 2)
@@ -286,8 +301,8 @@ class ResidualAttentionBlock(Block):
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
 
-    def __call__(self, x: nn.Variable, mask: nn.Variable | None, pooled: nn.Variable | None = None) -> nn.Variable:
-        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+    def __call__(self, x: nn.Variable, mask: nn.Variable | None, pooled: Pooled | None = None) -> nn.Variable:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` only the tokens at these positions, [n, d]."""
         if pooled is None:
             x = x + self.drop(self.attn(self.ln_1(x), mask), 0)
         else:
@@ -295,31 +310,28 @@ class ResidualAttentionBlock(Block):
         return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
 
-class Transformer(Module):
+class Transformer(Observed):
     """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
     def __init__(self, tower: TransformerFields, in_proj_bias: bool = True) -> None:
         self.resblocks = [ResidualAttentionBlock(tower, in_proj_bias) for _ in range(tower.layers)]
 
-    def __call__(self, x: nn.Variable, pooled: nn.Variable | None, causal: bool, observe: Observe) -> nn.Variable:
-        """[n, l, d] -> [n, d], the states at the positions ``pooled`` [n]; [n, l, d] where that is None."""
+    def __call__(self, x: nn.Variable, pooled: Pooled | None, causal: bool) -> nn.Variable:
+        """[n, l, d] -> [n, d], the states at the positions ``pooled``; [n, l, d] where that is None.
+
+        In a causal one, ``pooled`` is a position for each row.
+        """
         mask = last_mask = None
         if causal:
-            n, length, _ = x.shape
-            positions = np.arange(length)
-            mask = last_mask = to_tensor(
-                (positions <= positions[:, None]).astype(np.float32)[None, None]
-            )  # [1, 1, l, l]
+            mask = last_mask = causal_mask(x.shape[1])  # [1, 1, l, l]
             if pooled is not None:
-                row = to_tensor(np.broadcast_to(positions, (n, 1, 1, length)).astype(np.float32))
-                end = F.broadcast(reshape(pooled, (n, 1, 1, 1)), (n, 1, 1, length))
-                last_mask = F.less_equal(row, end)  # [n, 1, 1, l]
+                last_mask = mask_until(pooled, x.shape[1])  # [n, 1, 1, l]
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
             x = run(block, x, mask)
-            observe(f"resblocks.{index}", x)
+            self.observe(f"resblocks.{index}", x)
         x = run(last, x, last_mask, pooled)
-        observe(f"resblocks.{len(blocks)}", x)
+        self.observe(f"resblocks.{len(blocks)}", x)
         return x
 
 
@@ -332,8 +344,8 @@ class MixerBlock(Block):
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
 
-    def __call__(self, x: nn.Variable, pooled: nn.Variable | None = None) -> nn.Variable:
-        """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
+    def __call__(self, x: nn.Variable, pooled: Pooled | None = None) -> nn.Variable:
+        """[n, l, d] -> [n, l, d]; with ``pooled`` only the tokens at these positions, [n, d]."""
         channels = swap_axes(self.ln_1(x))  # [n, l, d] -> [n, d, l]
         mixed = swap_axes(self.token_mlp(channels))  # [n, d, l] -> [n, l, d]
         x = x + self.drop(mixed, 0)
@@ -342,18 +354,18 @@ class MixerBlock(Block):
         return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
 
-class Mixer(Module):
+class Mixer(Observed):
     """A stack of Mixer blocks that ends in the state of one token of each row."""
 
     def __init__(self, tower: MixerFields) -> None:
         self.resblocks = [MixerBlock(tower) for _ in range(tower.layers)]
 
-    def __call__(self, x: nn.Variable, pooled: nn.Variable, observe: Observe) -> nn.Variable:
-        """[n, l, d] -> [n, d], the state at the positions ``pooled`` [n]."""
+    def __call__(self, x: nn.Variable, pooled: Pooled) -> nn.Variable:
+        """[n, l, d] -> [n, d], the state at the positions ``pooled``."""
         *blocks, last = self.resblocks
         for index, block in enumerate(blocks):
             x = run(block, x)
-            observe(f"resblocks.{index}", x)
+            self.observe(f"resblocks.{index}", x)
         x = run(last, x, pooled)
-        observe(f"resblocks.{len(blocks)}", x)
+        self.observe(f"resblocks.{len(blocks)}", x)
         return x

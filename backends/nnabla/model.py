@@ -16,12 +16,12 @@ import nnabla.functions as F
 import numpy as np
 
 from backends.nnabla.functions import linear
-from backends.nnabla.layers import Block, normalize
+from backends.nnabla.layers import Block, Observed, normalize
 from backends.nnabla.module import SWITCHES, Module, empty, plain_errors
 from backends.nnabla.tensors import context_of, to_array, to_tensor
 from backends.nnabla.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
-from clip_core.backend import Observe, below, class_of, ignore
+from clip_core.backend import below, class_of
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.layouts import LAYOUTS
@@ -45,7 +45,7 @@ def evaluating(module: M) -> M:
     return twin
 
 
-class CLIP(Module):
+class CLIP(Observed):
     """Two towers into one space, in evaluation mode until ``train()`` is called.
 
     Several threads may use a model at once; only between their calls may its mode be changed, or its weights. NNabla
@@ -158,7 +158,7 @@ class CLIP(Module):
         length = self.architecture.text.context_length if context_length is None else context_length
         return self.tokenizer.tokenize(texts, length, truncate)
 
-    def encode_image(self, image: nn.Variable | np.ndarray, observe: Observe = ignore) -> nn.Variable:
+    def encode_image(self, image: nn.Variable | np.ndarray) -> nn.Variable:
         """Pixels float [n, 3, r, r] -> image features [n, d], not normalised.
 
         Raises:
@@ -169,11 +169,11 @@ class CLIP(Module):
         if image.shape[0] == 0:  # NNabla's functions stop the process at an empty batch
             return to_tensor(np.zeros((0, self.architecture.embed_dim), np.float32))
         with self._in_context():
-            features = self.visual(image, below("visual.", observe))
-        observe("image_features", features)
+            features = self.visual(image)
+        self.observe("image_features", features)
         return features
 
-    def encode_text(self, text: nn.Variable | np.ndarray, observe: Observe = ignore) -> nn.Variable:
+    def encode_text(self, text: nn.Variable | np.ndarray) -> nn.Variable:
         """Tokens int32 or int64 [n, context] -> text features [n, d], not normalised.
 
         Raises:
@@ -186,10 +186,10 @@ class CLIP(Module):
             return to_tensor(np.zeros((0, self.architecture.embed_dim), np.float32))
         with self._in_context():
             if self.architecture.text.at_root:
-                features = TEXT_TOWERS[self.tower.kind].__call__(self, text, observe)
+                features = TEXT_TOWERS[self.tower.kind].__call__(self, text)
             else:
-                features = self.text(text, below("text.", observe))
-        observe("text_features", features)
+                features = self.text(text)
+        self.observe("text_features", features)
         return features
 
     def __call__(
@@ -224,9 +224,13 @@ class CLIP(Module):
         def observe(name: str, value: nn.Variable) -> None:
             seen[name] = to_array(value)
 
-        with self._evaluation() as model:
-            model.encode_image(pixels, observe)
-            model.encode_text(tokens, observe)
+        model = evaluating(self)
+        for name, part in model.named_modules():
+            if isinstance(part, Observed):
+                part.observe = below(f"{name}." if name else "", observe)
+        with SWITCHES, nn.auto_forward(), nn.no_grad():
+            model.encode_image(pixels)
+            model.encode_text(tokens)
         return seen
 
     def _pixels(self, image: nn.Variable | np.ndarray) -> nn.Variable:

@@ -62,9 +62,13 @@ class Module:
 
     def modules(self) -> Iterator[Module]:
         """This module and all of its parts, theirs included."""
-        yield self
-        for _, part in self._parts():
-            yield from part.modules()
+        return (module for _, module in self.named_modules())
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """`modules` as (name, module), named by their path of attributes and indices; this one by ``prefix``."""
+        yield prefix, self
+        for name, part in self._parts():
+            yield from part.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def train(self, mode: bool = True) -> None:
         """Let batch normalisations use the statistics of the batch, and move their running ones."""

@@ -6,10 +6,9 @@ import nnabla as nn
 import nnabla.functions as F
 
 from backends.nnabla.functions import check_when_computed, reshape, usable_tokens
-from backends.nnabla.layers import MLP, Attention, Block, Embedding, LayerNorm, MLPHead, run
-from backends.nnabla.module import Module, empty
+from backends.nnabla.layers import MLP, Attention, Block, Embedding, LayerNorm, MLPHead, Observed, run
+from backends.nnabla.module import empty
 from backends.nnabla.tensors import to_tensor
-from clip_core.backend import Observe, ignore
 from clip_core.towers import distilbert as core
 
 
@@ -27,7 +26,7 @@ class PostNormBlock(Block):
         return self.ln_2(x + self.mlp(x))
 
 
-class DistilBERT(Module):
+class DistilBERT(Observed):
     """Tokens, blocks in which padding is not seen, the mean over the tokens that are none, a head.
 
     Text is computed up to the longest of the batch. That is exact. A static graph computes it in its full length.
@@ -41,20 +40,20 @@ class DistilBERT(Module):
         self.resblocks = [PostNormBlock(tower) for _ in range(tower.layers)]
         self.head = MLPHead(tower.width, embed_dim)
 
-    def __call__(self, text: nn.Variable, observe: Observe = ignore) -> nn.Variable:
+    def __call__(self, text: nn.Variable) -> nn.Variable:
         text = words_of(text, self.tower)
         n, length = text.shape
         x = self.token_embedding(text) + F.reshape(self.positional_embedding[:length], (1, length, -1))  # [n, l, d]
         x = self.ln_embedding(x)
-        observe("ln_embedding", x)
+        self.observe("ln_embedding", x)
         seen = F.not_equal_scalar(text, self.tower.padding)  # [n, l]
         mask = reshape(seen, (n, 1, 1, length))
         for index, block in enumerate(self.resblocks):
             x = run(block, x, mask)
-            observe(f"resblocks.{index}", x)
+            self.observe(f"resblocks.{index}", x)
         shares = seen / F.sum(seen, axis=1, keepdims=True)
         x = F.sum(x * reshape(shares, (n, length, 1)), axis=1)
-        observe("pooled", x)
+        self.observe("pooled", x)
         return self.head(x)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import nnabla as nn
 import nnabla.functions as F
 
-from backends.nnabla.layers import BatchNorm2d, Block, Conv2d, MLPHead, Sequential, run
+from backends.nnabla.functions import mean
+from backends.nnabla.layers import BatchNorm2d, Block, Conv2d, MLPHead, Observed, Sequential, run
 from backends.nnabla.module import Module
-from clip_core.backend import Observe, below, ignore
 from clip_core.towers import efficientnet_v2 as core
 
 
@@ -31,7 +31,7 @@ class SqueezeExcitation(Module):
         self.fc2 = Conv2d(squeezed, channels, 1, bias=True)
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
-        scale = F.mean(x, axis=(2, 3), keepdims=True)  # [n, c, 1, 1]
+        scale = mean(x, (2, 3), keepdims=True)  # [n, c, 1, 1]
         return x * F.sigmoid(self.fc2(F.swish(self.fc1(scale))))
 
 
@@ -73,7 +73,7 @@ class MBConv(Block):
         return x + y if self.residual else y
 
 
-class EfficientNet(Module):
+class EfficientNet(Observed):
     """A stem, stages of blocks, a 1 x 1 convolution, the mean of its map: [n, 3, r, r] -> [n, width]."""
 
     def __init__(self, tower: core.EfficientNetV2) -> None:
@@ -86,15 +86,15 @@ class EfficientNet(Module):
             inputs = outputs
         self.features.append(ConvNorm(tower, inputs, tower.width, 1))
 
-    def __call__(self, x: nn.Variable, observe: Observe = ignore) -> nn.Variable:
+    def __call__(self, x: nn.Variable) -> nn.Variable:
         stem, *stages, last = self.features
         x = F.swish(stem(x))
-        observe("features.0", x)
+        self.observe("features.0", x)
         for stage, blocks in enumerate(stages):
             for index, block in enumerate(blocks):
                 x = run(block, x)
-                observe(f"features.{stage + 1}.{index}", x)
-        return F.mean(F.swish(last(x)), axis=(2, 3))
+                self.observe(f"features.{stage + 1}.{index}", x)
+        return mean(F.swish(last(x)), (2, 3))
 
 
 class EfficientNetV2(Module):
@@ -104,5 +104,5 @@ class EfficientNetV2(Module):
         self.trunk = EfficientNet(tower)
         self.head = MLPHead(tower.width, embed_dim)
 
-    def __call__(self, x: nn.Variable, observe: Observe = ignore) -> nn.Variable:
-        return self.head(self.trunk(x, below("trunk.", observe)))
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return self.head(self.trunk(x))

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import nnabla as nn
 import nnabla.functions as F
-import numpy as np
 
-from backends.nnabla.functions import cut_patches, project
-from backends.nnabla.layers import LayerNorm, Linear, PatchDropout, Transformer
-from backends.nnabla.module import Module, empty
-from backends.nnabla.tensors import to_tensor
+from backends.nnabla.functions import cut_patches, project, put_in_front
+from backends.nnabla.layers import LayerNorm, Linear, Observed, PatchDropout, Transformer
+from backends.nnabla.module import empty
 from backends.nnabla.towers.text_transformer import TextTransformer
-from clip_core.backend import Observe, below, ignore
 from clip_core.towers import low_resource as core
 
 
-class LowResourceVisionTransformer(Module):
+class LowResourceVisionTransformer(Observed):
     """Patches, a class token, a transformer, a head of two linear layers, a projection."""
 
     def __init__(self, tower: core.LowResourceVisionTransformer, embed_dim: int) -> None:
@@ -31,18 +28,15 @@ class LowResourceVisionTransformer(Module):
         self.head_fc = Linear(tower.width, tower.head_width)
         self.head_proj = Linear(tower.head_width, tower.feature_width)
 
-    def __call__(self, x: nn.Variable, observe: Observe = ignore) -> nn.Variable:
+    def __call__(self, x: nn.Variable) -> nn.Variable:
         x = project(cut_patches(x, self.tower.patch), self.patch_embedding)  # [n, grid * grid, d]
-        n, _, width = x.shape
-        token = F.broadcast(F.reshape(self.class_embedding, (1, 1, width)), (n, 1, width))
-        x = F.concatenate(token, x, axis=1)
+        x = put_in_front(x, self.class_embedding)
         x = self.ln_pre(x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape)))
-        observe("ln_pre", x)
+        self.observe("ln_pre", x)
         x = self.patch_dropout(x)
-        first = to_tensor(np.zeros(n, np.int64))
-        x = self.transformer(x, first, causal=False, observe=below("transformer.", observe))
+        x = self.transformer(x, 0, causal=False)
         x = self.head_proj(self.head_fc(self.ln_post(x)))
-        observe("head_proj", x)
+        self.observe("head_proj", x)
         return project(x, self.proj)
 
 

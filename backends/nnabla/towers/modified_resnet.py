@@ -5,10 +5,9 @@ from __future__ import annotations
 import nnabla as nn
 import nnabla.functions as F
 
-from backends.nnabla.functions import attend, reshape
-from backends.nnabla.layers import BatchNorm2d, Block, Conv2d, Linear, run
+from backends.nnabla.functions import attend, mean, reshape, section
+from backends.nnabla.layers import BatchNorm2d, Block, Conv2d, Linear, Observed, run
 from backends.nnabla.module import Module, empty
-from clip_core.backend import Observe, ignore
 from clip_core.towers import modified_resnet as core
 
 
@@ -53,13 +52,13 @@ class AttentionPool2d(Module):
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
         x = F.transpose(reshape(x, (*x.shape[:2], -1)), (0, 2, 1))  # [n, c, h, w] -> [n, h * w, c]
-        x = F.concatenate(F.mean(x, axis=1, keepdims=True), x, axis=1)
+        x = F.concatenate(mean(x, 1, keepdims=True), x, axis=1)
         x = x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape))
-        x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
+        x = attend(self.q_proj(section(x, 0, 1, axis=1)), self.k_proj(x), self.v_proj(x), self.heads)
         return self.c_proj(reshape(x, (x.shape[0], -1)))
 
 
-class ModifiedResNet(Module):
+class ModifiedResNet(Observed):
     """The ResNet image tower of section 2.4 of the paper: three-convolution stem, average-pooled strides."""
 
     def __init__(self, tower: core.ModifiedResNet, embed_dim: int) -> None:
@@ -81,13 +80,13 @@ class ModifiedResNet(Module):
             setattr(self, f"layer{stage + 1}", layer)
         self.attnpool = AttentionPool2d(tower, embed_dim)
 
-    def __call__(self, x: nn.Variable, observe: Observe = ignore) -> nn.Variable:
+    def __call__(self, x: nn.Variable) -> nn.Variable:
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             x = F.relu(norm(conv(x)))
         x = F.average_pooling(x, (2, 2))
-        observe("stem", x)
+        self.observe("stem", x)
         for stage in (1, 2, 3, 4):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
                 x = run(block, x)
-                observe(f"layer{stage}.{index}", x)
+                self.observe(f"layer{stage}.{index}", x)
         return self.attnpool(x)

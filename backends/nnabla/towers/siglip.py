@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import nnabla as nn
 import nnabla.functions as F
-import numpy as np
 
-from backends.nnabla.functions import embed_patches, reshape
+from backends.nnabla.functions import embed_patches, for_each, reshape, section
 from backends.nnabla.layers import (
     MLP,
     Attention,
@@ -14,13 +13,12 @@ from backends.nnabla.layers import (
     Embedding,
     LayerNorm,
     Linear,
+    Observed,
     PatchDropout,
     Transformer,
     checked,
 )
 from backends.nnabla.module import Module, empty
-from backends.nnabla.tensors import to_tensor
-from clip_core.backend import Observe, below, ignore
 from clip_core.towers import siglip as core
 
 
@@ -35,12 +33,11 @@ class AttentionPool(Module):
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
         n, _, width = x.shape
-        probe = F.broadcast(F.reshape(self.probe, (1, 1, width)), (n, 1, width))
-        x = reshape(self.attn.forward_queries(probe, x, None), (n, width))
+        x = reshape(self.attn.forward_queries(for_each(x, self.probe), x, None), (n, width))
         return x + self.mlp(self.ln(x))
 
 
-class SiglipVisionTransformer(Module):
+class SiglipVisionTransformer(Observed):
     """Patches, a transformer, an attention pool."""
 
     def __init__(self, tower: core.SiglipVisionTransformer, embed_dim: int) -> None:
@@ -52,21 +49,21 @@ class SiglipVisionTransformer(Module):
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
         self.attnpool = AttentionPool(tower)
 
-    def __call__(self, x: nn.Variable, observe: Observe = ignore) -> nn.Variable:
+    def __call__(self, x: nn.Variable) -> nn.Variable:
         if self.covered < x.shape[2]:
-            x = x[:, :, : self.covered, : self.covered]
+            x = section(section(x, 0, self.covered, axis=2), 0, self.covered, axis=3)
         x = embed_patches(x, self.conv1.weight)  # [n, 3, r, r] -> [n, grid * grid, d]
         x = x + F.reshape(self.conv1.bias, (1, 1, -1))
         x = x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape))
-        observe("conv1", x)
+        self.observe("conv1", x)
         x = self.patch_dropout(x)
-        x = self.transformer(x, None, causal=False, observe=below("transformer.", observe))
+        x = self.transformer(x, None, causal=False)
         x = self.ln_post(x)
-        observe("ln_post", x)
+        self.observe("ln_post", x)
         return self.attnpool(x)
 
 
-class SiglipTextTransformer(Module):
+class SiglipTextTransformer(Observed):
     """Tokens, a transformer without a mask, the state of the last token, a linear layer."""
 
     def __init__(self, tower: core.SiglipTextTransformer, embed_dim: int) -> None:
@@ -77,13 +74,11 @@ class SiglipTextTransformer(Module):
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
         self.text_projection = Linear(tower.width, embed_dim)
 
-    def __call__(self, text: nn.Variable, observe: Observe = ignore) -> nn.Variable:
+    def __call__(self, text: nn.Variable) -> nn.Variable:
         x = self.token_embedding(checked(text, self.tower))
         x = x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape))  # [n, l, d]
-        observe("token_embedding", x)
-        n, length, _ = x.shape
-        last = to_tensor(np.full(n, length - 1, np.int64))
-        x = self.transformer(x, last, causal=False, observe=below("transformer.", observe))
+        self.observe("token_embedding", x)
+        x = self.transformer(x, x.shape[1] - 1, causal=False)
         x = self.ln_final(x)
-        observe("ln_final", x)
+        self.observe("ln_final", x)
         return self.text_projection(x)

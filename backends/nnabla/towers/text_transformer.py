@@ -5,14 +5,13 @@ from __future__ import annotations
 import nnabla as nn
 import nnabla.functions as F
 
-from backends.nnabla.functions import project
-from backends.nnabla.layers import Embedding, LayerNorm, Transformer, ends_of
-from backends.nnabla.module import Module, empty
-from clip_core.backend import Observe, below, ignore
+from backends.nnabla.functions import project, section
+from backends.nnabla.layers import Embedding, LayerNorm, Observed, Transformer, ends_of
+from backends.nnabla.module import empty
 from clip_core.towers import text_transformer as core
 
 
-class TextTransformer(Module):
+class TextTransformer(Observed):
     """Tokens, a causal transformer, the state at the end of text, a projection.
 
     Text is computed up to the longest end of text of the batch, since causal attention lets nothing behind it reach the
@@ -27,13 +26,13 @@ class TextTransformer(Module):
         self.token_embedding = Embedding(tower.vocabulary_size, tower.width)
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
 
-    def __call__(self, text: nn.Variable, observe: Observe = ignore) -> nn.Variable:
+    def __call__(self, text: nn.Variable) -> nn.Variable:
         text, end, last = ends_of(text, self.tower)
         length = last + 1
-        x = self.token_embedding(text[:, :length])
+        x = self.token_embedding(section(text, 0, length, axis=1))
         x = x + F.reshape(self.positional_embedding[:length], (1, length, -1))  # [n, l, d]
-        observe("token_embedding", x)
-        x = self.transformer(x, end, causal=True, observe=below("transformer.", observe))
+        self.observe("token_embedding", x)
+        x = self.transformer(x, end, causal=True)
         x = self.ln_final(x)
-        observe("ln_final", x)
+        self.observe("ln_final", x)
         return project(x, self.text_projection)

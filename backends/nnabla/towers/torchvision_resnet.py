@@ -5,9 +5,9 @@ from __future__ import annotations
 import nnabla as nn
 import nnabla.functions as F
 
-from backends.nnabla.layers import BatchNorm2d, Block, Conv2d, MLPHead, Sequential, run
+from backends.nnabla.functions import mean
+from backends.nnabla.layers import BatchNorm2d, Block, Conv2d, MLPHead, Observed, Sequential, run
 from backends.nnabla.module import Module
-from clip_core.backend import Observe, below, ignore
 from clip_core.towers import torchvision_resnet as core
 
 
@@ -52,7 +52,7 @@ class Bottleneck(Block):
         return F.relu(x + y)
 
 
-class ResNet(Module):
+class ResNet(Observed):
     """A stem, four stages of blocks, the mean of the last map: [n, 3, r, r] -> [n, feature_width]."""
 
     def __init__(self, tower: core.TorchvisionResNet) -> None:
@@ -69,14 +69,14 @@ class ResNet(Module):
                 inputs = inner * expansion
             setattr(self, f"layer{stage + 1}", layer)
 
-    def __call__(self, x: nn.Variable, observe: Observe = ignore) -> nn.Variable:
+    def __call__(self, x: nn.Variable) -> nn.Variable:
         x = F.max_pooling(F.relu(self.bn1(self.conv1(x))), (3, 3), stride=(2, 2), pad=(1, 1))
-        observe("stem", x)
+        self.observe("stem", x)
         for stage in (1, 2, 3, 4):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
                 x = run(block, x)
-                observe(f"layer{stage}.{index}", x)
-        return F.mean(x, axis=(2, 3))
+                self.observe(f"layer{stage}.{index}", x)
+        return mean(x, (2, 3))
 
 
 class TorchvisionResNet(Module):
@@ -86,8 +86,8 @@ class TorchvisionResNet(Module):
         self.trunk = ResNet(tower)
         self.head = MLPHead(tower.feature_width, embed_dim)
 
-    def __call__(self, x: nn.Variable, observe: Observe = ignore) -> nn.Variable:
-        return self.head(self.trunk(x, below("trunk.", observe)))
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return self.head(self.trunk(x))
 
 
 def downsample_of(tower: core.TorchvisionResNet, inputs: int, outputs: int, stride: int) -> Sequential | None:
