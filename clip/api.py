@@ -72,6 +72,7 @@ class LoadedModel:
     logit_scale: float  # what cosines are multiplied by
     logit_bias: float | None = None  # what is added then, if the model was trained to judge each pair by itself
     assumed: tuple[str, ...] = ()  # what its file does not say and nobody stated, so that it was taken to be OpenAI's
+    assumed_fields: tuple[str, ...] = ()  # of the architecture, which `assumed` puts into words
 
     @property
     def preprocess(self) -> Preprocess:
@@ -189,7 +190,7 @@ def open_model(
             f"{file.left_out[0]}; clip inspect says more.",
             stacklevel=1,
         )
-    return LoadedModel(str(name), model, logit_scale, logit_bias, file.assumptions())
+    return LoadedModel(str(name), model, logit_scale, logit_bias, file.assumptions(), file.assumed)
 
 
 def warn_of_assumptions(source: str | os.PathLike[str], file: converters.ModelFile) -> None:

@@ -28,12 +28,14 @@ from clip.proof import (
     shapes,
 )
 from clip_core import files
+from clip_core.buffers import sha256
 from clip_core.errors import ClipError
 from clip_core.evaluation.zero_shot import unit_features
 from clip_core.image import open_image
 from clip_core.models import MODELS
 from clip_core.text import vocabulary
 from converters import files_of
+from converters.manifest import Manifest
 
 if TYPE_CHECKING:
     from exporters.onnx.model import Part
@@ -50,6 +52,7 @@ class Target:
     session: str  # the module whose ``Session`` runs a file
     precisions: tuple[str, ...]
     libraries: tuple[str, ...]  # whose versions the report tells
+    whole_texts: bool = False  # whether its files take texts of the full context alone
 
 
 _ALL = tuple(BUDGETS)
@@ -58,6 +61,7 @@ TARGETS = {
     "openvino": Target((".xml", ".bin"), ("onnx", "openvino"), "backends.openvino.session", _ALL, ("onnx", "openvino")),
     "torchscript": Target((".pt",), ("torch",), "backends.torch.exported", ("fp32", "fp16"), ("torch",)),
     "torch-export": Target((".pt2",), ("torch",), "backends.torch.exported", ("fp32", "fp16"), ("torch",)),
+    "nnp": Target((".nnp",), ("nnabla",), "backends.nnabla.exported", ("fp32",), ("nnabla",), whole_texts=True),
 }
 REPORT = "export.json"
 FORMAT = 1
@@ -188,7 +192,7 @@ class _Export:
         runs = {part: self._session(self.folder / file) for part, file in names.items()}
         budget = BUDGETS[self.precision]
         decoded = decoded_pictures(self.judge) if self.preprocessing else None
-        proof = Proof(runs, self.judge, budget, decoded).run()
+        proof = Proof(runs, self.judge, budget, decoded, self.target.whole_texts).run()
         if decoded is not None:
             proof["pixels"] = drift_of_pixels(self._preprocessing_alone(), self.judge, decoded)
         if budget.agreement is not None:
@@ -262,12 +266,21 @@ class _Export:
         )
         found = canaries(self.judge)
         inputs = {"image": found.pixels[:2], "text": found.tokens[:3]}
-        importlib.import_module(self.target.session).save(native, part, path, inputs, self._metadata())
+        metadata = self._metadata()
+        if self.to == "nnp" and part == "both":  # which is a weights file, too
+            metadata["manifest"] = self._manifest()
+        importlib.import_module(self.target.session).save(native, part, path, inputs, metadata)
 
     def _metadata(self) -> dict[str, Any]:
         """The description, and the tokenizer's own definition where the model carries one."""
         tokenizer = self.description["tokenizer"] | {"definition": self.judge.model.vocabulary}
         return self.description | {"tokenizer": tokenizer}
+
+    def _manifest(self) -> str:
+        """What `converters` knows and verifies a file by that has all of the model's weights."""
+        tensors = {name: (array.dtype.name, sha256(array)) for name, array in self.weights.items()}
+        assumed = self.judge.assumed_fields
+        return Manifest(self.architecture, tensors, self.judge.model.vocabulary, assumed=assumed).to_text()
 
     def _calibration(self, pictures: Sequence[str | os.PathLike[str]], texts: Sequence[str]) -> Inputs:
         """What int8 is calibrated on: what is given, and what the proof is like, drawn and random."""

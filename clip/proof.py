@@ -63,13 +63,20 @@ class Proof:
         judge: the model in float64.
         budget: what is allowed.
         pictures: arrays uint8 [n, h, w, 3] that the graphs preprocess; by default, they are given pixels.
+        whole_texts: whether the graphs take texts of the full context alone.
     """
 
     def __init__(
-        self, runs: Mapping[Part, Run], judge: LoadedModel, budget: Budget, pictures: Sequence[np.ndarray] | None = None
+        self,
+        runs: Mapping[Part, Run],
+        judge: LoadedModel,
+        budget: Budget,
+        pictures: Sequence[np.ndarray] | None = None,
+        whole_texts: bool = False,
     ) -> None:
         assert isinstance(judge.model, Reference)
-        self.runs, self.judge, self.budget, self.pictures = runs, judge.model, budget, pictures
+        self.runs, self.judge, self.budget = runs, judge.model, budget
+        self.pictures, self.whole_texts = pictures, whole_texts
         inputs = canaries(judge)
         self.pixels, self.tokens = inputs.pixels, inputs.tokens
         if pictures is not None:
@@ -136,7 +143,10 @@ class Proof:
             start += len(batch)
 
     def batches_of_texts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Places of texts with their tokens: one, those that are short, cut to several lengths, and all of them."""
+        """Places of texts with their tokens: one, those that are short, cut to several lengths, and all of them.
+
+        Graphs that take whole texts alone get the short ones in full.
+        """
         tower = self.judge.architecture.text
         everything = np.arange(len(self.tokens))
         yield everything[:1], self.tokens[:1]
@@ -144,7 +154,7 @@ class Proof:
             lengths = lengths_of(self.tokens, tower)
             for length in sorted({int(lengths.min()), int(np.median(lengths))} - {tower.context_length}):
                 (places,) = (lengths <= length).nonzero()
-                yield places, self.tokens[places, :length]
+                yield places, self.tokens[places, : None if self.whole_texts else length]
         yield everything, self.tokens
 
     def _embedding(self, stage: str, features: np.ndarray, expected: np.ndarray) -> np.ndarray:

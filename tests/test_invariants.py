@@ -153,7 +153,7 @@ FORMATS = ("hdf5", "pdparams", "torch_archive")
 WRITERS = {(f"converters/{name}.py", "write") for name in FORMATS} | {("clip_core/safetensors.py", "write")}
 WRITERS |= {("converters/hdf5.py", "_reserve"), ("converters/torch_archive.py", "member")}  # their parts
 WRITERS |= {("exporters/onnx/quantization.py", "quantize"), ("exporters/openvino/storage.py", "save")}
-WRITERS |= {("backends/torch/exported.py", "save")}
+WRITERS |= {("backends/torch/exported.py", "save"), ("backends/nnabla/exported.py", "save")}
 WRITING = {
     "write_text",
     "write_bytes",

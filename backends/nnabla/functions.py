@@ -58,14 +58,20 @@ def linear(x: nn.Variable, weight: nn.Variable, bias: nn.Variable | None = None)
     """[..., i] x [o, i] -> [..., o], plus [o]."""
     if by_numpy():
         return Linear(transposed=True)(x, weight) if bias is None else Linear(transposed=True)(x, weight, bias)
-    if x.ndim == 2 and bias is None and is_for_a_file():  # as other runtimes want it, whose affine needs a parameter
-        return F.batch_matmul(x, weight, transpose_b=True)
     return F.affine(x, F.transpose(weight, (1, 0)), bias, base_axis=x.ndim - 1)
 
 
 def project(x: nn.Variable, matrix: nn.Variable) -> nn.Variable:
     """[..., i] x [i, o] -> [..., o]."""
     return Linear(transposed=False)(x, matrix) if by_numpy() else F.affine(x, matrix, base_axis=x.ndim - 1)
+
+
+def products(x: nn.Variable, y: nn.Variable) -> nn.Variable:
+    """[n, d] x [m, d] -> [n, m]."""
+    if not is_for_a_file():
+        return linear(x, y)
+    # Other runtimes know no affine function without parameters.
+    return F.sum(F.batch_matmul(F.reshape(x, (1, *x.shape)), F.reshape(y, (1, *y.shape)), transpose_b=True), axis=0)
 
 
 def layer_norm(x: nn.Variable, weight: nn.Variable, bias: nn.Variable, epsilon: float) -> nn.Variable:
@@ -181,18 +187,30 @@ def usable_tokens(array: np.ndarray, tower: TextTower) -> np.ndarray:
     return check_tokens(tokens, tower)
 
 
-def end_of_text(tokens: nn.Variable, token: int) -> nn.Variable:
-    """Where each row of [n, l] first has ``token``; NNabla's own functions, in half precision, take 49406 for 49407."""
+def end_of_text(tokens: nn.Variable, tower: TextTower) -> nn.Variable:
+    """Where each row of [n, l] first has its end; NNabla's own functions, in half precision, take 49406 for 49407."""
+    assert tower.required_token is not None
     if is_for_a_file():
-        return F.max(F.equal_scalar(tokens, token), axis=1, only_index=True)
-    return EndOfText(token)(tokens)
+        n, length = tokens.shape
+        ends = F.reshape(1 - differs(tokens, tower.required_token, tower), (n, 1, length))
+        seen = F.batch_matmul(ends, F.reshape(causal_mask(length), (1, length, length)), transpose_b=True)  # [n, 1, l]
+        return F.sum(1 - F.minimum_scalar(seen, 1), axis=(1, 2))  # how many tokens have seen none
+    return EndOfText(tower.required_token)(tokens)
+
+
+def differs(tokens: nn.Variable, token: int, tower: TextTower) -> nn.Variable:
+    """1 where one of the tokens [n, l] of a tower is another one than ``token``, else 0."""
+    if not is_for_a_file():
+        return F.not_equal_scalar(tokens, token)
+    # Looked up: NNabla's converter takes comparisons for truth values and tokens for integers, and adds up neither.
+    table = F.minimum_scalar(F.abs(F.arange(0, tower.vocabulary_size) - token), 1)
+    return F.reshape(F.embed(tokens, F.reshape(table, (tower.vocabulary_size, 1))), tokens.shape)
 
 
 def causal_mask(length: int) -> nn.Variable:
     """[1, 1, l, l], 1 where a token sees another: itself, and those in front of it."""
     if is_for_a_file():
-        positions = F.arange(0, length)
-        return F.less_equal(F.reshape(positions, (1, 1, 1, length)), F.reshape(positions, (1, 1, length, 1)))
+        return F.reshape(not_behind(F.reshape(F.arange(0, length), (length, 1)), length), (1, 1, length, length))
     places = np.arange(length)
     return nn.Variable.from_numpy_array((places <= places[:, None]).astype(np.float32)[None, None])
 
@@ -200,11 +218,17 @@ def causal_mask(length: int) -> nn.Variable:
 def mask_until(positions: nn.Variable, length: int) -> nn.Variable:
     """[n, 1, 1, l], 1 for the tokens up to ``positions`` [n]."""
     n = positions.shape[0]
-    end = reshape(positions, (n, 1, 1, 1))
     if is_for_a_file():
-        return F.less_equal(F.reshape(F.arange(0, length), (1, 1, 1, length)), end)
+        return F.reshape(not_behind(F.reshape(positions, (n, 1)), length), (n, 1, 1, length))
     row = np.broadcast_to(np.arange(length), (n, 1, 1, length)).astype(np.float32)
-    return F.less_equal(nn.Variable.from_numpy_array(row), F.broadcast(end, (n, 1, 1, length)))
+    end = F.broadcast(reshape(positions, (n, 1, 1, 1)), (n, 1, 1, length))
+    return F.less_equal(nn.Variable.from_numpy_array(row), end)
+
+
+def not_behind(positions: nn.Variable, length: int) -> nn.Variable:
+    """[n, l], 1 up to each of the ``positions`` [n, 1] and 0 behind it, by arithmetic."""
+    row = F.reshape(F.arange(0, length), (1, length))
+    return F.maximum_scalar(F.minimum_scalar(positions - row + 1, 1), 0)
 
 
 def section(x: nn.Variable, start: int, stop: int, axis: int) -> nn.Variable:
@@ -236,8 +260,12 @@ def pick(x: nn.Variable, positions: Pooled) -> nn.Variable:
     if by_numpy():
         return Pick()(x, positions)
     n, length, width = x.shape
-    # One-hot rows rather than indices: half precision cannot count the rows of a batch beyond 2048.
-    chosen = F.one_hot(reshape(positions, (n, 1, 1)), (length,))  # [n, 1, l]
+    # One-hot rows [n, 1, l] rather than indices: half precision cannot count the rows of a batch beyond 2048.
+    if is_for_a_file():
+        row = F.reshape(F.arange(0, length), (1, length))
+        chosen = F.reshape(F.relu(1 - F.abs(F.reshape(positions, (n, 1)) - row)), (n, 1, length))
+    else:
+        chosen = F.one_hot(reshape(positions, (n, 1, 1)), (length,))
     return F.reshape(F.batch_matmul(chosen, x), (n, width))
 
 

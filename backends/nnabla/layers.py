@@ -160,11 +160,10 @@ def ends_of(text: nn.Variable, tower: TextTower) -> tuple[nn.Variable, nn.Variab
         TextError: they are no whole numbers, an id is outside the vocabulary, or a text is without its end-of-text
             token.
     """
-    assert tower.required_token is not None
     text, last = checked(text, tower), text.shape[1] - 1
     if nn.get_auto_forward():
         last = int((text.data.get_data("r") == tower.required_token).argmax(axis=-1).max())
-    return text, end_of_text(text, tower.required_token), last
+    return text, end_of_text(text, tower), last
 
 
 def checked(text: nn.Variable, tower: TextTower) -> nn.Variable:

@@ -15,7 +15,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from backends.nnabla.functions import linear
+from backends.nnabla.functions import products
 from backends.nnabla.layers import Block, Observed, normalize
 from backends.nnabla.module import SWITCHES, Module, empty, plain_errors
 from backends.nnabla.tensors import context_of, to_array, to_tensor
@@ -202,7 +202,7 @@ class CLIP(Observed):
             return to_tensor(np.zeros((n, m), np.float32)), to_tensor(np.zeros((m, n), np.float32))
         with self._in_context():
             scale = F.reshape(F.exp(self.logit_scale), (1, 1))
-            logits = scale * linear(normalize(image_features), normalize(text_features))
+            logits = scale * products(normalize(image_features), normalize(text_features))
             if self.logit_bias is not None:
                 logits = logits + F.reshape(self.logit_bias, (1, 1))
             return logits, F.transpose(logits, (1, 0))

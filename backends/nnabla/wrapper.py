@@ -11,7 +11,7 @@ import nnabla.functions as F
 import numpy as np
 from PIL import Image
 
-from backends.nnabla.functions import linear
+from backends.nnabla.functions import products
 from backends.nnabla.layers import normalize
 from backends.nnabla.model import CLIP
 from clip_core.image import open_image
@@ -45,7 +45,7 @@ class CLIPWrapper:
     def probabilities(self, image_features: nn.Variable, text_features: nn.Variable) -> nn.Variable:
         """Features [n, d] and [m, d] -> how likely each text is for a picture [n, m]: the softmax of scaled cosines."""
         scale = F.reshape(F.exp(self.model.logit_scale), (1, 1))
-        return F.softmax(scale * linear(normalize(image_features), normalize(text_features)), axis=-1)
+        return F.softmax(scale * products(normalize(image_features), normalize(text_features)), axis=-1)
 
     def __call__(self, image: nn.Variable | np.ndarray, text: nn.Variable | np.ndarray) -> nn.Variable:
         """Pixels [n, 3, r, r] and tokens [m, context] -> `probabilities` [n, m]."""

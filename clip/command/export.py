@@ -20,6 +20,7 @@ class Target(str, Enum):
     openvino = "openvino"
     torchscript = "torchscript"
     torch_export = "torch-export"
+    nnp = "nnp"
 
 
 class Precision(str, Enum):

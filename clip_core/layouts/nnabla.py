@@ -6,6 +6,11 @@ import re
 
 from clip_core.layouts.parts import Layout
 
+# What an archive of ``clip export`` has beside what NNabla wants in it.
+METADATA = "triclip.json"  # a member: what there is to know of the model, and for a whole one its manifest
+TRANSPOSED = "_transposed"  # the end of the name of a matrix that is stored as [inputs, outputs]
+OF_CHANNELS = "_of_channels"  # of a vector that is stored as [1, channels, 1, 1]
+
 
 def _spell(name: str) -> str:
     # NNabla's own converter replaces plain substrings in this order.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import nnabla as nn
 import nnabla.functions as F
 
-from backends.nnabla.functions import check_when_computed, reshape, usable_tokens
+from backends.nnabla.functions import check_when_computed, differs, reshape, usable_tokens
 from backends.nnabla.layers import MLP, Attention, Block, Embedding, LayerNorm, MLPHead, Observed, run
 from backends.nnabla.module import empty
 from backends.nnabla.tensors import to_tensor
@@ -46,7 +46,7 @@ class DistilBERT(Observed):
         x = self.token_embedding(text) + F.reshape(self.positional_embedding[:length], (1, length, -1))  # [n, l, d]
         x = self.ln_embedding(x)
         self.observe("ln_embedding", x)
-        seen = F.not_equal_scalar(text, self.tower.padding)  # [n, l]
+        seen = differs(text, self.tower.padding, self.tower)  # [n, l]
         mask = reshape(seen, (n, 1, 1, length))
         for index, block in enumerate(self.resblocks):
             x = run(block, x, mask)

@@ -29,7 +29,7 @@ class TextTransformer(Observed):
     def __call__(self, text: nn.Variable) -> nn.Variable:
         text, end, last = ends_of(text, self.tower)
         length = last + 1
-        x = self.token_embedding(section(text, 0, length, axis=1))
+        x = self.token_embedding(text if length == text.shape[1] else section(text, 0, length, axis=1))
         x = x + F.reshape(self.positional_embedding[:length], (1, length, -1))  # [n, l, d]
         self.observe("token_embedding", x)
         x = self.transformer(x, end, causal=True)
