@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kernels test-newest fuzz lint format types clean
+.PHONY: help demo test test-slow test-kernels test-newest test-browser fuzz lint format types clean
 
 help:  ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ test-kernels: $(VENV)/.dev  ## Run the tests of numbers with each kind of kernel
 
 test-newest:  ## Run the default tests with the newest versions of everything on the newest Python found
 	.ci/newest
+
+test-browser: $(VENV)/.dev $(VENV)/browser/chromium examples/deploy/browser/node_modules  ## Run the tests of the page in a browser
+	$(BIN)/python -m pytest -m browser
 
 fuzz: $(VENV)/.dev  ## Read 100,000 damaged files of each format, which takes hours
 	$(BIN)/python -m tests.fuzz --inputs 100000 --keep fuzz-failures
@@ -57,4 +60,11 @@ $(VENV)/.demo: $(VENV)/.pip setup.cfg constraints.txt
 
 $(VENV)/.dev: $(VENV)/.pip setup.cfg constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,test,dev]'
+	@touch $@
+
+$(VENV)/browser/chromium: $(VENV)/.pip
+	.ci/chromium $(VENV)/browser
+
+examples/deploy/browser/node_modules: examples/deploy/browser/package-lock.json
+	npm ci --prefix examples/deploy/browser
 	@touch $@
