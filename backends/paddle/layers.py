@@ -88,7 +88,7 @@ def attend(
     )
     scores = paddle.matmul(q * (width // heads) ** -0.5, k, transpose_y=True)  # [n, heads, q, l]
     if mask is not None:
-        scores = paddle.where(mask, scores, paddle.full([], float("-inf"), scores.dtype))
+        scores = scores + mask.astype(scores.dtype).log()  # which is nothing where seen, else minus infinity
     x = paddle.matmul(F.softmax(scores, axis=-1), v)
     return x.transpose([0, 2, 1, 3]).flatten(2)  # [n, heads, q, d/heads] -> [n, q, d]
 
