@@ -95,7 +95,7 @@ def attend(
 
 def pick(x: paddle.Tensor, positions: paddle.Tensor) -> paddle.Tensor:
     """[n, l, d] at ``positions`` [n] -> [n, d]."""
-    return x[paddle.arange(size(x, 0)), positions]
+    return paddle.gather_nd(x, paddle.stack([paddle.arange(size(x, 0)), positions], axis=1))
 
 
 def causal_mask(length: int | paddle.Tensor, pooled: paddle.Tensor | None = None) -> paddle.Tensor:

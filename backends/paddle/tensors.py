@@ -28,6 +28,7 @@ def to_array(tensor: paddle.Tensor) -> np.ndarray:
     return (tensor.astype("float32") if tensor.is_floating_point() else tensor).numpy()
 
 
+@paddle.jit.not_to_static  # which would record the comparison
 def size(x: paddle.Tensor, axis: int) -> int | paddle.Tensor:
     """The length of an axis: a number, or where a graph is recorded that leaves it open, a tensor."""
     length = x.shape[axis]
