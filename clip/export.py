@@ -61,6 +61,10 @@ TARGETS = {
     "openvino": Target((".xml", ".bin"), ("onnx", "openvino"), "backends.openvino.session", _ALL, ("onnx", "openvino")),
     "torchscript": Target((".pt",), ("torch",), "backends.torch.exported", ("fp32", "fp16"), ("torch",)),
     "torch-export": Target((".pt2",), ("torch",), "backends.torch.exported", ("fp32", "fp16"), ("torch",)),
+    # Paddle has no kernels of fp16 for the CPU, where the proof runs.
+    "paddle": Target(
+        (".json", ".pdiparams", "-triclip.json"), ("paddle",), "backends.paddle.exported", ("fp32",), ("paddle",)
+    ),
     "nnp": Target((".nnp",), ("nnabla",), "backends.nnabla.exported", ("fp32",), ("nnabla",), whole_texts=True),
 }
 REPORT = "export.json"

@@ -153,7 +153,7 @@ FORMATS = ("hdf5", "pdparams", "torch_archive")
 WRITERS = {(f"converters/{name}.py", "write") for name in FORMATS} | {("clip_core/safetensors.py", "write")}
 WRITERS |= {("converters/hdf5.py", "_reserve"), ("converters/torch_archive.py", "member")}  # their parts
 WRITERS |= {("exporters/onnx/quantization.py", "quantize"), ("exporters/openvino/storage.py", "save")}
-WRITERS |= {("backends/torch/exported.py", "save"), ("backends/nnabla/exported.py", "save")}
+WRITERS |= {(f"backends/{name}/exported.py", "save") for name in ("torch", "paddle", "nnabla")}
 WRITING = {
     "write_text",
     "write_bytes",
@@ -168,7 +168,7 @@ WRITING = {
 }
 WRITING |= {"np.save", "np.savez", "np.savez_compressed", "torch.save", "paddle.save", "nn.save_parameters"}
 WRITING |= {"onnx.save", "onnx.save_model", "quantize_static", "openvino.save_model"}
-WRITING |= {"torch.jit.save", "torch.export.save"}
+WRITING |= {"torch.jit.save", "torch.export.save", "paddle.jit.save"}
 OURS = {"files.write_text", "files.write_bytes", "write_text", "write_bytes"}
 
 

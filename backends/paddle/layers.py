@@ -244,11 +244,16 @@ class Attention(nn.Layer):
 
     def forward_queries(self, queries: paddle.Tensor, x: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
         """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
-        sizes = [self.width, 2 * self.width]
-        weights = self.in_proj_weight.split(sizes, axis=1)
-        biases = (None, None) if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
-        q = F.linear(queries, weights[0], biases[0])
-        k, v = F.linear(x, weights[1], biases[1]).chunk(2, axis=-1)
+        if recorded():
+            # oneDNN in Paddle Inference keeps the address of a bias. That of a part of a parameter goes to other data.
+            packed = (F.linear(each, self.in_proj_weight, self.in_proj_bias) for each in (queries, x))
+            (q, _, _), (_, k, v) = (each.chunk(3, axis=-1) for each in packed)
+        else:
+            sizes = [self.width, 2 * self.width]
+            weights = self.in_proj_weight.split(sizes, axis=1)
+            biases = (None, None) if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
+            q = F.linear(queries, weights[0], biases[0])
+            k, v = F.linear(x, weights[1], biases[1]).chunk(2, axis=-1)
         return self.out_proj(attend(q, k, v, self.heads, mask))
 
 

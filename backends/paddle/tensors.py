@@ -35,16 +35,20 @@ def size(x: paddle.Tensor, axis: int) -> int | paddle.Tensor:
     return length if length >= 0 else paddle.shape(x)[axis]
 
 
+def threads() -> int:
+    """How many threads to compute with on the CPU: what ``OMP_NUM_THREADS`` says, or one for each core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(asked) if asked.isdecimal() and int(asked) else cores
+
+
 def use_device(device: str | None) -> None:
     """Make ``device`` Paddle's current one (``cuda`` means ``gpu``), and let the CPU use all that it has.
 
     Raises:
         ClipError: this build of Paddle has no such device.
     """
-    # Left alone, Paddle uses one thread.
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    paddle.core.set_num_threads(int(asked) if asked.isdecimal() and int(asked) else cores)
+    paddle.core.set_num_threads(threads())  # left alone, Paddle uses one
     # The MKL in Paddle's wheels takes AMD's processors for the oldest ones, at less than half of their speed.
     processor = PROCESSOR.read_text() if PROCESSOR.is_file() else ""
     if "AuthenticAMD" in processor and "avx2" in processor:

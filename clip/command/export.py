@@ -20,6 +20,7 @@ class Target(str, Enum):
     openvino = "openvino"
     torchscript = "torchscript"
     torch_export = "torch-export"
+    paddle = "paddle"
     nnp = "nnp"
 
 
