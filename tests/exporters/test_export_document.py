@@ -17,7 +17,7 @@ from exporters.onnx.graph import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "export.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL) for line in block.splitlines()]
-SNIPPET, SNIPPET_OF_NNABLA = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+SNIPPET, SNIPPET_OF_NNABLA, SNIPPET_OF_PADDLE = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
 def run(*arguments: str, folder: Path) -> str:
@@ -47,8 +47,18 @@ def test_the_snippet_of_nnabla(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.needs("paddle")
+def test_the_snippet_of_paddle(tmp_path):
+    (command,) = (command for command in COMMANDS if "--to paddle" in command)
+    run("-m", "clip", *shlex.split(command)[1:], folder=tmp_path)
+    assert run("-c", SNIPPET_OF_PADDLE, folder=tmp_path).splitlines()[-2:] == ["(2, 2)", "64"]
+
+
+@pytest.mark.slow
 @pytest.mark.needs("torch")
-@pytest.mark.parametrize("command", [command for command in COMMANDS[1:] if "--to nnp" not in command])
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS[1:] if not re.search("--to (nnp|paddle)", command)]
+)
 def test_every_other_command(command, tmp_path):
     (tmp_path / "clip_core").symlink_to(ROOT / "clip_core")
     program, *arguments = shlex.split(command)
