@@ -125,6 +125,8 @@ def export(
         raise ClipError(f"Nothing is calibrated in {precision}; leave pictures and texts out, or choose int8.")
     for library in target.backends:  # before the work, not in the middle of it
         backends.get(library)
+    if to == "openvino" and precision == "int8":
+        importlib.import_module("exporters.openvino.quantization")
     if to == "onnx":
         from exporters.onnx.storage import check_opset
 
@@ -246,13 +248,14 @@ class _Export:
 
         graph, opset = path.with_suffix(".onnx"), storage.check_opset(self.opset)
         in_onnx = self._metadata() if self.to == "onnx" else {}
-        if calibration is None:
-            written = model.write(self.architecture, self.weights, part, self.precision)
-            storage.save(written, graph, opset, in_onnx)
+        batches = None if calibration is None else _batches(part, calibration)
+        if batches is None or self.to == "openvino":
+            precision = self.precision if batches is None else "fp32"
+            storage.save(model.write(self.architecture, self.weights, part, precision), graph, opset, in_onnx)
         else:
             exact = path.with_name(f"exact-{graph.name}")
             storage.save(model.write(self.architecture, self.weights, part), exact, opset, {})
-            quantization.quantize(exact, graph, _batches(part, calibration))
+            quantization.quantize(exact, graph, batches)
             storage.with_metadata(graph, in_onnx)
             storage.remove(exact)
         if self.preprocessing and part != "text":
@@ -260,7 +263,7 @@ class _Export:
         if self.to == "openvino":
             from exporters.openvino.storage import save
 
-            save(graph, path, self._metadata())
+            save(graph, path, self._metadata(), batches)
             storage.remove(graph)
 
     def _write_native(self, part: Part, path: Path) -> None:

@@ -28,6 +28,7 @@ FRAMEWORKS = (
     "onnx",
     "onnxruntime",
     "openvino",
+    "nncf",
 )
 SOURCES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -106,7 +107,7 @@ ALLOWED = {
     "backends/onnx/": {"clip_core", "backends.onnx", "exporters.onnx", "onnxruntime"},
     "backends/openvino/": {"clip_core", "backends.openvino", "backends.onnx", "exporters.onnx", "openvino"},
     "exporters/": {"clip_core", "exporters"},
-    "exporters/openvino/": {"clip_core", "exporters.openvino", "openvino"},
+    "exporters/openvino/": {"clip_core", "exporters.openvino", "openvino", "nncf"},
     "exporters/onnx/": {"clip_core", "exporters.onnx", "onnx", "onnxruntime"},
     "clip/": {"clip", "clip_core", "converters", "backends", "exporters"},
 }

@@ -75,7 +75,7 @@ def save(clip: CLIP, part: str, path: Path, inputs: Mapping[str, np.ndarray], me
         if path.suffix == TORCHSCRIPT:
             torch.jit.save(torch.jit.trace(module, given, check_trace=False), str(path), extra)
         else:
-            program = torch.export.export(module, given, dynamic_shapes=_lengths(clip, names), strict=False)
+            program = torch.export.export(module, given, dynamic_shapes=dynamic_axes(clip, names), strict=False)
             torch.export.save(program, str(path), extra_files=extra)
 
 
@@ -92,7 +92,7 @@ def _with_part(clip: CLIP, part: str) -> CLIP:
     return result
 
 
-def _lengths(clip: CLIP, names: tuple[str, ...]) -> tuple[dict[int, Any], ...]:
+def dynamic_axes(clip: CLIP, names: tuple[str, ...]) -> tuple[dict[int, Any], ...]:
     """The axes of each input that may have any length, as ``torch.export`` wants them."""
     text = clip.architecture.text
     of_text = {0: torch.export.Dim("texts")}

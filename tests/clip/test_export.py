@@ -303,6 +303,14 @@ def test_texts_that_cannot_be_used(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
 
 
+def test_without_nncf(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    monkeypatch.delitem(sys.modules, "exporters.openvino.quantization", raising=False)
+    result = run("export", "shapes", "--to", "openvino", "--precision", "int8", "-o", tmp_path / "none")
+    assert_refused(result, "pip install --upgrade 'triclip[nncf]', or export int8 to onnx, whose files OpenVINO reads")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("library", ["onnx", "openvino"])
 def test_without_the_library(library, run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, library, None)

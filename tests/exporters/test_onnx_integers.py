@@ -13,6 +13,7 @@ from clip_core.similarity import normalize
 from exporters.onnx import model, storage
 from exporters.onnx.graph import DEFAULT_OPSET
 from exporters.onnx.quantization import quantize
+from exporters.openvino import storage as vino
 from tests.models import sample_pixels, sample_tokens, sample_weights
 from tests.towers import EXAMPLES
 
@@ -37,6 +38,27 @@ def test_features_keep_their_direction(part, name, tmp_path):
         cosines = (found[runtime, exact] * found[runtime, integers]).sum(axis=1)
         assert cosines.min() > 0.99
         assert not np.allclose(found[runtime, exact], found[runtime, integers], atol=1e-4), "it is int8 indeed"
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in EXAMPLES]
+)
+def test_features_keep_their_direction_in_nncf(name, tmp_path):
+    architecture = EXAMPLES[name]
+    inputs = {"image": sample_pixels(architecture, 16), "text": sample_tokens(architecture, 16)}
+    session = importlib.import_module("backends.openvino.session").Session
+    for part in ("image", "text"):
+        storage.save(
+            model.write(architecture, sample_weights(architecture), part), tmp_path / "a.onnx", DEFAULT_OPSET, {}
+        )
+        vino.save(tmp_path / "a.onnx", tmp_path / "exact.xml", {})
+        vino.save(tmp_path / "a.onnx", tmp_path / "integers.xml", {"key": 1}, [{part: inputs[part]}])
+        exact, integers = (session(tmp_path / f"{file}.xml")(inputs) for file in ("exact", "integers"))
+        cosines = (normalize(exact[f"{part}_features"]) * normalize(integers[f"{part}_features"])).sum(axis=1)
+        assert 0.99 < cosines.min() < 1 - 1e-6, "it is int8 indeed"
+        assert vino.metadata_of(tmp_path / "integers.xml") == {"key": 1}
+        sizes = [(tmp_path / f"{file}.bin").stat().st_size for file in ("exact", "integers")]
+        assert sizes[1] < sizes[0] / 2
 
 
 def test_products_of_two_computed_matrices_stay_in_float32(tmp_path):
