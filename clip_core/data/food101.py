@@ -17,8 +17,9 @@ import os
 from typing import Literal
 
 from clip_core.data.example import PictureFiles, SourceSettings
-from clip_core.data.listing import lines_of, read_json
+from clip_core.data.listing import json_in, lines_in
 from clip_core.data.settings import Templates
+from clip_core.data.trees import Folder, Tree
 from clip_core.errors import ClipError
 
 
@@ -31,33 +32,36 @@ class Food101(SourceSettings):
     templates: Templates = ("a photo of {}, a type of food.",)  # OpenAI's prompt for this set
 
     def open(self, seed: int) -> PictureFiles:
-        listing, classes, pictures = self.pictures()
+        listing, classes, pictures = pictures_of(Folder(self.folder), self.split)
         prompts = {name: [text.replace("{}", name.replace("_", " ")) for text in self.templates] for name in classes}
         examples = [(f"{key}.jpg", prompts[name]) for key, name in pictures.items()]
         return PictureFiles(listing, os.path.join(self.folder, "images"), examples)
 
-    def pictures(self) -> tuple[str, list[str], dict[str, str]]:
-        """The listing of the split, all classes, and the class of each picture, which is below ``images``.
 
-        Raises:
-            ClipError: a listing is missing or not in this layout, or a picture is of no class.
-        """
-        listing, keys = self._split()
-        classes = lines_of(os.path.join(self.folder, "meta", "classes.txt"))
-        pictures, known = {key: key.partition("/")[0] for key in keys}, set(classes)
-        for key, name in pictures.items():
-            if name not in known:
-                raise ClipError(
-                    f"{listing} names {key!r}, and {name!r} is not in meta/classes.txt; get both files again."
-                )
-        return listing, classes, pictures
+def pictures_of(tree: Tree, split: str) -> tuple[str, list[str], dict[str, str]]:
+    """The listing of a split, all classes, and the class of each picture, which is below ``images``.
 
-    def _split(self) -> tuple[str, list[str]]:
-        listing = os.path.join(self.folder, "meta", f"{self.split}.txt")
-        if os.path.exists(listing):
-            return listing, [key for key in lines_of(listing) if key]
-        listing = os.path.join(self.folder, "meta", f"{self.split}.json")
-        by_class = read_json(listing)
-        if not isinstance(by_class, dict) or not all(isinstance(keys, list) for keys in by_class.values()):
-            raise ClipError(f"{listing} is not an object of lists, one per class; get it again.")
-        return listing, [str(key) for keys in by_class.values() for key in keys]
+    Raises:
+        ClipError: a listing is missing or not in this layout, or a picture is of no class.
+    """
+    listing, keys = _split_of(tree, split)
+    of_classes = "meta/classes.txt"
+    classes = lines_in(tree.read(of_classes), os.path.join(tree.source, of_classes))
+    pictures, known = {key: key.partition("/")[0] for key in keys}, set(classes)
+    for key, name in pictures.items():
+        if name not in known:
+            raise ClipError(f"{listing} names {key!r}, and {name!r} is not in {of_classes}; get both files again.")
+    return listing, classes, pictures
+
+
+def _split_of(tree: Tree, split: str) -> tuple[str, list[str]]:
+    path = f"meta/{split}.txt"
+    if tree.has(path):
+        listing = os.path.join(tree.source, path)
+        return listing, [key for key in lines_in(tree.read(path), listing) if key]
+    path = f"meta/{split}.json"
+    listing = os.path.join(tree.source, path)
+    by_class = json_in(tree.read(path), listing)
+    if not isinstance(by_class, dict) or not all(isinstance(keys, list) for keys in by_class.values()):
+        raise ClipError(f"{listing} is not an object of lists, one per class; get it again.")
+    return listing, [str(key) for keys in by_class.values() for key in keys]

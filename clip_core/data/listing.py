@@ -21,8 +21,17 @@ def lines_of(path: str) -> list[str]:
     Raises:
         ClipError: the file cannot be read, or is not UTF-8.
     """
+    return lines_in(read_regular(path), path)
+
+
+def lines_in(data: bytes, path: str) -> list[str]:
+    """The same of the content of a file.
+
+    Raises:
+        ClipError: it is not UTF-8.
+    """
     try:
-        lines = read_regular(path).decode("utf-8-sig").split("\n")
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ClipError(f"{path} is not UTF-8: {error}; save it in UTF-8.") from error
     return [line.strip() for line in (lines if lines[-1] else lines[:-1])]
@@ -34,8 +43,17 @@ def read_json(path: str) -> Any:
     Raises:
         ClipError: the file cannot be read, or is not JSON.
     """
+    return json_in(read_regular(path), path)
+
+
+def json_in(data: bytes, path: str) -> Any:
+    """The same of the content of a file.
+
+    Raises:
+        ClipError: it is not JSON.
+    """
     try:
-        return json.loads(read_regular(path))
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ClipError(f"{path} is not JSON: {error}; get it again.") from error
 

@@ -3,7 +3,7 @@
 Templates are a list, a file with one in each line, or one of these names:
 
 * ``openai``: those that OpenAI chose for the set.
-* ``simple``: the 7 for ImageNet that OpenAI found to do nearly as well together as all 80.
+* ``simple``: the 7 for ImageNet of which OpenAI found that together they do nearly as well as all 80.
 * ``low-resource``: the 18 of the Low-resource CLIP, for any set.
 * ``simple-clip``: the one of simple-clip, for any set.
 
@@ -17,28 +17,32 @@ import ast
 import os
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from clip_core.data.listing import lines_of, read_json
 from clip_core.data.settings import shown
 from clip_core.errors import ClipError
 
 _LOOKS = ("a", "a blurry", "a black and white", "a low contrast", "a high contrast", "a bad", "a good")
-LOW_RESOURCE = tuple(
-    template
-    for article in ("a", "the")
-    for template in (
-        *(f"{look} photo of {article} {{}}." for look in _LOOKS),
-        f"a photo of {article} small {{}}.",
-        f"a photo of {article} big {{}}.",
-    )
-)
-OURS = {"low-resource": LOW_RESOURCE, "simple-clip": ("a photo of a {}.",)}
+_SIZES = ("small", "big")
+OURS = {
+    "low-resource": tuple(
+        template
+        for article in ("a", "the")
+        for template in (
+            *(f"{look} photo of {article} {{}}." for look in _LOOKS),
+            *(f"a photo of {article} {size} {{}}." for size in _SIZES),
+        )
+    ),
+    "simple-clip": ("a photo of a {}.",),
+}
 """The templates that need no other package."""
 
 NAMES = ("openai", "simple", *OURS)
+"""What stands for templates, beside a file."""
 
-# The name that clip-benchmark has for a kind of set, where it is another.
-_ELSEWHERE = {"imagenet": "imagenet1k", "imagenetv2": "imagenet1k"}
+_IN_BENCHMARK = {"imagenet": "imagenet1k", "imagenetv2": "imagenet1k"}
+"""What clip-benchmark calls a kind of set, where that is another name."""
 
 
 def prompts_of(classes: Iterable[str], templates: Sequence[str]) -> list[list[str]]:
@@ -62,101 +66,98 @@ def resolved(templates: Sequence[str] | str | None, kind: str) -> tuple[str, ...
         return tuple(templates)
     if templates in OURS:
         return OURS[templates]
-    if templates == "openai":
-        return _openai_templates(kind)
-    if templates == "simple":
-        return _templates_of_open_clip("SIMPLE_IMAGENET_TEMPLATES", "simple")
-    return _templates_in(templates)
+    if templates in NAMES:
+        found = _published(kind) if templates == "openai" else _of_open_clip("SIMPLE_IMAGENET_TEMPLATES")
+        return tuple(_chosen(found, f"The templates {templates} for {kind}", f"choose {' or '.join(OURS)}, or a file"))
+    if not os.path.exists(templates):
+        raise ClipError(
+            f"The templates {shown(templates)} are neither a file nor one of {', '.join(NAMES)}; give one of them."
+        )
+    return checked((line for line in lines_of(templates) if line), templates)
 
 
-def imagenet_names() -> list[str]:
-    """The names that OpenAI gave the 1,000 classes of ImageNet, in the order of their folders.
+def checked(templates: Iterable[str], path: str) -> tuple[str, ...]:
+    """The templates of a file.
 
     Raises:
-        ClipError: neither clip-benchmark nor open_clip is installed.
+        ClipError: there are none, or one has no place for the class's name.
     """
-    names = openai_names("imagenet")
-    if names is None:
-        names = [str(name) for name in _literal_of_open_clip("IMAGENET_CLASSNAMES") or ()]
-    if not names:
-        raise ClipError(
-            "The names of ImageNet's classes are read from clip-benchmark or open_clip, and neither is installed; run "
-            "pip install clip-benchmark, or give names, a file of them."
-        )
-    return names
-
-
-def openai_names(kind: str) -> list[str] | None:
-    """The names that an installed clip-benchmark has for the classes of a set; None where it has none."""
-    names = _of_benchmark("classnames").get(_ELSEWHERE.get(kind, kind))
-    return [str(name) for name in names] if isinstance(names, list) else None
-
-
-def _templates_in(path: str) -> tuple[str, ...]:
-    if not os.path.exists(path):
-        raise ClipError(
-            f"The templates {shown(path)} are neither a file nor one of {', '.join(NAMES)}; give one of them."
-        )
-    templates = tuple(line for line in lines_of(path) if line)
-    if not templates:
+    found = tuple(templates)
+    if not found:
         raise ClipError(f"{path} has no templates; write one in each line, with {{}} where the class's name goes.")
-    for template in templates:
+    for template in found:
         if template.count("{}") != 1:
             raise ClipError(
                 f"{path} has the template {shown(template)}; write {{}} once in it, where the class's name goes."
             )
-    return templates
+    return found
 
 
-def _openai_templates(kind: str) -> tuple[str, ...]:
-    of_kind = _of_benchmark("zeroshot_classification_templates").get(_ELSEWHERE.get(kind, kind))
-    if isinstance(of_kind, list):
-        return tuple(str(template).replace("{c}", "{}") for template in of_kind)
-    if _ELSEWHERE.get(kind) == "imagenet1k":
-        return _templates_of_open_clip("OPENAI_IMAGENET_TEMPLATES", "openai")
-    if find_spec("clip_benchmark") is None:
-        raise ClipError(
-            f"The templates openai for {kind} are read from clip-benchmark, which is not installed; run pip install "
-            f"clip-benchmark, or give the templates {', '.join(OURS)} or a file."
-        )
-    raise ClipError(
-        f"The installed clip-benchmark has no templates for {kind}; give {', '.join(OURS)}, or a file of templates."
-    )
+def openai_names(kind: str, count: int) -> list[str]:
+    """The names that OpenAI gave to the classes of a set, in the order of their labels.
+
+    Args:
+        count: how many there are to be.
+
+    Raises:
+        ClipError: no installed package has them, or it has another number of them.
+    """
+    key = _IN_BENCHMARK.get(kind, kind)
+    found = _of_benchmark("classnames").get(key)
+    if found is None and key == "imagenet1k":
+        found = _of_open_clip("IMAGENET_CLASSNAMES")
+    names = _chosen(found, f"The names of the classes of {kind}", "give a file of names")
+    if len(names) != count:
+        raise ClipError(f"clip-benchmark has {len(names)} names for {kind}, which has {count} classes; give a file.")
+    return names
 
 
-def _of_benchmark(what: str) -> dict[str, object]:
-    """Of each set that an installed clip-benchmark describes; empty where it is not installed."""
-    found = find_spec("clip_benchmark")
-    if found is None or not found.submodule_search_locations:
-        return {}
-    folder = found.submodule_search_locations[0]
-    content = read_json(os.path.join(folder, "datasets", f"en_{what}.json"))
+def _published(kind: str) -> Any:
+    """OpenAI's templates for a set; None where no installed package has them."""
+    key = _IN_BENCHMARK.get(kind, kind)
+    found = _of_benchmark("zeroshot_classification_templates").get(key)
+    if isinstance(found, list):
+        return [str(template).replace("{c}", "{}") for template in found]
+    return _of_open_clip("OPENAI_IMAGENET_TEMPLATES") if key == "imagenet1k" else None
+
+
+def _chosen(found: Any, what: str, otherwise: str) -> list[str]:
+    if isinstance(found, list) and found:
+        return [str(each) for each in found]
+    missing = [package for module, package in _PACKAGES.items() if _folder(module) is None]
+    if missing:
+        remedy = f"neither of the installed packages has them; run pip install {' '.join(missing)}, or {otherwise}"
+    else:
+        remedy = f"these have none; {otherwise}"
+    raise ClipError(f"{what} are read from clip-benchmark and open_clip, and {remedy}.")
+
+
+_PACKAGES = {"clip_benchmark": "clip-benchmark", "open_clip": "open_clip_torch"}
+"""The module of each package that has prompts -> what pip installs."""
+
+
+def _folder(module: str) -> str | None:
+    """Where a package is installed, which is not imported for that."""
+    found = find_spec(module)
+    return next(iter(found.submodule_search_locations or ()), None) if found is not None else None
+
+
+def _of_benchmark(what: str) -> dict[str, Any]:
+    """What clip-benchmark says of each set; empty where it is not installed."""
+    folder = _folder("clip_benchmark")
+    content = {} if folder is None else read_json(os.path.join(folder, "datasets", f"en_{what}.json"))
     return content if isinstance(content, dict) else {}
 
 
-def _templates_of_open_clip(constant: str, name: str) -> tuple[str, ...]:
-    templates = _literal_of_open_clip(constant)
-    if templates is None:
-        raise ClipError(
-            f"The templates {name} are read from open_clip, which is not installed; run pip install open_clip_torch, "
-            f"or give the templates {', '.join(OURS)} or a file."
-        )
-    return tuple(map(str, templates))
-
-
-def _literal_of_open_clip(constant: str) -> list[str] | None:
-    """A constant of its file of prompts, a tuple of texts or of functions that put a name into a text.
-
-    None where open_clip is not installed.
-    """
-    found = find_spec("open_clip")
-    if found is None or not found.submodule_search_locations:
+def _of_open_clip(constant: str) -> list[str] | None:
+    """A constant of open_clip's file of prompts; None where it is not installed, or has no such constant."""
+    folder = _folder("open_clip")
+    if folder is None:
         return None
-    path = os.path.join(found.submodule_search_locations[0], "zero_shot_metadata.py")
-    for node in ast.parse("\n".join(lines_of(path))).body:
+    for node in ast.parse("\n".join(lines_of(os.path.join(folder, "zero_shot_metadata.py")))).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == constant:
-            return [_text(entry) for entry in node.value.elts] if isinstance(node.value, ast.Tuple | ast.List) else []
-    return []
+            return [_text(entry) for entry in node.value.elts] if isinstance(node.value, ast.Tuple | ast.List) else None
+    return None
 
 
 def _text(entry: ast.expr) -> str:

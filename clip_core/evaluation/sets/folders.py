@@ -23,10 +23,11 @@ from typing import Literal
 
 import numpy as np
 
-from clip_core.data.listing import tree, warn_of_rest
+from clip_core.data.listing import warn_of_rest
+from clip_core.data.trees import Folder, Tree
 from clip_core.errors import ClipError
 from clip_core.evaluation.sets.labelled import Files, LabelledPictures, PublishedSettings
-from clip_core.evaluation.sets.names import in_order, names_in
+from clip_core.evaluation.sets.names import in_order
 from clip_core.image import SUFFIXES
 
 
@@ -34,51 +35,38 @@ class Folders(PublishedSettings):
     """A folder that has a folder of pictures for each class."""
 
     kind: Literal["folders"] = "folders"
-    names: str | None = None  # a file of class names
 
     def labelled(self) -> LabelledPictures:
-        folders, pictures, labels = pictures_by_folder(self.folder)
-        if self.names is None:
-            classes = [folder.replace("_", " ") for folder in folders]
-        else:
-            classes = names_in(self.names, folders, self.folder)
-        return LabelledPictures(pictures, labels, classes, self.prompts(classes))
+        folders, pictures, labels = pictures_by_folder(Folder(self.folder))
+        classes = self.class_names([folder.replace("_", " ") for folder in folders], folders)
+        return LabelledPictures(self.folder, pictures, labels, classes, self.prompts(classes))
 
 
-def pictures_by_folder(folder: str) -> tuple[list[str], Files, np.ndarray]:
-    """The folders in a folder, the pictures in each of them, and the place of the folder of each picture.
+def pictures_by_folder(tree: Tree, without: str = "") -> tuple[list[str], Files, np.ndarray]:
+    """The folders of a tree, the pictures in each of them, and the place of the folder of each picture.
+
+    Args:
+        without: a folder that is no class.
 
     Raises:
         ClipError: a folder cannot be read, or has no pictures.
     """
-    entries = _entries(folder)
-    folders = in_order(entry.name for entry in entries if entry.is_dir())
-    passed, again = [entry.name for entry in entries if not entry.is_dir()], []
-    below = len(os.path.join(folder, ""))
-    by_class: list[list[str]] = []
-    for name in folders:
-        files, met_again = tree(os.path.join(folder, name))
-        by_class.append([path[below:] for path in files if os.path.splitext(path)[1].lower() in SUFFIXES])
-        passed += [path for path in files if os.path.splitext(path)[1].lower() not in SUFFIXES]
-        again += met_again
+    found = tree.by_folder()
+    folders = in_order(folder for folder in found if folder not in ("", without))
+    by_class = [[path for path in found[folder] if is_picture(path)] for folder in folders]
     if not any(by_class):
-        raise ClipError(f"{folder} has no pictures ({', '.join(SUFFIXES)}) in folders, one per class; check it.")
-    for name, paths in zip(folders, by_class):
+        raise ClipError(f"{tree.source} has no pictures ({', '.join(SUFFIXES)}) in folders, one per class; check it.")
+    for folder, paths in zip(folders, by_class):
         if not paths:
             raise ClipError(
-                f"The class {name} of {folder} has no pictures ({', '.join(SUFFIXES)}) in its folder; remove the "
-                "folder, or put some there."
+                f"The class {folder} of {tree.source} has no pictures ({', '.join(SUFFIXES)}) in its folder; remove "
+                "the folder, or put some there."
             )
-    warn_of_rest(folder, passed, again)
+    warn_of_rest(tree.source, [*found[""], *(path for each in folders for path in found[each] if not is_picture(path))])
     labels = np.repeat(np.arange(len(by_class)), [len(paths) for paths in by_class])
-    return folders, Files(folder, [path for paths in by_class for path in paths]), labels
+    return folders, Files(tree, [path for paths in by_class for path in paths]), labels
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted by name, without hidden files."""
-    try:
-        with os.scandir(folder) as found:
-            return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except (OSError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise ClipError(f"{folder} cannot be read: {reason}; give a folder with a folder for each class.") from error
+def is_picture(path: str) -> bool:
+    """Whether the name of a file is that of a picture."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
 from clip_core.data.example import Texts, fingerprint_of
 from clip_core.data.settings import Section, Templates
-from clip_core.evaluation.prompts import prompts_of, resolved
-from clip_core.image import open_image
+from clip_core.data.trees import Layout, Tree, tree_of
+from clip_core.download import download
+from clip_core.errors import ClipError
+from clip_core.evaluation.prompts import openai_names, prompts_of, resolved
+from clip_core.evaluation.sets.names import names_in
 
 
 class Labelled(Protocol):
@@ -64,6 +67,15 @@ class LabelledSettings(Section):
         """
 
 
+class Published(NamedTuple):
+    """A file that anyone may fetch."""
+
+    url: str
+    sha256: str  # as TensorFlow Datasets lists it
+    size: int  # bytes
+    file: str  # its name in the folder
+
+
 class PublishedSettings(LabelledSettings):
     """The keys of all sets that are read from files."""
 
@@ -71,13 +83,62 @@ class PublishedSettings(LabelledSettings):
     """The templates of a set that has none in its files."""
 
     folder: str  # of the files as they are published
-    templates: Templates | str | None = None
+    names: str | None = None  # a file of class names, or `openai`
+    templates: Templates | str | None = None  # a list of them, the name of one, or a file
+
+    def layouts(self) -> Sequence[Layout]:
+        """The forms in which the set is published."""
+        return ()
+
+    def published(self) -> Sequence[Published]:
+        """The files of the set that anyone may fetch."""
+        return ()
+
+    def download(self, progress: Callable[[int, int | None], None] | None = None) -> None:
+        """Fetch the files of the set into its folder, unless it is there already in one of its forms.
+
+        Raises:
+            ClipError: nobody may fetch them, or they cannot be fetched or written.
+        """
+        files = self.published()
+        if not files:
+            raise ClipError(
+                f"The set {self.kind} has no public address; get it from those who publish it, and give its folder."
+            )
+        if not any(layout.place(self.folder) for layout in self.layouts()):
+            for file in files:
+                target = os.path.join(self.folder, file.file)
+                download(file.url, target, file.sha256, expected_size=file.size, progress=progress)
+
+    def tree(self) -> tuple[Layout, Tree]:
+        """In which form the set is there, and its files.
+
+        Raises:
+            ClipError: it is in none.
+        """
+        return tree_of(self.folder, self.layouts())
+
+    def class_names(self, own: Sequence[str], called: Sequence[str] | None = None) -> list[str]:
+        """The names of the classes as they stand in prompts.
+
+        Args:
+            own: the names in the files of the set.
+            called: what the files call the classes, in the order of the labels, where it is not the name.
+
+        Raises:
+            ClipError: the setting ``names`` does not give as many, or one that belongs to no class for certain.
+        """
+        if self.names is None:
+            return list(own)
+        if self.names != "openai":
+            return names_in(self.names, called or own, self.folder, by_label=called is None)
+        return openai_names(self.kind, len(own))
 
     def prompts(self, classes: Sequence[str], own: Sequence[str] = ()) -> list[list[str]]:
         """The prompts of each class.
 
         Args:
-            own: the templates in the set's own files.
+            own: the templates in the files of the set.
 
         Raises:
             ClipError: the templates cannot be found or used.
@@ -99,19 +160,40 @@ class Pictures(Protocol):
 
 
 class LabelledPictures:
-    """Pictures with classes, the first of each class before the second of any.
+    """Pictures with classes.
 
     Args:
+        source: what they are from, for messages.
         labels: int64 [n], the class of each picture.
         classes: the name of each class.
         prompts: of each class.
+        in_turn: whether the first of each class come before the second of any; otherwise pictures keep their order.
+
+    Raises:
+        ClipError: there are no pictures, or a label is of no class.
     """
 
     def __init__(
-        self, pictures: Pictures, labels: np.ndarray, classes: Sequence[str], prompts: Sequence[Sequence[str]]
+        self,
+        source: str,
+        pictures: Pictures,
+        labels: np.ndarray,
+        classes: Sequence[str],
+        prompts: Sequence[Sequence[str]],
+        in_turn: bool = True,
     ):
+        if len(pictures) != len(labels) or not len(labels):
+            raise ClipError(f"{source} has {len(pictures)} pictures and {len(labels)} labels; get it again.")
+        if labels.min() < 0 or labels.max() >= len(classes):
+            raise ClipError(
+                f"{source} has labels from {labels.min()} to {labels.max()}, counted from 0, and {len(classes)} "
+                "classes; get it again."
+            )
         self.classes, self.prompts = classes, prompts
         self._pictures, self._labels = pictures, labels
+        self._order = np.arange(len(labels))
+        if not in_turn:
+            return
         by_class = np.argsort(labels, kind="stable")
         counts = np.bincount(labels, minlength=len(classes))
         places = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each within its class
@@ -163,22 +245,22 @@ class Part:
 
 
 class Files:
-    """Picture files, by their paths below a folder."""
+    """Picture files of a tree, by their paths."""
 
-    def __init__(self, folder: str, paths: Sequence[str]):
-        self._folder, self._paths = folder, Texts(paths)
+    def __init__(self, tree: Tree, paths: Sequence[str]):
+        self._tree, self._paths = tree, Texts(paths)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        return open_image(os.path.join(self._folder, self._paths[index]))
+        return self._tree.picture(self._paths[index])
 
     def name(self, index: int) -> str:
         return self._paths[index]
 
     def fingerprint(self) -> str:
-        return self._paths.fingerprint()
+        return self._tree.fingerprint(list(self._paths))
 
 
 class Arrays:

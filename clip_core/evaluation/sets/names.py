@@ -16,12 +16,13 @@ def in_order(folders: Iterable[str]) -> list[str]:
     return sorted(names, key=int) if all(map(_is_number, names)) else names
 
 
-def names_in(path: str, folders: Sequence[str], source: str) -> list[str]:
+def names_in(path: str, folders: Sequence[str], source: str, by_label: bool = False) -> list[str]:
     """The name of each class in a file (`clip_core.evaluation.sets.folders` has the rules).
 
     Args:
         folders: what the set itself calls its classes, in the order of `in_order`.
         source: where they are, for messages.
+        by_label: whether the order is that of labels in the set instead, of which there is only one.
 
     Raises:
         ClipError: the file cannot be read, or it is not certain which of its names belongs to which class.
@@ -52,7 +53,7 @@ def names_in(path: str, folders: Sequence[str], source: str) -> list[str]:
                 f"{path} is a plain list, and its line {shown(line)}, by its place that of the folder "
                 f"{folder}, names the folder {stated}; write each line as folder<tab>name."
             )
-    other = _other_order(folders)
+    other = None if by_label else _other_order(folders)
     if other is not None:
         here, there = next(pair for pair in zip(folders, other) if pair[0] != pair[1])
         raise ClipError(
