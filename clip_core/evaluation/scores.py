@@ -336,7 +336,8 @@ def retrieval_scores(
         texts: unit features float32 [m, d] of distinct texts.
         own_texts: the rows of each picture's own texts, at least one. A text may belong to several pictures: it is
             right for each of them and each of them for it, and it counts as a caption of each.
-        seed: of the confidence intervals, whose samples are pictures with all their captions.
+        seed: of the confidence intervals, whose samples are pictures with all their captions; the targets among which
+            they look stay the same.
 
     Raises:
         ClipError: there are fewer than two pictures or texts, or a feature is not finite.
