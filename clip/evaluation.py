@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 import backends
 import clip
+from clip import report
 from clip.api import open_model, weights_file
 from clip_core import files
 from clip_core.data.families import FAMILIES
@@ -22,7 +23,7 @@ from clip_core.data.settings import setting_error
 from clip_core.errors import ClipError
 from clip_core.evaluation.agreement import Agreement, agreement
 from clip_core.evaluation.features import BATCH, Progress, Store, quiet
-from clip_core.evaluation.scores import Scores
+from clip_core.evaluation.scores import Columns, Scores
 from clip_core.evaluation.sets import SETS
 from clip_core.evaluation.sets.labelled import LabelledSettings, Part
 from clip_core.evaluation.tasks import Encoded, Encoder, Probe, Retrieval, Task, ZeroShot
@@ -163,6 +164,7 @@ def evaluate(
     Raises:
         ClipError: the data or the model cannot be used.
     """
+    report.check(output, plot, force)
     names = [backend] if backend is None or isinstance(backend, str) else list(dict.fromkeys(backend))
     for name in names:
         if name is not None:
@@ -214,6 +216,13 @@ def evaluate(
         },
         "agreement": {name: found.to_dict() for name, found in agreed.items()},
     }
+    if output is not None:
+        samples: dict[str, Columns] = {
+            name: {"name": task.names(encoded[name]), **found.samples()} for name, found in scores.items()
+        }
+        report.write(output, result, scores, samples, force)
+    if plot is not None:
+        report.draw(plot, result, scores, force)
     return Evaluation(result, scores, agreed)
 
 

@@ -21,7 +21,6 @@ from clip.command.output import (
     console,
     heads_of,
     print_json,
-    print_table,
     shortened,
 )
 from clip.command.progress import Bar
@@ -32,7 +31,6 @@ from clip_core.evaluation.sets import SETS
 
 if TYPE_CHECKING:
     from clip.evaluation import Evaluation
-    from clip_core.evaluation.intervals import Score
     from clip_core.evaluation.tasks import Task
 
 app = typer.Typer(
@@ -147,12 +145,9 @@ def _backends(text: str | None) -> list[str] | None:
 
 def _print(found: Evaluation) -> None:
     """The scores of every backend with their intervals, how far the backends agree, and what was left out."""
-    first = next(iter(found.scores.values()))
-    rows = [
-        [name.replace("_", " "), *(_shown(of_backend.scores[name]) for of_backend in found.scores.values())]
-        for name in first.scores
-    ]
-    print_table(["score", *found.scores], rows)
+    from clip.command.scores import print_scores
+
+    print_scores(found.scores)
     for choice, agreed in found.agreement.items():
         line = f"{choice}: all backends choose the same for {agreed.equal:,} of {agreed.samples:,}"
         if agreed.largest_margin is not None:
@@ -161,11 +156,6 @@ def _print(found: Evaluation) -> None:
     for name, of_backend in found.report["results"].items():
         if of_backend["faults"]:
             console.print(f"{name}: {len(of_backend['faults'])} left out: {shortened(list(of_backend['faults']))}")
-
-
-def _shown(score: Score) -> str:
-    """A score and its confidence interval."""
-    return f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"
 
 
 def _command(

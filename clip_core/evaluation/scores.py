@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -166,7 +166,8 @@ class ZeroShotScores:
 class Direction:
     """Of queries that are to find a target of their own."""
 
-    comparison: Comparison  # of queries with targets
+    comparison: Comparison
+    """Of queries with targets; the nearest is the number of a picture, or of the first caption with that text."""
     picture: np.ndarray  # int64 [n]: the picture that each query is, or belongs to
     recall: dict[int, Score]
     """Number of targets -> the share of queries that have one of their own among so many nearest."""
@@ -199,7 +200,8 @@ class RetrievalScores:
         }
 
     def samples(self) -> Columns:
-        """First the pictures, then the captions. ``nearest`` is the number of the nearest text or picture."""
+        """First the pictures, then the captions. ``picture`` and ``nearest`` are places among the pictures, or, of
+        what is nearest to a picture, among the captions."""
         both = (self.image_to_text, self.text_to_image)
         return {
             "query": ["picture"] * len(self.image_to_text.picture) + ["caption"] * len(self.text_to_image.picture),
@@ -333,7 +335,7 @@ def retrieval_scores(
 
     Args:
         images: unit features float32 [n, d].
-        texts: unit features float32 [m, d] of distinct texts.
+        texts: unit features float32 [m, d] of distinct texts, each of which some picture has.
         own_texts: the rows of each picture's own texts, at least one. A text may belong to several pictures: it is
             right for each of them and each of them for it, and it counts as a caption of each.
         seed: of the confidence intervals, whose samples are pictures with all their captions; the targets among which
@@ -348,8 +350,12 @@ def retrieval_scores(
     picture = np.repeat(np.arange(len(images)), [len(rows) for rows in own_texts])
     of_texts = compare(texts, images, owners(own_texts, len(texts)))
     of_captions = Comparison(*(values[captions] for values in vars(of_texts).values()))
+    first = np.zeros(len(texts), np.int64)
+    first[captions[::-1]] = np.arange(len(captions))[::-1]
+    of_images = compare(images, texts, own_texts)
+    of_images = replace(of_images, nearest=first[of_images.nearest])
     return RetrievalScores(
-        _direction(compare(images, texts, own_texts), np.arange(len(images)), len(texts), seed),
+        _direction(of_images, np.arange(len(images)), len(texts), seed),
         _direction(of_captions, picture, len(images), seed),
     )
 

@@ -120,6 +120,10 @@ class Task(ABC):
     def choices(self, encoded: Encoded) -> dict[str, Choices]:
         """What one model chooses, to be compared with what it chooses in another backend."""
 
+    @abstractmethod
+    def names(self, encoded: Encoded) -> list[str]:
+        """What a report calls the samples, in the order of `Scores.samples`."""
+
 
 class ZeroShot(Task):
     """Pictures with classes: each picture is put into the class that is nearest to it (paper, section 3.1)."""
@@ -155,6 +159,9 @@ class ZeroShot(Task):
 
     def choices(self, encoded: Encoded) -> dict[str, Choices]:
         return {"class": choices(encoded.features["images"], encoded.features["classes"])}
+
+    def names(self, encoded: Encoded) -> list[str]:
+        return [self.labelled.name(int(index)) for index in encoded.features["indices"]]
 
 
 class Probe(Task):
@@ -217,6 +224,9 @@ class Probe(Task):
     def choices(self, encoded: Encoded) -> dict[str, Choices]:
         return {"class": choices(encoded.features["images"], encoded.features["classes"])}
 
+    def names(self, encoded: Encoded) -> list[str]:
+        return [self.test.name(int(index)) for index in encoded.features["indices"]]
+
 
 class Retrieval(Task):
     """Pictures with captions: each is to find the other among all; captions that are too long are cut.
@@ -258,6 +268,11 @@ class Retrieval(Task):
     def choices(self, encoded: Encoded) -> dict[str, Choices]:
         images, texts = encoded.features["images"], encoded.features["texts"]
         return {"caption of a picture": choices(images, texts), "picture of a caption": choices(texts, images)}
+
+    def names(self, encoded: Encoded) -> list[str]:
+        pictures = [f"picture {index}" for index in encoded.features["indices"]]
+        counts = zip(pictures, encoded.features["counts"])
+        return pictures + [f"caption {number} of {name}" for name, count in counts for number in range(count)]
 
 
 def means(features: np.ndarray, counts: Sequence[int]) -> np.ndarray:

@@ -13,9 +13,12 @@ from PIL import Image
 
 from clip import figures, report
 from clip.command.scores import print_scores
+from clip.evaluation import evaluate
 from clip_core.errors import ClipError
 from clip_core.evaluation.intervals import Score
 from clip_core.evaluation.scores import Scores, retrieval_scores, sentence_scores, zero_shot_scores
+from clip_core.evaluation.shapes import Scenes
+from clip_core.evaluation.tasks import Retrieval
 from clip_core.similarity import normalize
 
 NAMES = ["cat", "$dog$ | <b>", "bird\n# big", "fish"]
@@ -151,6 +154,25 @@ def test_a_report_that_cannot_be_finished_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="Out of range float"):
         report.write(tmp_path / "report", described(scores, seed=float("nan")), scores, samples(scores))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_writes_its_report_and_refuses_to_replace_it_before_it_encodes(tmp_path):
+    task, told = Retrieval(Scenes(12, 0)), []
+    options = {"backend": "numpy", "output": tmp_path / "report", "plot": tmp_path / "scores.png"}
+    found = evaluate(task, "shapes", **options)
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == found.report
+    assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
+    rows = pyarrow.parquet.read_table(tmp_path / "report" / "samples.parquet").to_pydict()
+    assert rows["name"] == [f"picture {number}" for number in range(12)] + [
+        f"caption 0 of picture {number}" for number in range(12)
+    ]
+    right = np.array(rows["rank"]) == 0
+    assert right.sum() > 12
+    assert (np.array(rows["nearest"]) == rows["picture"])[right].all()
+    for name in ("output", "plot"):
+        with pytest.raises(ClipError, match=r"is there already"):
+            evaluate(task, "shapes", **{name: options[name]}, progress=lambda *state: told.append(state))
+    assert told == []
 
 
 @pytest.mark.parametrize(

@@ -154,11 +154,11 @@ def test_what_gives_no_scores_is_refused(images, labels, message):
 def test_retrieval_by_hand():
     """Two pictures with two captions and one; a text that two pictures share is right for both."""
     images = np.array([[1, 0, 0], [0, 1, 0], [0, 0.6, 0.8]], np.float32)
-    texts = np.array([[0.8, 0.6, 0], [0, 0, 1], [0, 1, 0], [0.6, 0.8, 0]], np.float32)
-    found = retrieval_scores(images, texts, [[0, 1], [2], [2, 3]])
+    texts = np.array([[0, 1, 0], [0.6, 0.8, 0], [0.8, 0.6, 0], [0, 0, 1]], np.float32)
+    found = retrieval_scores(images, texts, [[2, 3], [0], [0, 1]])
     by_image, by_text = found.image_to_text, found.text_to_image
     assert by_image.comparison.ranks.tolist() == [0, 0, 1]
-    assert by_image.comparison.nearest.tolist() == [0, 2, 1]
+    assert by_image.comparison.nearest.tolist() == [0, 2, 1]  # captions, in the order of their pictures
     assert by_text.comparison.ranks.tolist() == [0, 2, 0, 0, 2]
     assert by_text.picture.tolist() == [0, 0, 1, 2, 2]
     values = {name: score.value for name, score in found.scores.items()}
