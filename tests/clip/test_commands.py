@@ -941,8 +941,8 @@ def test_evaluate(backend, run):
     assert scores["image_to_text_recall_at_1"]["value"] >= 0.7
     expected = run(*few, "--backend", "numpy", "--json").json["results"]["numpy"]["scores"]
     assert scores == expected
-    share = expected["trained_top1"]
-    line = f"trained top1               {share['value']:.4f} [{share['low']:.4f}, {share['high']:.4f}]"
+    value, low, high = (100 * expected["trained_top1"][name] for name in ("value", "low", "high"))
+    line = f"{'trained top1':33}  {value:.2f} % [{low:.2f}, {high:.2f}]"
     assert line in run(*few, "--backend", backend).out
 
 
