@@ -76,8 +76,13 @@ class LoadedModel:
 
     @property
     def preprocess(self) -> Preprocess:
-        tower = self.model.architecture.image
-        return Preprocess(tower.resolution, tower.pixels, self.model.backend)
+        return preprocess_of(self.model)
+
+
+def preprocess_of(model: Model) -> Preprocess:
+    """The preprocessing of a model's pictures."""
+    tower = model.architecture.image
+    return Preprocess(tower.resolution, tower.pixels, model.backend)
 
 
 _current: LoadedModel | None = None
@@ -295,33 +300,38 @@ def tokenize(texts: str | Sequence[str], context_length: int | None = None, trun
     if _current is None:
         length = OPENAI_CONTEXT_LENGTH if context_length is None else context_length
         return backends.get(backends.default()).native(openai().tokenize(texts, length, truncate))
-    return _current.model.tokenize(texts, context_length, truncate)
+    return _model().tokenize(texts, context_length, truncate)
 
 
 def preprocess(image: Image.Image) -> Tensor:
     """The pixels of a picture [3, r, r] for the model loaded last (`Preprocess`)."""
-    return _loaded().preprocess(image)
+    return preprocess_of(_model())(image)
 
 
 def encode_image(image: Tensor) -> Tensor:
     """Pixels [n, 3, r, r] -> image features [n, d] of the model loaded last, not normalised."""
-    return _loaded().model.encode_image(image)
+    return _model().encode_image(image)
 
 
 def encode_text(text: Tensor) -> Tensor:
     """Tokens [n, context] -> text features [n, d] of the model loaded last, not normalised."""
-    return _loaded().model.encode_text(text)
+    return _model().encode_text(text)
 
 
 def logits(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels [n, 3, r, r] and tokens [m, context] -> logits per image [n, m] and per text [m, n]."""
-    return _loaded().model(image, text)
+    return _model()(image, text)
 
 
-def _loaded() -> LoadedModel:
+def _model() -> Model:
+    """The model behind the functions of this module: the one in NNabla's current parameter scope, or else the last.
+
+    Raises:
+        ClipError: no model is loaded, or the parameters in that scope are no model's.
+    """
     if _current is None:
         raise ClipError("No model is loaded yet; call clip.load first, for example clip.load('shapes').")
-    return _current
+    return backends.get(_current.model.backend).published() or _current.model
 
 
 def _backend_for(name: str | os.PathLike[str]) -> str:

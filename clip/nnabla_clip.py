@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from backends.nnabla.wrapper import CLIPWrapper
+from backends.nnabla.wrapper import CLIPModule
 from clip.api import open_model
 
 
-class CLIP(CLIPWrapper):
+class CLIP(CLIPModule):
     """A model in NNabla with its tokenizer and its preprocessing.
 
     Args:

@@ -80,6 +80,14 @@ class Backend(ABC):
     def publish(self, model: Model) -> None:  # noqa: B027  # most frameworks keep nothing
         """Make a model known to what the framework keeps for the whole process, if it keeps anything."""
 
+    def published(self) -> Model | None:
+        """The model that the framework keeps for where it is asked now, if it keeps any.
+
+        Raises:
+            ClipError: what it keeps there is no model's.
+        """
+        return None
+
     @property
     def Trainer(self) -> TrainerClass:
         """The trainer of this framework's models, imported now.

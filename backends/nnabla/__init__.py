@@ -8,7 +8,7 @@ import nnabla as nn
 import nnabla_ext.cpu
 import numpy as np
 
-from backends.nnabla.model import CLIP
+from backends.nnabla.model import CLIP, published
 from backends.nnabla.tensors import to_array, to_tensor
 from clip_core.backend import Backend, Model, ProcessGroupClass, TrainerClass
 
@@ -42,6 +42,10 @@ class NNabla(Backend):
         """Make the model's parameters those of NNabla's current parameter scope (`CLIP.publish`)."""
         assert isinstance(model, CLIP)
         model.publish()
+
+    def published(self) -> Model | None:
+        """The model in NNabla's current parameter scope (`backends.nnabla.model.published`)."""
+        return published()
 
     @property
     def Trainer(self) -> TrainerClass:

@@ -23,7 +23,7 @@ from backends.nnabla.module import SWITCHES
 from backends.nnabla.tensors import to_array
 from clip_core.layouts import LAYOUTS
 from clip_core.layouts.nnabla import METADATA, OF_CHANNELS, TRANSPOSED
-from clip_core.naming import Weights, parameters
+from clip_core.naming import Weights
 
 BATCHES = 2, 3  # two networks that differ in what depends on the size of a batch alone
 
@@ -55,11 +55,11 @@ def save(clip: CLIP, part: str, path: Path, inputs: Mapping[str, np.ndarray], me
 
 def _stored(clip: CLIP, part: str) -> Variables:
     """The parameters of a part under their names in NNabla."""
-    architecture, variables = clip.architecture, dict(clip.named_parameters())
-    of_part = (
-        parameters(architecture) if part == "both" else architecture.mounted("image" if part == "image" else "text")
-    )
-    return {LAYOUTS["nnabla"].spell(parameter.name): variables[parameter.name] for parameter in of_part}
+    if part == "both":
+        return clip.spelled_parameters()
+    of_part = clip.architecture.mounted("image" if part == "image" else "text")
+    names = {LAYOUTS["nnabla"].spell(parameter.name) for parameter in of_part}
+    return {name: variable for name, variable in clip.spelled_parameters().items() if name in names}
 
 
 def _graph(clip: CLIP, part: str, inputs: Mapping[str, np.ndarray], batch: int, stored: Variables) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import nnabla as nn
 import nnabla.functions as F
@@ -31,6 +31,8 @@ from clip_core.text.tokenizer import Tokenizer
 from clip_core.towers.parts import TextTower
 
 M = TypeVar("M", bound=Module)
+SCALE = "logit_scale"  # which every model has in its scope
+PUBLISHED: list[CLIP] = []  # the models that are in some scope, the last one last
 
 
 def evaluating(module: M) -> M:
@@ -67,6 +69,7 @@ class CLIP(Observed):
     """
 
     backend = "nnabla"
+    scope: Mapping[str, Any] = {}  # NNabla's, in which it was published last
 
     def __init__(
         self,
@@ -133,13 +136,22 @@ class CLIP(Observed):
         ``nn.get_parameters``, solvers and ``nn.save_parameters`` then work on this model. The parameters of a model
         that was published there before leave the scope; that model keeps working.
         """
-        variables = dict(self.named_parameters())
-        names = {parameter.name: LAYOUTS["nnabla"].spell(parameter.name) for parameter in parameters(self.architecture)}
         scope = nn.parameter.get_current_parameter_scope()
-        for top in {name.split("/")[0] for name in names.values()}:
+        own = self.spelled_parameters()
+        for top in {name.split("/")[0] for name in own}:
             scope.pop(top, None)
-        for name, spelled in names.items():
-            nn.parameter.set_parameter(spelled, variables[name])
+        for name, variable in own.items():
+            nn.parameter.set_parameter(name, variable)
+        PUBLISHED[:] = [one for one in PUBLISHED if one.scope.get(SCALE) is one.logit_scale] + [self]
+        self.scope = scope
+
+    def spelled_parameters(self) -> dict[str, nn.Variable]:
+        """The parameters and buffers under NNabla's names."""
+        variables = dict(self.named_parameters())
+        return {
+            LAYOUTS["nnabla"].spell(parameter.name): variables[parameter.name]
+            for parameter in parameters(self.architecture)
+        }
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -257,3 +269,27 @@ class CLIP(Observed):
         """This model at once, without gradient, and with running statistics used rather than moved."""
         with SWITCHES, nn.auto_forward(), nn.no_grad():
             yield evaluating(self) if any(module.training for module in self.modules()) else self
+
+
+def published() -> CLIP | None:
+    """The model in NNabla's current parameter scope; None if there is none.
+
+    Raises:
+        ClipError: the scope has parameters of a CLIP that are not a published model's.
+    """
+    found = nn.get_parameters(grad_only=False)
+    if SCALE not in found:
+        return None
+    for model in reversed(PUBLISHED):
+        if found[SCALE] is model.logit_scale:
+            for name, variable in model.spelled_parameters().items():
+                if found.get(name) is not variable:
+                    raise ClipError(
+                        f"The parameter {name} in NNabla's scope is not the model's own any more; set its values "
+                        "(.d) rather than the parameter."
+                    )
+            return model
+    raise ClipError(
+        "The parameters in NNabla's scope are not those of a model that clip.load has loaded there; load their file by "
+        "clip.load, or before nn.load_parameters the file that they were tuned from."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +14,9 @@ from PIL import Image
 from backends.nnabla.functions import products
 from backends.nnabla.layers import normalize
 from backends.nnabla.model import CLIP
+from backends.nnabla.tensors import to_array
 from clip_core.image import open_image
+from clip_core.layouts import LAYOUTS
 
 
 class CLIPWrapper:
@@ -75,3 +77,29 @@ class CLIPWrapper:
         """
         with nn.auto_forward():
             return self(self.preprocess_image(image), self.preprocess_texts(texts)).d[0]
+
+
+class CLIPModule(CLIPWrapper, nn.Module):
+    """A `CLIPWrapper` as one of NNabla's modules, whose own scope has the parameters under NNabla-CLIP's names.
+
+    NNabla changes the scope of all threads while a method runs that a module's class defines. That of the methods above
+    is another one.
+    """
+
+    def __init__(self, model: CLIP, pixels: Callable[[Image.Image], np.ndarray]) -> None:
+        CLIPWrapper.__init__(self, model, pixels)
+        for name, variable in model.spelled_parameters().items():  # into the module's scope
+            nn.parameter.set_parameter(name, variable)
+
+    def set_parameters(self, params: Mapping[str, nn.Variable], raise_if_missing: bool = False) -> None:
+        """Take over the values of some parameters by their names in NNabla: all of them, or on any fault none.
+
+        Raises:
+            CheckpointError: listing every name that the model does not have, and every wrong shape.
+        """
+        weights = LAYOUTS["nnabla"].to_canonical({name: to_array(variable) for name, variable in params.items()})
+        self.model.load(self.model.export() | weights, "the set of parameters")
+
+    def set_parameter(self, key: str, param: nn.Variable, raise_if_missing: bool = False) -> None:
+        """`set_parameters` of one."""
+        self.set_parameters({key: param})

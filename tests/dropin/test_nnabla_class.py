@@ -61,3 +61,37 @@ def test_what_is_not_there(model, tmp_path):
         clip.CLIP(str(tmp_path / "ViT-L-14.h5"))
     with pytest.raises(ImageError):
         model.run(str(tmp_path / "nothing.png"), TEXTS)
+
+
+def test_it_is_one_of_nnablas_modules(model, tmp_path):
+    """Its parameters have NNabla-CLIP's names in a scope of its own, also as a part of another module."""
+    names = {"visual/conv1/W", "visual/transformer/resblocks/0/attn/in_proj_W", "ln_final/b", "logit_scale"}
+    found = model.get_parameters()
+    assert names <= found.keys()
+    assert len(found) == len(model.model.export())
+    assert not names & nn.get_parameters().keys()
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            self.encoder = model
+
+        def call(self, image):
+            return self.encoder.encode_image(image)
+
+    whole, image = Whole(), model.preprocess_image(str(PICTURE))
+    assert {f"@encoder/{name}" for name in names} <= whole.get_parameters().keys()
+    with nn.auto_forward():
+        assert np.array_equal(whole(image).d, model.encode_image(image).d)
+
+
+def test_its_parameters_are_saved_and_loaded(tmp_path):
+    one, two = clip.CLIP("shapes"), clip.CLIP(model_path="shapes")
+    one.get_parameters()["visual/proj"].d *= 1.5
+    graph = two.encode_image(two.preprocess_image(str(PICTURE)))  # which refers to the variables as they are
+    one.save_parameters(str(tmp_path / "one.h5"))
+    two.load_parameters(str(tmp_path / "one.h5"))
+    graph.forward()
+    expected = one.model.embed_image(one.preprocess_image(str(PICTURE)).d)
+    assert difference(graph.d, expected) <= 1e-6 * np.abs(expected).max()
+    with pytest.raises(ClipError, match=r"^the set of parameters.* visual\.proj has shape \(2, 3\)"):
+        two.set_parameter("visual/proj", nn.Variable((2, 3)))
