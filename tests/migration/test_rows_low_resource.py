@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import json
 from math import exp
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import converters
 from clip_core.architecture import Architecture
@@ -47,6 +51,7 @@ from tests.migration.commands import in_this_process
 from tests.migration.datasets import picture, ramp
 from tests.migration.document import Check, Row, each_row
 from tests.migration.trainings import BASE, Trainings, half_cosine
+from tests.serving import Pictures, running
 
 PUBLISHED = ARCHITECTURES["B/32@224+B"].architecture
 
@@ -149,9 +154,77 @@ def converted(row: Row, train: Trainings) -> None:
     assert all(np.array_equal(found.weights[name], array) for name, array in weights.items())
 
 
+def collecting(row: Row, train: Trainings, **places: object) -> Path:
+    """Run the row's command with places instead of its words; gives the folder of what it writes."""
+    folder = train.folder()
+    folder.mkdir(exist_ok=True)
+    words = row.command.removeprefix("clip ").split()
+    if "-o" in words:
+        written = words[words.index("-o") + 1]
+        places[written] = folder / written
+    else:
+        places["DIR"] = folder / "fetched"
+    assert set(places) <= set(words)
+    more = ["--private"] if "download" in words else []
+    train.command(" ".join([str(places.get(word, word)) for word in words] + more))
+    return folder
+
+
+def words_counted(row: Row, train: Trainings) -> None:
+    page = "<page><ns>0</ns><revision><text>{}</text></revision></page>"
+    pages = page.format("the [[Zebra|zebra]]") * 100 + page.format("the rare zebra") * 99
+    (train.data / "DUMP").write_bytes(bz2.compress(f"<mediawiki>{pages}</mediawiki>".encode()))
+    folder = collecting(row, train)
+    assert (folder / "words.tsv").read_text() == "word\ttimes\nzebra\t199\n"
+
+
+def joined(row: Row, train: Trainings) -> None:
+    pairs = [{"query": "a zebra", "image": "https://a.example/1"}, {"query": None, "image": "https://a.example/2"}]
+    (train.data / "words_0.json").write_text(json.dumps(pairs))
+    (train.data / "words_1.json").write_text(json.dumps([*pairs, {"query": "a horse", "image": "https://a.example/3"}]))
+    folder = collecting(row, train)
+    expected = "query,image\na zebra,https://a.example/1\na horse,https://a.example/3\n"
+    assert (folder / "WKIT_24M_dataset.csv").read_text() == expected
+
+
+def downloaded(row: Row, train: Trainings) -> None:
+    stored = {f"/{number}": (train.data / "pictures" / f"{number}.jpg").read_bytes() for number in range(4)}
+    served = Pictures({**stored})
+    with running(served.handler) as address:
+        rows = [f"n{number},{address}/{number}" for number in range(5)]
+        (train.data / "pairs.csv").write_text("\n".join(["query,image", *rows]))
+        folder = collecting(row, train, **{"WKIT_24M_dataset.csv": train.data / "pairs.csv"}) / "fetched"
+    data = {"source": "table", "file": str(folder / "images.csv"), "separator": ","}
+    run = train({"data": data, "training": {"epochs": 1}})
+    assert sorted(pair for step in run.steps for pair in step.pairs) == [(number, f"n{number}") for number in range(4)]
+    assert "4 answers 404." in (folder / "faults.jsonl").read_text()
+
+
+def indexed(row: Row, train: Trainings) -> None:
+    source = train.data / "sides"
+    source.mkdir()
+    for side in (111, 112):
+        Image.new("RGB", (200, side)).save(source / f"{side}.jpg")
+    (source / "download.json").write_text("{}")
+    (source / "images.csv").write_text("filepath,title\n111.jpg,small\n112.jpg,large\nabsent.jpg,absent\n")
+    folder = collecting(row, train, DIR=source)
+    assert (folder / "WKIT_local.csv").read_text() == "IMG,Q\n112.jpg,large\n"
+
+
+def corpus_written(row: Row, train: Trainings) -> None:
+    (train.data / "captions.csv").write_text('query,image\n"a\nzebra",1\na horse,2\n')
+    folder = collecting(row, train, **{"WKIT_24M_dataset.csv": train.data / "captions.csv"})
+    assert (folder / "corpus.txt").read_text() == "a zebra\na horse\n"
+
+
 CHECKS: dict[str, Check] = {
     'python train.py -device="gpu" -image_encoder="B/32@224" -text_encoder="B" ...': low_resource,
-    "python data.py -task=4, which writes WKIT_local.csv": READS_TABLE,
+    "python src/data/image_gen/word_scraping.py, tasks 1 to 3, an empty file there": words_counted,
+    "python data.py -task=1, task 5": joined,
+    "python data.py -task=2, task 6, in 20 threads": downloaded,
+    "python data.py -task=4, task 7": indexed,
+    "WKIT_local.csv": READS_TABLE,
+    "python data.py -task=3.5": corpus_written,
     "python data.py -task=5, 6, 7: CSV of query, image": READS_TABLE,
     "-fine_tuning (not in the code)": loaded,
     "-load_last_checkpoint True": resumed,
