@@ -38,9 +38,10 @@ def in_turn(samples: Iterable[Sample]) -> list[tuple[bytes, int]]:
     return [by_class[label][at] for at in places for label in sorted(by_class) if at < len(by_class[label])]
 
 
-def read(labelled: Any) -> list[tuple[bytes, int]]:
-    """What a set gives, in its order."""
-    return [(picture.tobytes(), label) for picture, label in (labelled[index] for index in range(len(labelled)))]
+def read(labelled: Any, indices: Iterable[int] | None = None) -> list[tuple[bytes, int]]:
+    """What a set gives, by default all of it in its order."""
+    found = (labelled[index] for index in (range(len(labelled)) if indices is None else indices))
+    return [(picture.tobytes(), label) for picture, label in found]
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -64,6 +65,13 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, data in files.items():
             archive.writestr(path, data)
+    return buffer.getvalue()
+
+
+def encoded(picture: Image.Image, form: str) -> bytes:
+    """A picture in a form without loss."""
+    buffer = io.BytesIO()
+    picture.save(buffer, form, lossless=True)
     return buffer.getvalue()
 
 

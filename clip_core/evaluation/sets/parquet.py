@@ -147,7 +147,7 @@ def _features(path: str) -> dict[str, dict[str, Any]]:
     with _opened(path) as content:
         schema = content.schema_arrow
         columns: dict[str, dict[str, Any]] = {field.name: {"_type": str(field.type)} for field in schema}
-        stored = (schema.metadata or {}).get(b"huggingface", b"{}")
+        stored = (content.metadata.metadata or {}).get(b"huggingface", b"{}")
     try:
         found = json.loads(stored)["info"]["features"]
         return columns | {name: known for name, known in found.items() if name in columns and isinstance(known, dict)}
