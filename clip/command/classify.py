@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from glob import glob
 from importlib.util import find_spec
 from math import floor, isnan
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from clip.api import LoadedModel, Preprocess, open_model, weights_file
+from clip.api import LoadedModel, open_model, weights_file
 from clip.command.output import (
     FILE_WIDTH,
     Activation,
@@ -36,17 +34,16 @@ from clip.command.output import (
     heads_of,
     print_table,
 )
+from clip.command.pictures import pictures_of, pixels_of, texts_of
 from clip.zero_shot import Classifier
 from clip_core import files
 from clip_core.data import shapes
-from clip_core.data.listing import tree, warn_of_rest
-from clip_core.errors import ClipError, ImageError, TextError, visible
-from clip_core.image import SUFFIXES, open_image
+from clip_core.errors import ClipError, ImageError, visible
+from clip_core.image import open_image
 from clip_core.memory import enough_memory
 from clip_core.models import SHAPES
 from converters import files_of
 
-MAX_LABELS_FILE_BYTES = 16 << 20
 MAX_PLOT_HEIGHT = 500.0  # inches; matplotlib draws no picture of more than 65,535 pixels
 DOTS_PER_INCH = 120
 MAX_DRAWN_PIXELS = 512  # of a picture's longer side
@@ -116,7 +113,7 @@ def run(
     """
     names = _labels(labels, labels_file)
     form = _form(as_csv, as_json, output)
-    paths = [path for image in images for path in _pictures(image)]
+    paths = [path for image in images for path in pictures_of(image)]
     if plot is not None:
         _check_plot(plot, len(paths), min(len(names), top_k or len(names)))
     loaded = open_model(
@@ -184,7 +181,7 @@ def _results(
             # One after the other, since a decoded photograph is many times larger than its pixels for the model.
             for place, path in enumerate(paths[start : start + batch_size], start):
                 try:
-                    pixels[place] = _pixels(path, loaded.preprocess)
+                    pixels[place] = pixels_of(path, loaded.preprocess)
                 except ImageError as error:
                     if len(paths) == 1:
                         raise
@@ -288,52 +285,9 @@ def _form(as_csv: bool, as_json: bool, output: Path | None) -> str:
     return "csv" if as_csv else "json" if as_json else suffix if suffix in FORMS else "table"
 
 
-def _pictures(argument: str) -> list[str]:
-    """A file itself, the pictures in a folder and below it, or both for all that fits a pattern.
-
-    What is passed over in a folder is said in a warning.
-
-    Raises:
-        ClipError: there are none, or a folder cannot be read.
-    """
-    if os.path.lexists(argument) or "://" in argument or not re.search("[*?[]", argument):
-        fitting = [argument]
-    else:
-        fitting = sorted(glob(argument, recursive=True))
-    found = []
-    for name in fitting:
-        if not os.path.isdir(name):
-            found.append(name)
-            continue
-        inside, again = tree(name)
-        found += [path for path in inside if Path(path).suffix.lower() in SUFFIXES]
-        warn_of_rest(name, [path for path in inside if Path(path).suffix.lower() not in SUFFIXES], again)
-    if not found:
-        raise ClipError(f"{argument} names no pictures ({', '.join(SUFFIXES)}); check the path or the pattern.")
-    return list(dict.fromkeys(found))  # a pattern with ** fits a folder, and what is in it as well
-
-
 def _labels(labels: list[str] | None, labels_file: Path | None) -> list[str]:
-    found = [label.strip() for option in labels or [] for label in option.split(",")]
-    if labels_file is not None:
-        data = files.read_regular(labels_file, MAX_LABELS_FILE_BYTES)
-        try:
-            text = data.decode("utf-8-sig")  # some editors start a file with a byte order mark
-        except UnicodeDecodeError as error:
-            raise TextError(f"{labels_file} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
-        if "\0" in text:
-            raise TextError(f"{labels_file} is not a text: it holds zero bytes; save it as UTF-8.")
-        found += text.splitlines()
-    return [label.strip() for label in found if label.strip()]
-
-
-def _pixels(path: str, preprocess: Preprocess) -> np.ndarray:
-    """Pixels float32 [3, r, r] of a picture file."""
-    image = open_image(path)
-    try:
-        return preprocess.pixels(image)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+    given = [label.strip() for option in labels or [] for label in option.split(",") if label.strip()]
+    return given + ([] if labels_file is None else texts_of(labels_file))
 
 
 def _warn_of_unknown_words(labels: list[str]) -> None:

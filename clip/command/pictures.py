@@ -1,0 +1,73 @@
+"""Pictures and texts that commands are given: files, folders, patterns, and lists in files."""
+
+from __future__ import annotations
+
+import os
+import re
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+
+from clip.api import Preprocess
+from clip_core import files
+from clip_core.data.listing import tree, warn_of_rest
+from clip_core.errors import ClipError, ImageError, TextError
+from clip_core.image import SUFFIXES, open_image
+
+MAX_LIST_BYTES = 16 << 20
+
+
+def pictures_of(argument: str) -> list[str]:
+    """A file itself, the pictures in a folder and below it, or both for all that fits a pattern.
+
+    What is passed over in a folder is said in a warning.
+
+    Raises:
+        ClipError: there are none, or a folder cannot be read.
+    """
+    if os.path.lexists(argument) or "://" in argument or not re.search("[*?[]", argument):
+        fitting = [argument]
+    else:
+        fitting = sorted(glob(argument, recursive=True))
+    found = []
+    for name in fitting:
+        if not os.path.isdir(name):
+            found.append(name)
+            continue
+        inside, again = tree(name)
+        found += [path for path in inside if Path(path).suffix.lower() in SUFFIXES]
+        warn_of_rest(name, [path for path in inside if Path(path).suffix.lower() not in SUFFIXES], again)
+    if not found:
+        raise ClipError(f"{argument} names no pictures ({', '.join(SUFFIXES)}); check the path or the pattern.")
+    return list(dict.fromkeys(found))  # a pattern with ** fits a folder, and what is in it as well
+
+
+def texts_of(file: Path) -> list[str]:
+    """The lines of a text file that are not blank, without blanks around them.
+
+    Raises:
+        ClipError: it cannot be read.
+        TextError: it is not UTF-8 text.
+    """
+    data = files.read_regular(file, MAX_LIST_BYTES)
+    try:
+        text = data.decode("utf-8-sig")  # some editors start a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise TextError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+    if "\0" in text:
+        raise TextError(f"{file} is not a text: it holds zero bytes; save it as UTF-8.")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def pixels_of(path: str, preprocess: Preprocess) -> np.ndarray:
+    """Pixels float32 [3, r, r] of a picture file.
+
+    Raises:
+        ImageError: naming the file, which cannot be used.
+    """
+    image = open_image(path)
+    try:
+        return preprocess.pixels(image)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
