@@ -27,6 +27,7 @@ from clip_core.evaluation.scores import Columns, Scores
 from clip_core.evaluation.sets import SETS
 from clip_core.evaluation.sets.labelled import LabelledSettings, Part
 from clip_core.evaluation.tasks import Encoded, Encoder, Probe, Retrieval, Task, ZeroShot
+from clip_core.evaluation.typographic import Typographic
 from clip_core.evaluation.world import World
 from converters import files_of
 
@@ -93,7 +94,7 @@ def probe_of(
     """
     settings = _settings(kind, folder, keys)
     if not isinstance(settings, LabelledSettings):
-        raise ClipError(f"A probe needs pictures with classes, which {kind} has not; choose one of {', '.join(SETS)}.")
+        raise ClipError(f"A probe needs pictures with classes, and {kind} has none; choose one of {', '.join(SETS)}.")
     test = settings.labelled()
     if train is not None:
         probe = Probe(_settings(kind, train, keys).labelled(), test, shots, seed)
@@ -105,6 +106,22 @@ def probe_of(
         probe = Probe(Part(test, np.sort(of_train)), Part(test, np.sort(of_test)), shots, seed)
     probe.settings = {**settings.model_dump(mode="json"), "train": None if train is None else os.fspath(train)}
     return probe
+
+
+def typographic_of(kind: str, folder: str | os.PathLike[str] | None = None, seed: int = 0, **keys: Any) -> Typographic:
+    """A typographic attack on a data set with classes; arguments as of `probe_of`.
+
+    Raises:
+        ClipError: as `probe_of`, or there are fewer than two classes, or one has a name that cannot be written.
+    """
+    settings = _settings(kind, folder, keys)
+    if not isinstance(settings, LabelledSettings):
+        raise ClipError(
+            f"An attack needs pictures with classes, which {kind} has not; choose one of {', '.join(SETS)}."
+        )
+    task = Typographic(settings.labelled(), seed)
+    task.settings = settings.model_dump(mode="json")
+    return task
 
 
 def _settings(kind: str, folder: str | os.PathLike[str] | None, keys: Mapping[str, Any]) -> Any:

@@ -111,7 +111,10 @@ def heat_map(found: Similarities, pictures: Sequence[Image.Image]) -> Figure:
         for column, picture in enumerate(map(_small, pictures)):
             half_width, half_height = (0.46 * side / max(picture.size) for side in picture.size)
             bottom = -0.54 - (0.46 - half_height) * CELL / row
-            axes.imshow(picture, extent=(column - half_width, column + half_width, bottom, bottom - 2 * half_height * CELL / row))
+            axes.imshow(
+                picture,
+                extent=(column - half_width, column + half_width, bottom, bottom - 2 * half_height * CELL / row),
+            )
         axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5 - CELL / row), aspect="auto", xticks=[])
         axes.set_yticks(range(rows), names, fontsize=9)
         axes.tick_params(length=0)

@@ -26,6 +26,7 @@ from clip.command import (
     inspect,
     models,
     parity,
+    similarity,
     tokenize,
     tokenizer,
     train,
@@ -55,7 +56,7 @@ def _options(
     """One CLIP for NNabla, Paddle, PyTorch and NumPy, verified to produce the same numbers."""
 
 
-for module in (models, inspect, convert, export, parity, classify, tokenize, download, train, demo):
+for module in (models, inspect, convert, export, parity, classify, similarity, tokenize, download, train, demo):
     app.command(module.__name__.rsplit(".", 1)[-1])(module.run)
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(evaluate.app, name="evaluate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,6 +75,15 @@ Train = Annotated[
     typer.Option(metavar="DIR", help="A folder like DATA with the training pictures; by default the set's own."),
 ]
 Shots = Annotated[int | None, typer.Option(min=1, help="Training pictures of each class; by default all.", metavar="K")]
+Pictures = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The folder of the pictures; by default, shapes are drawn.")
+]
+Kind = Annotated[str | None, typer.Option(help="The data set that the folder holds; by default folders.")]
+Templates = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="openai, simple, low-resource, simple-clip, or a file with one a line."),
+]
+Names = Annotated[str | None, typer.Option(metavar="FILE", help="The names of the classes.")]
 Data = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the files as they are published.")]
 
 
@@ -158,49 +167,61 @@ def _print(found: Evaluation) -> None:
             console.print(f"{name}: {len(of_backend['faults'])} left out: {shortened(list(of_backend['faults']))}")
 
 
+def _data_set(seed: int, kind: str, data: Path | None = None, **keys: Any) -> Task:
+    from clip.evaluation import task_of
+
+    return task_of(kind, data, **keys)
+
+
+def _probe(
+    seed: int, kind: str, data: Path | None = None, train: Path | None = None, shots: int | None = None, **keys: Any
+) -> Task:
+    from clip.evaluation import probe_of
+
+    return probe_of(kind, data, train, shots, seed, **keys)
+
+
+def _typographic(seed: int, data: Path | None = None, kind: str | None = None, **keys: Any) -> Task:
+    from clip.evaluation import typographic_of
+
+    return typographic_of(kind or ("shapes" if data is None else "folders"), data, seed, **keys)
+
+
 def _command(
-    open_task: Callable[..., Task], kind: str, settings: type[Section], options: Mapping[str, Any]
+    open_task: Callable[..., Task], options: Mapping[str, Any], required: Collection[str]
 ) -> Callable[..., None]:
-    """The command for one data set, whose own keys are options beside those of all data sets.
+    """A command that scores a model on a task, with options of its own beside those of `run`.
 
     Args:
-        open_task: gives the task, from the kind, the folder, and the values of ``options`` and keys that are given.
-        options: name -> type of what else ``open_task`` takes.
+        open_task: gives the task, from the seed and those of ``options`` that are given.
+        options: name -> type.
+        required: those that must be given.
     """
-    keys = [name for name in settings.model_fields if name not in ("kind", "folder")]
-    own = {name: Annotated[str | None, typer.Option(help=_help(settings, name))] for name in keys} | dict(options)
+    keyword, needed = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
 
-    def command(data: Path | None = None, **values: Any) -> None:
-        given = {name: value for name in own if (value := values.pop(name)) is not None}
-        run(partial(open_task, kind, data, **given, **({"seed": values["seed"]} if options else {})), **values)
+    def command(**values: Any) -> None:
+        given = {name: value for name in options if (value := values.pop(name)) is not None}
+        run(partial(open_task, values["seed"], **given), **values)
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter(name, keyword, default=None, annotation=option) for name, option in own.items()]
-    if "folder" in settings.model_fields:
-        parameters.insert(0, inspect.Parameter("data", keyword, annotation=Data))
+    own = [
+        inspect.Parameter(name, keyword, default=needed if name in required else None, annotation=option)
+        for name, option in options.items()
+    ]
     general = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
-    command.__signature__ = inspect.Signature([*parameters, *general])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([*own, *general])  # type: ignore[attr-defined]
     command.__annotations__ = {}  # Typer is to look at the signature alone
     return command
 
 
-def _help(settings: type[Section], key: str) -> str:
-    field = settings.model_fields[key]
-    if field.description:
-        return field.description
-    return "The key of this name in a recipe" + ("." if field.is_required() else f"; by default {field.default}.")
-
-
-def _task_of(*arguments: Any, **keys: Any) -> Task:
-    from clip.evaluation import task_of
-
-    return task_of(*arguments, **keys)
-
-
-def _probe_of(*arguments: Any, **keys: Any) -> Task:
-    from clip.evaluation import probe_of
-
-    return probe_of(*arguments, **keys)
+def _keys(settings: type[Section]) -> dict[str, Any]:
+    """The keys of a data set in a recipe as options, its folder as ``--data``."""
+    found = {}
+    for name, field in settings.model_fields.items():
+        default = "" if field.is_required() or field.default is None else f"; by default {field.default}"
+        text = field.description or f"The key {name} of the data set in a recipe{default}."
+        found[name] = Annotated[str | None, typer.Option(help=text)]
+    folder = {"data": Data} if found.pop("folder", None) else {}
+    return folder | {name: option for name, option in found.items() if name != "kind"}
 
 
 def _add_commands() -> None:
@@ -208,11 +229,16 @@ def _add_commands() -> None:
     for kind, settings in {**FAMILIES, **SETS}.items():
         if kind == "combined":  # a mixture of others, which only a recipe can write down
             continue
+        keys = _keys(settings)
         title = (settings.__doc__ or kind).strip().splitlines()[0].replace("`", "")
-        app.command(kind, help=title)(_command(_task_of, kind, settings, {}))
+        app.command(kind, help=title)(_command(partial(_data_set, kind=kind), keys, ["data"]))
         if kind in SETS:
-            probes.command(kind, help=title)(_command(_probe_of, kind, settings, {"train": Train, "shots": Shots}))
+            keys = {**keys, "train": Train, "shots": Shots}
+            probes.command(kind, help=title)(_command(partial(_probe, kind=kind), keys, ["data"]))
     app.add_typer(probes, name="probe")
+    options = {"data": Pictures, "kind": Kind, "templates": Templates, "names": Names}
+    title = "Write the name of another class onto each picture, and tell how many pictures follow it."
+    app.command("typographic", help=title)(_command(_typographic, options, []))
 
 
 _add_commands()

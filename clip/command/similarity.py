@@ -24,6 +24,7 @@ from clip.command.output import (
     print_table,
 )
 from clip.command.pictures import pictures_of, pixels_of, texts_of
+from clip.figures import png
 from clip_core import files
 from clip_core.image import open_image
 from converters import files_of
@@ -58,7 +59,11 @@ def run(
     if plot is not None:
         report.check(plot=plot, force=force)
         check_size(len(paths), len(wanted))
-        inputs = [*paths, *([] if texts_file is None else [texts_file]), *files_of(weights_file(model)[0])]
+        inputs: list[str | Path] = [
+            *paths,
+            *([] if texts_file is None else [texts_file]),
+            *files_of(weights_file(model)[0]),
+        ]
         files.check_target(plot, inputs, force)
     loaded = open_model(
         model,
@@ -77,7 +82,8 @@ def run(
     if json:
         print_json(found.to_dict())
         return
-    rows = [[text, *(f"{cosine:.4f}" for cosine in column)] for text, column in zip(found.texts, found.cosines.T)]
-    print_table(["text", *(Path(path).name for path in paths)], rows)
+    for path, cosines in zip(paths, found.cosines):
+        rows = [[found.texts[place], f"{cosines[place]:.4f}"] for place in np.argsort(-cosines, kind="stable")]
+        print_table(["text", "cosine"], rows, f"{path} ({found.backend})")
     if plot is not None:
         console.print(f"the heat map is in {plot}")
