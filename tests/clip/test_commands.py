@@ -48,9 +48,10 @@ INSTALLED = [name for name in ("numpy", "torch", "paddle", "nnabla") if name in 
 CIRCLE = samples.pictures()["a large solid red circle"]
 STAR = samples.pictures()["a large solid turquoise star"]
 COMMANDS = [
-    *("models", "inspect", "convert", "export", "parity", "classify", "tokenize", "download", "train", "demo"),
+    *("models", "inspect", "convert", "export", "parity", "classify", "similarity", "tokenize", "download"),
+    *("train", "demo"),
 ]
-GROUPS = ["tokenizer", "evaluate"]
+GROUPS = ["tokenizer", "evaluate", "data"]
 
 
 # All commands ---------------------------------------------------------------------------------------------------------
