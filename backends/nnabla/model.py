@@ -70,6 +70,7 @@ class CLIP(Observed):
 
     backend = "nnabla"
     scope: Mapping[str, Any] = {}  # NNabla's, in which it was published last
+    published: Mapping[str, nn.Variable] = {}  # its parameters there
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class CLIP(Observed):
         for name, variable in own.items():
             nn.parameter.set_parameter(name, variable)
         PUBLISHED[:] = [one for one in PUBLISHED if one.scope.get(SCALE) is one.logit_scale] + [self]
-        self.scope = scope
+        self.scope, self.published = scope, own
 
     def spelled_parameters(self) -> dict[str, nn.Variable]:
         """The parameters and buffers under NNabla's names."""
@@ -282,7 +283,7 @@ def published() -> CLIP | None:
         return None
     for model in reversed(PUBLISHED):
         if found[SCALE] is model.logit_scale:
-            for name, variable in model.spelled_parameters().items():
+            for name, variable in model.published.items():
                 if found.get(name) is not variable:
                     raise ClipError(
                         f"The parameter {name} in NNabla's scope is not the model's own any more; set its values "

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,16 @@ def test_stages_are_those_of_the_reference(architecture, tmp_path):
     for path in paths:
         assert {"Affine"} <= functions_in(path) <= get_function_info().keys()
     assert same(weights_of(paths[2]), sample_weights(architecture))
+
+
+def test_the_bias_of_the_logits(tmp_path):
+    architecture = replace(EXAMPLES["siglip and siglip"], logit_bias=True)
+    inputs = inputs_of(architecture)
+    *_, both = files_of(architecture, tmp_path)
+    expected, _ = backends.get("numpy").CLIP(architecture, sample_weights(architecture))(*inputs.values())
+    found = Session(both)(inputs)["logits_per_image"]
+    assert tolerances.difference(found, expected) <= tolerances.CONTRACT["logits"].bound
+    assert same(weights_of(both), sample_weights(architecture))
 
 
 def test_a_changed_weight_is_noticed(tmp_path):
