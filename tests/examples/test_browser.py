@@ -47,8 +47,10 @@ from clip_core.pixels import OPENAI_PIXELS, Pixels
 from clip_core.preprocess import preprocess
 from clip_core.text import bpe, bpe_training, vocabulary
 from clip_core.text.bpe import BytePairTokenizer
-from clip_core.text.definitions import byte_level
+from clip_core.text.definitions import byte_level, wordpiece
+from clip_core.text.loading import tokenizer_from
 from clip_core.tolerances import logit_bound
+from clip_core.towers.distilbert import DistilBERT
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
 
@@ -64,6 +66,20 @@ LABELS = ["a red circle", "a blue circle", "the <b>Red</b> Star &amp; ½ “x”
 WANTED = {
     "shortest": Pixels(),
     "squash": Pixels((0.5, 0.4, 0.3), (0.5, 0.6, 0.7), "bilinear", "squash"),
+}
+
+WORDPIECES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *(f"{start}{c}" for start in ("", "##") for c in "abcdefrtz好"),
+]
+WORDPIECES += ["red", "##ed", "photo", "!", "&", "<"]
+DEFINITIONS = {
+    "wordpiece": wordpiece("\n".join(WORDPIECES) + "\n", {}),
+    "byte-level": byte_level(bpe_training.learn_byte_level(["a red bicycle"] * 2, merges=8)),
 }
 
 
@@ -105,9 +121,10 @@ def export_others(folder: Path) -> None:
     openais = TextTransformer(context_length=20, vocabulary_size=49408, width=64, layers=1, heads=1)
     write(folder / "openai", Architecture(16, image, openais), None)
     shutil.copy(vocabulary._installed(), folder / "openai")
-    definition = byte_level(bpe_training.learn_byte_level(["a red bicycle"] * 2, merges=8))
     byte_pairs = replace(text, vocabulary_size=3 + 256 + 8, end_of_text=1)
-    write(folder / "json", Architecture(16, image, byte_pairs), definition)
+    write(folder / "byte-level", Architecture(16, image, byte_pairs), DEFINITIONS["byte-level"])
+    pieces = DistilBERT(context_length=12, vocabulary_size=len(WORDPIECES), width=48, layers=1, heads=4)
+    write(folder / "wordpiece", Architecture(16, image, pieces), DEFINITIONS["wordpiece"])
 
 
 def write(folder: Path, architecture: Architecture, definition: str | None) -> None:
@@ -171,7 +188,7 @@ def fault(page: Page) -> str:
     return sentence
 
 
-@pytest.mark.parametrize("name", ["shapes", "sigmoid", "openai"])
+@pytest.mark.parametrize("name", ["shapes", "sigmoid", "openai", "byte-level", "wordpiece"])
 def test_tokens_pixels_and_logits_are_those_of_clip(browser, address, tmp_path, name):
     folder = "model" if name == "shapes" else name
     requests: list[str] = []
@@ -270,7 +287,7 @@ def tokens_of(page: Page, texts: list[str]) -> list[list[int] | None]:
     """The tokens of each text by OpenAI's merges; None for one that the page refuses as read in a wrong encoding."""
     return page.evaluate(
         """async ({ texts, merges }) => {
-          const { BytePairTokenizer } = await import("./tokenizer.js");
+          const { BytePairTokenizer } = await import("./bpe.js");
           const tokenizer = new BytePairTokenizer(merges);
           return texts.map((text) => {
             try {
@@ -318,6 +335,53 @@ def test_misread_texts_are_refused_and_never_tokenized_otherwise(page):
     changed = [ftfy.fix_encoding(text) != text for text in texts]
     assert sum(changed) > 1000
     assert sum(tokens is not None for tokens in found) > 5000
+
+
+def json_tokens(page: Page, definition: dict[str, Any], texts: list[str]) -> list[list[int]] | str:
+    """What the page makes of texts by a tokenizer.json, or why it does not."""
+    return page.evaluate(
+        """async ({ definition, texts }) => {
+          const { JsonTokenizer } = await import("./json_tokenizer.js");
+          try {
+            const tokenizer = new JsonTokenizer(definition);
+            return texts.map((text) => tokenizer.encode(text));
+          } catch (error) {
+            return error.message;
+          }
+        }""",
+        {"definition": json.dumps(definition), "texts": texts},
+    )
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_tokens_of_a_tokenizer_json_are_the_same(page, name):
+    generator = random.Random(0)
+    letters = "abcdefrtz  \t\n.,!?'-_éÉßñ你好ひ가אב😀\u0301\u200d\x07\u0085\ufeff0123456789ΣİＡ"
+    texts = [*TEXTS, *("".join(generator.choices(letters, k=generator.randrange(1, 40))) for _ in range(500))]
+    expected = [tokenizer_from(DEFINITIONS[name]).encode(text) for text in texts]
+    assert json_tokens(page, json.loads(DEFINITIONS[name]), texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("wordpiece", {"model": {"type": "Unigram", "vocab": []}}, "The model's tokenizer has the model Unigram, or a"),
+        (
+            "wordpiece",
+            {"normalizer": {"type": "NFKC"}},
+            "has the normalizer NFKC, or a setting of it, that this page does",
+        ),
+        ("byte-level", {"pre_tokenizer": {"type": "Metaspace"}}, "has the pre-tokenizer Metaspace, or a setting"),
+        (
+            "byte-level",
+            {"post_processor": {"type": "RobertaProcessing"}},
+            "has the post-processor RobertaProcessing, or",
+        ),
+        ("wordpiece", {}, '"a [MASK] b" has the special token "[MASK]" in it; remove that.'),
+    ],
+)
+def test_an_unknown_part_of_a_tokenizer_json_is_refused(page, name, change, sentence):
+    assert sentence in json_tokens(page, json.loads(DEFINITIONS[name]) | change, ["a [MASK] b"])
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -597,7 +661,6 @@ def altered(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
             None,
             "export.json is not there (the server answered 404); put what clip export writes into the",
         ),
-        ("json", "", None, "The model's tokenizer (byte-pair encoding) is not one that this page knows, which is"),
         ("model", "image.onnx", None, "image.onnx is not there (the server answered 404)"),
         ("model", "text.onnx", lambda body: body[:-9], "text.onnx has the SHA-256"),
         ("openai", "bpe_simple_vocab_16e6.txt.gz", None, "bpe_simple_vocab_16e6.txt.gz is not there"),
@@ -668,11 +731,11 @@ def test_a_phone_has_no_horizontal_scrolling(browser, address):
 
 def test_the_keyboard_alone_is_enough(browser, address):
     page = browser.new_page()
+    page.on("filechooser", lambda chooser: chooser.set_files(CIRCLE))  # before a key can open one
     open_page(page, address)
     page.keyboard.press("Tab")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(CIRCLE)
+    expect(page.locator("#file")).to_be_focused()
+    page.keyboard.press("Enter")
     expect(page.locator("#results")).to_be_visible()
     page.keyboard.press("Tab")
     page.keyboard.press("Control+A")

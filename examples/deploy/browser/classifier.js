@@ -1,9 +1,10 @@
 /** A model that `clip export` has written, and what it makes of a picture and labels. */
 
+import { BytePairTokenizer, openaiMerges } from "./bpe.js";
 import { Fault, quoted } from "./faults.js";
+import { JsonTokenizer } from "./json_tokenizer.js";
 import { metadataOf } from "./onnx.js";
 import { checkPreprocessing } from "./preprocessing.js";
-import { BytePairTokenizer, openaiMerges } from "./tokenizer.js";
 
 const FORMAT = 1; // of export.json
 const PARTS = ["image", "text"];
@@ -191,24 +192,18 @@ async function checkDigest(bytes, name, expected, remedy) {
 /** The tokenizer whose definition `text.onnx` carries, or else OpenAI's, whose vocabulary lies beside it. */
 async function tokenizerOf(bytes, description, folder) {
   const { definition } = metadataOf(bytes, "text.onnx").tokenizer ?? {};
-  const { kind, start, end, padding, vocabulary, vocabulary_sha256: digest } = description.tokenizer;
-  let merges = definition;
-  if (merges?.trimStart().startsWith("{") || (merges === null && vocabulary === undefined)) {
-    throw new Fault(
-      `The model's tokenizer (${kind ?? "unknown"}) is not one that this page knows, which is byte-pair encoding as ` +
-        "OpenAI's; use examples/deploy/onnxruntime_server.py.",
-    );
+  const { start, end, padding, vocabulary, vocabulary_sha256: digest } = description.tokenizer;
+  let text = definition;
+  if (text === undefined || (text === null && vocabulary === undefined)) {
+    throw new Fault("text.onnx does not say what its tokenizer is; export the model again.");
   }
-  if (merges === undefined) throw new Fault("text.onnx does not say what its tokenizer is; export the model again.");
-  if (merges === null) {
+  if (text === null) {
     const compressed = await fetched(folder, vocabulary, () => {});
     await checkDigest(compressed, vocabulary, digest, "it is not OpenAI's file, so get that");
-    const text = await new Response(
-      new Blob([compressed]).stream().pipeThrough(new DecompressionStream("gzip")),
-    ).text();
-    merges = openaiMerges(text);
+    const decompressed = new Blob([compressed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    text = openaiMerges(await new Response(decompressed).text());
   }
-  const tokenizer = new BytePairTokenizer(merges);
+  const tokenizer = text.trimStart().startsWith("{") ? new JsonTokenizer(text) : new BytePairTokenizer(text);
   if (tokenizer.start !== start || tokenizer.end !== end || tokenizer.padding !== padding) {
     throw new Fault(
       `export.json says that texts end with the token ${end}, and with the tokenizer of text.onnx they end with ` +
