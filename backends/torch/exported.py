@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from backends.torch.model import CLIP
+from clip_core import files
 from clip_core.naming import Weights
 
 TORCHSCRIPT, PROGRAM = ".pt", ".pt2"  # the suffixes of both formats
@@ -69,14 +71,16 @@ def save(clip: CLIP, part: str, path: Path, inputs: Mapping[str, np.ndarray], me
     names = ("image", "text") if part == "both" else (part,)
     given = tuple(torch.from_numpy(inputs[name]) for name in names)
     extra = {METADATA: json.dumps(metadata)}
+    buffer = io.BytesIO()  # PyTorch ends the process if it cannot write to a file
     with warnings.catch_warnings(), torch.no_grad():
         # Each of both tells to use another one, and of all that a trace takes for constant.
         warnings.simplefilter("ignore")
         if path.suffix == TORCHSCRIPT:
-            torch.jit.save(torch.jit.trace(module, given, check_trace=False), str(path), extra)
+            torch.jit.save(torch.jit.trace(module, given, check_trace=False), buffer, extra)
         else:
             program = torch.export.export(module, given, dynamic_shapes=dynamic_axes(clip, names), strict=False)
-            torch.export.save(program, str(path), extra_files=extra)
+            torch.export.save(program, buffer, extra_files=extra)
+    files.write_bytes(path, buffer.getvalue())
 
 
 def _with_part(clip: CLIP, part: str) -> CLIP:

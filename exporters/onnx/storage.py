@@ -83,14 +83,23 @@ def put_before(path: Path, name: str, graph: Graph, output: str) -> None:
 
     An input of that name remains: that of the graph. The names of all else in it begin with that of its output.
     """
-    rest = onnx.load(str(path), load_external_data=False)
-    before = onnx.compose.add_prefix(graph.model(output, rest.opset_import[0].version, {}, inside), f"{output}/")
-    before.ir_version = rest.ir_version
-    between = [(f"{output}/{output}", name)]
-    model = onnx.compose.merge_models(before, rest, between, name=rest.graph.name, producer_name="triclip")
-    for node in model.graph.node:
-        node.input[:] = [name if each == f"{output}/{name}" else each for each in node.input]
-    model.graph.input[0].name = name
+    model = onnx.load(str(path), load_external_data=False)
+    version = model.opset_import[0].version
+    before = onnx.compose.add_prefix(graph.model(output, version, {}, inside), f"{output}/").graph
+    after = model.graph
+    for nodes, old, new in (
+        (before.node, f"{output}/{name}", name),
+        (after.node, name, f"{output}/{output}"),
+    ):
+        for node in nodes:
+            node.input[:] = [new if each == old else each for each in node.input]
+    (taken,) = (each for each in after.input if each.name == name)
+    taken.CopyFrom(before.input[0])
+    taken.name = name
+    in_order = [*before.node, *after.node]
+    del after.node[:]
+    after.node.extend(in_order)
+    after.initializer.extend(before.initializer)
     files.write_bytes(path, model.SerializeToString())
     onnx.checker.check_model(str(path), full_check=True)
 

@@ -184,8 +184,8 @@ def test_pytorch(to, suffix, exported, tmp_path):
 
 def test_weights_beside_a_file_that_would_be_too_large(monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "MOST_INSIDE", 1000)
-    report = export("shapes", tmp_path / "large", parts=["text"])
-    assert report["files"].keys() == {"text.onnx", "text.onnx.data"}
+    report = export("shapes", tmp_path / "large", parts=["image", "text"], preprocessing=True)
+    assert report["files"].keys() == {"image.onnx", "image.onnx.data", "text.onnx", "text.onnx.data"}
     assert report["files"]["text.onnx"]["bytes"] < 100_000
     assert report["proof"]["top1_agreement"] == 1
     expected = converters.read(RESOURCES / "shapes.safetensors").weights["text_projection"]
