@@ -190,10 +190,7 @@ class _Export:
         calibration = self._calibration(pictures, texts) if self.precision == "int8" else None
         for part, file in names.items():
             self.progress(f"writing {file}")
-            if "onnx" in self.target.backends:
-                self._write_graph(part, self.folder / file, calibration)
-            else:
-                self._write_native(part, self.folder / file)
+            self._write(part, self.folder / file, calibration)
         self.progress(f"running {' and '.join(names.values())} beside the reference")
         runs = {part: self._session(self.folder / file) for part, file in names.items()}
         budget = BUDGETS[self.precision]
@@ -215,6 +212,25 @@ class _Export:
             },
         }
 
+    def _write(self, part: Part, path: Path, calibration: Inputs | None) -> None:
+        """Write the file of a part.
+
+        Raises:
+            ClipError: its library cannot.
+        """
+        try:
+            if "onnx" in self.target.backends:
+                self._write_graph(part, path, calibration)
+            else:
+                self._write_native(part, path)
+        except (ClipError, OSError):
+            raise
+        except Exception as error:  # each library has errors of its own, of a full disk as well
+            raise ClipError(
+                f"Nothing was exported, since {path.name} cannot be written ({_reason(error)}); check that its folder "
+                f"has space, or install newer versions of {' and '.join(self.target.libraries)}."
+            ) from error
+
     def _session(self, path: Path) -> Run:
         """The file, ready to run.
 
@@ -225,10 +241,9 @@ class _Export:
             session: Run = importlib.import_module(self.target.session).Session(path)
             return session
         except Exception as error:  # each library has errors of its own
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ClipError(
-                f"Nothing was exported, since {path.name} cannot be loaded ({reason:.300}); install newer versions of "
-                f"{' and '.join(self.target.libraries)}, or choose a lower --opset."
+                f"Nothing was exported, since {path.name} cannot be loaded ({_reason(error)}); install newer versions "
+                f"of {' and '.join(self.target.libraries)}, or choose a lower --opset."
             ) from error
 
     def _preprocessing_alone(self) -> Run:
@@ -387,3 +402,8 @@ def _batches(part: Part, inputs: Inputs) -> Iterator[dict[str, np.ndarray]]:
     for start in range(0, max(map(len, wanted.values())), BATCH):
         places = np.arange(start, start + BATCH)
         yield {name: array[places % len(array)] for name, array in wanted.items()}
+
+
+def _reason(error: Exception) -> str:
+    """What a library says of an error, on one line."""
+    return f"{' '.join(f'{type(error).__name__}: {error}'.split()):.300}"

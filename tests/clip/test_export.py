@@ -6,6 +6,8 @@ import json
 import sys
 import zipfile
 from functools import partial
+from time import sleep
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -25,7 +27,8 @@ from clip_core.similarity import normalize
 from exporters.onnx import storage
 from exporters.onnx.storage import metadata_of, read
 from exporters.openvino import storage as vino
-from tests.clip.running import assert_refused
+from tests.clip.running import assert_refused, process
+from tests.training.disturbances import largest_file
 from tests.weights import same
 
 CIRCLE = samples.pictures()["a large solid red circle"]
@@ -199,6 +202,44 @@ def test_a_file_that_cannot_be_loaded(monkeypatch, tmp_path):
     with pytest.raises(ClipError, match=r"^Nothing was exported, since text.onnx cannot be loaded \(\w+: .*Protobuf"):
         export("shapes", tmp_path / "none", parts=["text"], precision="int8")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize(
+    ("options", "megabytes"),
+    [
+        (["--to", "onnx"], 1),
+        (
+            ["--to", "onnx", "--precision", "int8"],
+            3.39,
+        ),  # room for the exact file, and none for what onnxruntime writes
+        (["--to", "openvino"], 3.39),
+        (["--to", "torchscript"], 1),
+    ],
+    ids=["onnx", "int8", "openvino", "torchscript"],
+)
+def test_a_full_disk(options, megabytes, run, tmp_path, monkeypatch):
+    if options[-1] == "openvino":  # its library does not notice, so a full disk is simulated behind it
+        monkeypatch.setattr(vino.openvino, "save_model", Mock(side_effect=RuntimeError("basic_ios::clear")))
+    with largest_file(int(megabytes * 1e6)):
+        result = run("export", "shapes", "-o", tmp_path / "none", "--image", *options)
+    assert_refused(result, "cannot be written", "space")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_export_leaves_nothing_but_what_the_next_removes(tmp_path):
+    folder = tmp_path / "killed"
+    killed = process("export", "shapes", "-o", folder, "--image")
+    while not list(tmp_path.glob(".killed.*/image.onnx")):
+        assert killed.poll() is None
+        sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    assert not folder.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    export("shapes", folder, parts=["text"])
+    assert [path.name for path in tmp_path.iterdir()] == ["killed"]
+    assert sorted(path.name for path in folder.iterdir()) == ["export.json", "text.onnx"]
 
 
 def test_what_is_beyond_its_budget_leaves_nothing_behind(run, monkeypatch, tmp_path):
