@@ -14,13 +14,13 @@ from clip import samples
 from clip.api import LoadedModel
 from clip.parity import Inputs, sample_inputs
 from clip_core import similarity, tolerances
+from clip_core.batching import lengths
 from clip_core.data.shapes import KINDS
 from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import SingleThings
 from clip_core.image import open_image
 from clip_core.naming import Weights
 from clip_core.preprocess import pixels
-from clip_core.towers.parts import TextTower
 
 if TYPE_CHECKING:
     from exporters.onnx.model import Part
@@ -151,9 +151,9 @@ class Proof:
         everything = np.arange(len(self.tokens))
         yield everything[:1], self.tokens[:1]
         if tower.shortest_length < tower.context_length:
-            lengths = lengths_of(self.tokens, tower)
-            for length in sorted({int(lengths.min()), int(np.median(lengths))} - {tower.context_length}):
-                (places,) = (lengths <= length).nonzero()
+            found = lengths(self.tokens, tower)
+            for length in sorted({int(found.min()), int(np.median(found))} - {tower.context_length}):
+                (places,) = (found <= length).nonzero()
                 yield places, self.tokens[places, : None if self.whole_texts else length]
         yield everything, self.tokens
 
@@ -237,13 +237,6 @@ def drift_of_pixels(run: Run, loaded: LoadedModel, pictures: Sequence[np.ndarray
         "largest_difference": largest,
         "share_that_differs": share,
     }
-
-
-def lengths_of(tokens: np.ndarray, tower: TextTower) -> np.ndarray:
-    """How many tokens of each row [n, context] its feature needs: up to its end, or up to its padding."""
-    if tower.required_token is not None:
-        return (tokens == tower.required_token).argmax(axis=1) + 1
-    return (tokens != tower.padding_token).cumsum(axis=1).argmax(axis=1) + 1
 
 
 def shapes(loaded: LoadedModel, purpose: str) -> tuple[np.ndarray, Inputs, np.ndarray]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from clip.api import LoadedModel
 from clip_core import similarity
+from clip_core.batching import embed_texts
 from clip_core.errors import CheckpointError, TextError
-from clip_core.evaluation.zero_shot import image_features, unit_features
+from clip_core.evaluation.zero_shot import image_features
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Classifier:
         self.loaded, self.labels = loaded, list(labels)
         tokens = loaded.model.tokenizer.tokenize(texts, loaded.model.architecture.text.context_length, truncate=True)
         with np.errstate(all="ignore"):  # what comes of it is looked at with the logits
-            self._texts = unit_features(loaded.model.embed_text, tokens)
+            self._texts = similarity.normalize(embed_texts(loaded.model, tokens))
 
     def score(self, pixels: np.ndarray) -> Scores:
         """Compare each picture of ``pixels`` float32 [n, 3, r, r] with each label.

@@ -26,6 +26,7 @@ from PIL import Image
 
 from clip_core import safetensors
 from clip_core.backend import Model
+from clip_core.batching import embed_texts
 from clip_core.buffers import Tensor
 from clip_core.data.loader import follow_the_parent
 from clip_core.errors import CheckpointError, ClipError
@@ -35,7 +36,7 @@ from clip_core.preprocess import preprocess
 from clip_core.similarity import normalize
 from clip_core.text.tokenizer import Tokenizer
 
-BATCH = 64  # pictures or texts that are encoded at once
+BATCH = 64  # pictures that are encoded at once
 PART = 1024  # pictures of one file
 MANY = 1000  # pictures from which on it is worth while to start processes
 
@@ -181,7 +182,7 @@ def encode_texts(
     what: str = "texts",
     progress: Progress = quiet,
 ) -> np.ndarray:
-    """Unit features float32 [n, d] of texts; equal texts are encoded once.
+    """Unit features float32 [n, d] of texts.
 
     Args:
         truncate: cut texts that are too long for the model; otherwise they are refused.
@@ -191,14 +192,9 @@ def encode_texts(
         TextError: a text is too long, or cannot be used.
         CheckpointError: a feature is no finite number.
     """
-    places: dict[str, int] = {}
-    of_text = [places.setdefault(text, len(places)) for text in texts]
-    unique, length = list(places), model.architecture.text.context_length
-    parts = []
-    for start in range(0, len(unique), BATCH):
-        parts.append(model.embed_text(tokenizer.tokenize(unique[start : start + BATCH], length, truncate)))
-        progress(what, min(start + BATCH, len(unique)), len(unique), 0)
-    return normalize(_checked(model, np.concatenate(parts)))[of_text]
+    tokens = tokenizer.tokenize(texts, model.architecture.text.context_length, truncate)
+    features = embed_texts(model, tokens, lambda done, total: progress(what, done, total, 0))
+    return normalize(_checked(model, features))
 
 
 class _Block(NamedTuple):

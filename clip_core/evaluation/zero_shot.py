@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from clip_core.backend import Model
+from clip_core.batching import embed_texts
 from clip_core.similarity import normalize
 from clip_core.text.tokenizer import Tokenizer
 
@@ -26,7 +27,7 @@ def class_features(model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequenc
 
 def text_features(model: Model, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Unit features float32 [n, d] of ``texts``."""
-    return unit_features(model.embed_text, tokenizer.tokenize(texts, model.architecture.text.context_length))
+    return normalize(embed_texts(model, tokenizer.tokenize(texts, model.architecture.text.context_length)))
 
 
 def image_features(model: Model, pixels: np.ndarray) -> np.ndarray:

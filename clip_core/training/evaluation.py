@@ -8,14 +8,15 @@ from typing import TypeVar
 import numpy as np
 
 from clip_core.backend import Model, Trainer
+from clip_core.batching import embed_texts
 from clip_core.data.example import SourceSettings
 from clip_core.errors import ClipError
 from clip_core.evaluation.retrieval import owners, ranks, recall_at
 from clip_core.evaluation.sets.labelled import LabelledSettings
-from clip_core.evaluation.zero_shot import class_features, image_features, unit_features
+from clip_core.evaluation.zero_shot import class_features, image_features
 from clip_core.naming import Weights
 from clip_core.preprocess import preprocess
-from clip_core.similarity import contrastive_loss, logits, sigmoid_loss
+from clip_core.similarity import contrastive_loss, logits, normalize, sigmoid_loss
 from clip_core.text.tokenizer import Tokenizer
 from clip_core.training.recipe import Recipe
 
@@ -113,7 +114,7 @@ class _Pairs:
             pixels, tokens = zip(*batch)
             counts = [len(of_picture) for of_picture in tokens]
             images.append(image_features(model, np.stack(pixels)))
-            texts.append(unit_features(model.embed_text, np.concatenate(tokens)))
+            texts.append(normalize(embed_texts(model, np.concatenate(tokens))))
             captions += tokens
             if len(batch) == self._size:
                 first_texts = texts[-1][np.cumsum([0, *counts[:-1]])]

@@ -172,5 +172,5 @@ class Deadly:
 def test_equal_texts_are_encoded_once():
     model = Colours()
     found = encode_texts(model, Lengths(), ["a", "bcd", "a", "e"])
-    assert model.encoded == 3
+    assert model.encoded == 2  # "a" and "e" have the same tokens here
     assert np.allclose(found, [[2**-0.5, 2**-0.5, 0], [3 / 10**0.5, 1 / 10**0.5, 0]] + [[2**-0.5, 2**-0.5, 0]] * 2)

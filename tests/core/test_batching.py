@@ -1,0 +1,69 @@
+"""Texts in batches: the features of each text by itself, in every backend and for every text tower."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clip_core import batching
+from clip_core.batching import batches, embed_texts, lengths
+from clip_core.similarity import normalize
+from clip_core.tolerances import EMBEDDING
+from tests.models import sample_tokens, sample_weights
+from tests.towers import EXAMPLES
+
+TOWERS = {architecture.text.kind: architecture for architecture in EXAMPLES.values()}
+
+
+@pytest.fixture(params=TOWERS.values(), ids=TOWERS.keys())
+def architecture(request):
+    return request.param
+
+
+def test_batches_give_what_each_text_gives_by_itself(backend, architecture, monkeypatch):
+    monkeypatch.setattr(batching, "TEXTS", 3)
+    model = backend.CLIP(architecture, sample_weights(architecture), device="cpu")
+    tokens = np.concatenate([sample_tokens(architecture, 7), sample_tokens(architecture, 7)[::-1]])
+    alone = np.concatenate([model.embed_text(row[None]) for row in tokens])
+    assert np.abs(normalize(embed_texts(model, tokens)) - normalize(alone)).max() <= EMBEDDING
+    assert np.abs(normalize(alone) - normalize(np.roll(alone, 1, axis=0))).max() > EMBEDDING
+
+
+class Counting:
+    """A model that remembers the batches that it is given."""
+
+    architecture = TOWERS["transformer"]
+
+    def __init__(self):
+        self.batches = []
+
+    def embed_text(self, tokens):
+        self.batches.append(tokens)
+        return tokens.astype(np.float32)
+
+
+def rows(*texts):
+    """Tokens of texts that end with 39."""
+    return np.array([[*text, 39, *[0] * (7 - len(text))] for text in texts])
+
+
+def test_equal_texts_are_encoded_once_and_the_short_ones_first(monkeypatch):
+    monkeypatch.setattr(batching, "TEXTS", 2)
+    model, told = Counting(), []
+    tokens = rows([1, 2, 3], [4], [1, 2, 3], [5, 6], [4], [7, 8, 9, 10])
+    found = embed_texts(model, tokens, lambda *state: told.append(state))
+    assert (found == tokens).all()
+    assert [batch.tolist() for batch in model.batches] == [
+        rows([4], [5, 6]).tolist(),
+        rows([1, 2, 3], [7, 8, 9, 10]).tolist(),
+    ]
+    assert told == [(2, 4), (4, 4)]
+
+
+def test_every_row_is_in_one_batch():
+    tokens = sample_tokens(TOWERS["transformer"], 300)
+    found = list(batches(tokens, TOWERS["transformer"].text))
+    assert [len(batch) for batch in found] == [128, 128, 44]
+    assert sorted(np.concatenate(found)) == list(range(300))
+    in_order = np.concatenate([lengths(tokens[batch], TOWERS["transformer"].text) for batch in found])
+    assert (np.diff(in_order) >= 0).all()
