@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
-from clip.command.output import Json, errors, print_fields, print_json
+from clip.command.output import Json, print_fields, print_json
+from clip.command.progress import Bar
 from clip_core import files
 from clip_core.data.collection import downloads, lists
 from clip_core.data.collection import index as indexing
@@ -64,13 +54,10 @@ def words(
 ) -> None:
     """Count the words of a Wikipedia dump; an interrupted count of a multistream dump goes on where it was."""
     files.check_target(output, [dump], force)
-    with _bar(BarColumn(), TextColumn("{task.percentage:.1f} %"), TimeRemainingColumn()) as (progress, task):
-        counted = count_words(
-            dump,
-            output.with_name(f"{output.name}.counting"),
-            minimum,
-            lambda done, size: progress.update(task, completed=done, total=size),
-        )
+    bar = Bar()
+    with bar.shown():
+        work = output.with_name(f"{output.name}.counting")
+        counted = count_words(dump, work, minimum, lambda done, size: bar("MiB", done >> 20, size >> 20, 0))
     with files.atomic_open(output, replace=force) as file:
         file.write(b"word\ttimes\n")
         file.writelines(f"{word.word}\t{word.times}\n".encode() for word in counted.words)
@@ -125,20 +112,15 @@ def download(
     """Fetch the pictures of a list; an interrupted download goes on where it was."""
     plan = Plan(format.value, part, min_side, Columns(image_column, caption_column))
     limits = Limits(timeout, max_bytes, attempts, per_host, private)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[pictures]} pictures"),
-        TimeRemainingColumn(),
-    )
-    with _bar(*columns, pictures=0) as (progress, task):
+    bar = Bar()
+    with bar.shown():
         made = downloads.download(
             path,
             folder,
             plan,
             limits,
             threads,
-            lambda now: progress.update(task, completed=now.done, total=now.rows, pictures=now.pictures),
+            lambda now: bar("pictures", now.done, now.rows, now.done - now.pictures),
         )
     last = -(-made.rows // part) - 1
     source = (
@@ -173,7 +155,8 @@ def index(
         table, columns = _table_in(table), TABLE_COLUMNS
     files.check_target(output, [table], force)
     images = images or table.parent
-    with _bar(TextColumn("{task.completed} pictures")) as (progress, task):
+    bar = Bar()
+    with bar.shown():
         made = indexing.index(
             table,
             images,
@@ -182,7 +165,7 @@ def index(
             columns=columns,
             names=(image_column, caption_column),
             replace=force,
-            progress=lambda done: progress.update(task, completed=done),
+            progress=lambda done, rows: bar("pictures", done, rows, 0),
         )
     source = {"kind": "table", "file": str(output), "images": str(images), "separator": ","}
     source |= {"image_column": image_column, "caption_column": caption_column}
@@ -205,9 +188,3 @@ def _report(output: Path, counts: dict[str, int], as_json: bool) -> None:
         print_json({"path": str(output), **counts})
     else:
         print_fields({"path": output, **counts})
-
-
-@contextmanager
-def _bar(*columns: ProgressColumn, **fields: Any) -> Iterator[tuple[Progress, TaskID]]:
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        yield progress, progress.add_task("", total=None, **fields)

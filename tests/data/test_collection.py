@@ -332,10 +332,12 @@ def test_index(tmp_path):
     names = ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png", ""]
     table = written(tmp_path, "list.csv", [Row(name, f"number {name}") for name in names], ("IMG", "Q"))
     seen = []
-    found = index(table, tmp_path, tmp_path / "out.csv", 112, names=("IMG", "Q"), progress=seen.append)
+    found = index(
+        table, tmp_path, tmp_path / "out.csv", 112, names=("IMG", "Q"), progress=lambda *now: seen.append(now)
+    )
     assert found[:4] == (7, 2, 2, 3)
     assert found.fault.startswith(f"{tmp_path}/4.png is text")
-    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    assert seen == [(done, 7) for done in range(1, 8)]
     assert (tmp_path / "out.csv").read_text() == "IMG,Q\n1.png,number 1.png\n2.png,number 2.png\n"
     with pytest.raises(ClipError, match=r"can be used and has 1000 pixels on its shorter side: .*4.png is text"):
         index(table, tmp_path, tmp_path / "none.csv", 1000)

@@ -34,18 +34,19 @@ def index(
     columns: Columns = USUAL,
     names: tuple[str, str] = ("filepath", "title"),
     replace: bool = False,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Indexed:
     """Write a CSV of the pictures of ``table`` whose shorter side has at least ``smallest_side`` pixels.
 
     Args:
         images: the folder that relative paths start at, in ``table`` and in what is written.
         names: of the columns of paths and captions that are written.
-        progress: called with the number of rows so far.
+        progress: called with the number of rows so far, and of all.
 
     Raises:
         ClipError: the table cannot be read, no picture is left, or the target cannot be written.
     """
+    total = sum(1 for _ in read_list(table, columns))
     counts = {"rows": 0, "kept": 0, "small": 0, "unusable": 0}
     first_fault = None
 
@@ -59,7 +60,7 @@ def index(
                 outcome = "kept" if found >= smallest_side else "small"
             counts["rows"] += 1
             counts[outcome] += 1
-            progress(counts["rows"])
+            progress(counts["rows"], total)
             if outcome == "kept":
                 yield row
         if not counts["kept"]:
