@@ -9,7 +9,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from clip_core.data.coco import Coco
 from clip_core.data.example import SourceSettings
+from clip_core.data.flickr import Flickr
 from clip_core.data.food101 import Food101
+from clip_core.data.karpathy import Karpathy
 from clip_core.data.mixture import Mixture
 from clip_core.data.paired import Paired
 from clip_core.data.saved import M3it, Saved
@@ -18,6 +20,7 @@ from clip_core.data.settings import Count, Positive, SettingError, kind_in_place
 from clip_core.data.shapes import TrainingSet
 from clip_core.data.table import Table
 from clip_core.data.textcaps import TextCaps
+from clip_core.data.wds import Wds
 from clip_core.data.webdataset import WebDataset
 
 
@@ -31,7 +34,7 @@ class Shapes(SourceSettings):
         return TrainingSet(seed, self.examples)
 
 
-Single = Shapes | Table | Paired | Food101 | Coco | TextCaps | Sbu | Saved | M3it | WebDataset
+Single = Shapes | Table | Paired | Food101 | Coco | Karpathy | Flickr | TextCaps | Sbu | Saved | M3it | WebDataset | Wds
 
 
 class Combined(SourceSettings):

@@ -310,9 +310,7 @@ def test_imagenetv2_has_the_numbers_of_its_classes(tmp_path):
         labelled = opened("imagenetv2", tmp_path, templates=["the {}"])
     assert read(labelled) == in_turn((open_image(data), label) for data, label in imagenet())
     assert labelled.prompts[999] == [f"the {IMAGENET_CLASSNAMES[999]}"]
-    assert "but not imagenetv2-top-images-format-val or 999 or" in refused(
-        "imagenetv2", tmp_path / "folders", variant="top-images"
-    )
+    assert "but not imagenetv2-top-images-format-val or 999 or" in refused("imagenetv2", tmp_path, variant="top-images")
 
 
 # Parquet and CLIP_benchmark's shards
