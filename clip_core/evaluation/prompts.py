@@ -125,11 +125,8 @@ def _chosen(found: Any, what: str, otherwise: str) -> list[str]:
     if isinstance(found, list) and found:
         return [str(each) for each in found]
     missing = [package for module, package in _PACKAGES.items() if _folder(module) is None]
-    if missing:
-        remedy = f"neither of the installed packages has them; run pip install {' '.join(missing)}, or {otherwise}"
-    else:
-        remedy = f"these have none; {otherwise}"
-    raise ClipError(f"{what} are read from clip-benchmark and open_clip, and {remedy}.")
+    remedy = f"run pip install {' '.join(missing)}, or {otherwise}" if missing else otherwise
+    raise ClipError(f"{what} are read from clip-benchmark or open_clip, and are not found there; {remedy}.")
 
 
 _PACKAGES = {"clip_benchmark": "clip-benchmark", "open_clip": "open_clip_torch"}

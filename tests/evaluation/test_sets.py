@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
 import re
+import warnings
 from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,12 @@ from layouts import (
     cifar10,
     cifar100,
     encoded,
+    idx,
     in_turn,
     jpeg,
     mnist,
     photographs,
+    python_2_pickle,
     read,
     stl10,
     tar,
@@ -39,10 +44,13 @@ from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 from PIL import Image
 from scipy.io import savemat
 
+from clip_core.data import trees
 from clip_core.errors import ClipError
 from clip_core.evaluation.sets import SETS
 from clip_core.evaluation.sets.devkit import synsets
+from clip_core.evaluation.sets.mnist import Mnist
 from clip_core.image import open_image
+from tests.serving import Pictures, running
 
 
 def opened(kind: str, folder: Path, **settings: Any) -> Any:
@@ -395,3 +403,178 @@ def test_shards_of_clip_benchmark(tmp_path):
     assert "has the template 'a photo'; write {} once in it" in refused("wds", tmp_path)
     write(tmp_path, {"dataset_type.txt": b"multilabel\n"})
     assert "is a set for 'multilabel', and one for classification is expected" in refused("wds", tmp_path)
+
+
+# What is wrong with the files is said
+
+
+def test_a_folder_without_the_set_says_what_it_has(tmp_path):
+    write(tmp_path, dict.fromkeys(("a", "b", "c", "d", "e", "f", "g"), b""))
+    assert refused("cifar10", tmp_path) == (
+        f"{tmp_path} has a, b, c, d, e and 2 more, but not cifar-10-batches-py or batches.meta or "
+        "cifar-10-python.tar.gz or cifar-10-batches-bin or batches.meta.txt or cifar-10-binary.tar.gz; give the folder "
+        "that has them."
+    )
+    (tmp_path / "empty").mkdir()
+    for kind in ("imagenet", "imagenetv2", "cifar100", "stl10", "caltech101", "food101", "mnist", "fashion_mnist"):
+        assert f"{tmp_path / 'empty'} has nothing in it, but not " in refused(kind, tmp_path / "empty")
+        assert "nowhere cannot be read: no such file" in refused(kind, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("version", ["cifar-10-batches-py", "cifar-10-batches-bin"])
+def test_damaged_cifar_is_refused(version, tmp_path):
+    files = cifar10()[version]
+    name = "test_batch.bin" if version.endswith("bin") else "test_batch"
+    whole = files[name]
+    for cut in (0, 1, 100, len(whole) // 2 + 1, len(whole) - 1):
+        write(tmp_path, files | {name: whole[:cut]})
+        assert f"{name} of {tmp_path} " in refused("cifar10", tmp_path)
+    names = "batches.meta.txt" if version.endswith("bin") else "batches.meta"
+    short = b"airplane\nautomobile\n" if version.endswith("bin") else python_2_pickle({"label_names": ["a", "b"]})
+    write(tmp_path, files | {names: short})
+    assert "counted from 0, and 2 classes; get it again" in refused("cifar10", tmp_path)
+
+
+def test_a_pickle_that_calls_is_refused(tmp_path):
+    write(tmp_path, cifar10()["cifar-10-batches-py"] | {"test_batch": b"\x80\2cos\nsystem\nU\5touch\x85R."})
+    assert f"test_batch of {tmp_path} is a pickle of something that is not a dictionary" in refused("cifar10", tmp_path)
+    for name, labels in (("labels", [1] * 9), ("labels", ["1"] * 10), ("fine_labels", [1] * 10)):
+        data = {name: labels, "data": np.zeros((10, 3072), np.uint8)}
+        write(tmp_path, {"test_batch": python_2_pickle(data)})
+        assert "has no list labels of 10 whole numbers" in refused("cifar10", tmp_path)
+    write(tmp_path, {"test_batch": python_2_pickle({"labels": [1], "data": np.zeros((1, 3), np.uint8)})})
+    assert "has no array data of uint8 [n, 3072]" in refused("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (idx(np.zeros((2, 2), np.uint8)), "begins with the number 2050, not 2051"),
+        (idx(np.zeros((2, 3, 3), np.uint8))[:-1], r"states the shape \[2, 3, 3\] and has 17 bytes"),
+        (idx(np.zeros((2, 3, 3), np.uint8)), "has 2 pictures and 10 labels; get it again"),
+        (b"", "begins with the number 0, not 2051"),
+    ],
+)
+def test_damaged_idx_files_are_refused(data, message, tmp_path):
+    write(tmp_path, mnist("mnist") | {"t10k-images-idx3-ubyte": data})
+    assert re.search(message, refused("mnist", tmp_path))
+    write(tmp_path / "packed", mnist("mnist", ".gz"))
+    path = tmp_path / "packed" / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    assert "idx3-ubyte.gz is damaged or cut short" in refused("mnist", tmp_path / "packed")
+
+
+def test_damaged_stl10_is_refused(tmp_path):
+    write(tmp_path, stl10() | {"test_X.bin": bytes(3)})
+    assert f"test_X.bin of {tmp_path} has 3 bytes, not 27648 a picture" in refused("stl10", tmp_path)
+    write(tmp_path, stl10() | {"test_y.bin": bytes(10)})
+    assert "has labels from -1 to -1, counted from 0, and 10 classes" in refused("stl10", tmp_path)
+
+
+def test_damaged_archives_are_refused(tmp_path, monkeypatch, cache_folder):
+    inner = {f"101_ObjectCategories/{path}": data for path, data in objects().items()}
+    path = tmp_path / "101_ObjectCategories.tar.gz"
+    whole = tar(inner, compressed=True)
+    for data, message in (
+        (whole[: len(whole) // 2], "is damaged or cut short"),
+        (whole[:20], "is damaged or cut short"),
+        (b"<html>", "is not an uncompressed tar file"),
+        (tar(inner)[:-10240], "is cut short|has no end mark"),
+        (tar(inner | {"./101_ObjectCategories/accordion/image_0001.jpg": b"?"}), "accordion/image_0001.jpg twice"),
+    ):
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert re.search(message, refused("caltech101", tmp_path))
+        assert not list(cache_folder.rglob("*.tar"))
+    path.write_bytes(gzip.compress(bytes(1 << 20)))
+    monkeypatch.setattr(trees, "_SMALL", 1 << 19)
+    with pytest.warns(UserWarning, match="is compressed"):
+        assert "has more than 524288 bytes inside, 50 times its own" in refused("caltech101", tmp_path)
+    assert not list(cache_folder.rglob("*.tar"))
+
+
+def test_a_damaged_zip_is_refused(tmp_path):
+    whole = zipped({"caltech-101/101_ObjectCategories.tar.gz": b"x" * 5000})
+    for data, message in (
+        (whole[:-10], "is not a whole zip file"),
+        (whole[:40] + bytes(4) + whole[44:], "is damaged"),
+        (zipped({"other": b"x"}), r"has no caltech-101/101_ObjectCategories\.tar\.gz"),
+        (whole, "is not a gzip|damaged or cut short"),
+    ):
+        write(tmp_path, {"caltech-101.zip": data})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert re.search(message, refused("caltech101", tmp_path))
+
+
+def test_a_broken_picture_is_named(tmp_path):
+    files = {f"101_ObjectCategories/{path}": data for path, data in objects().items()}
+    files["101_ObjectCategories/accordion/image_0001.jpg"] = b"?"
+    write(tmp_path, {"101_ObjectCategories.tar.gz": tar(files, compressed=True)})
+    with pytest.warns(UserWarning, match="is compressed"):
+        labelled = opened("caltech101", tmp_path)
+    with pytest.raises(ClipError, match=r"^accordion/image_0001\.jpg in .*101_ObjectCategories: The picture given as"):
+        labelled[1]
+
+
+def test_an_empty_class_and_foreign_names_are_refused(tmp_path):
+    write(tmp_path / "set", {"cat/1.jpg": b"?", "dog/notes.txt": b""})
+    assert "The class dog of" in refused("folders", tmp_path / "set")
+    (tmp_path / "set" / "dog" / "notes.txt").rename(tmp_path / "set" / "dog" / "1.jpg")
+    (tmp_path / "names").write_text("cat\ta cat\nwolf\ta wolf\n")
+    assert "has no name for the folder dog" in refused("folders", tmp_path / "set", names=str(tmp_path / "names"))
+    write(tmp_path, cifar10()["cifar-10-batches-bin"])
+    (tmp_path / "names").write_text("\n".join(CIFAR10[::-1]))
+    assert opened("cifar10", tmp_path, names=str(tmp_path / "names")).classes == CIFAR10
+    (tmp_path / "names").write_text("\n".join(["plane", "car", *CIFAR10[2:]]))
+    assert opened("cifar10", tmp_path, names=str(tmp_path / "names")).classes[:2] == ["plane", "car"]
+
+
+def test_the_fingerprint_tells_pictures_and_labels_apart(tmp_path):
+    files = cifar10()["cifar-10-batches-bin"]
+    write(tmp_path / "a", files)
+    write(tmp_path / "b", files | {"test_batch.bin": files["test_batch.bin"][:-1] + b"?"})
+    found = [opened("cifar10", tmp_path / place).fingerprint() for place in ("a", "a", "b")]
+    assert found[0] == found[1] != found[2]
+    assert opened("cifar10", tmp_path / "a", templates="simple-clip").fingerprint() == found[0]
+
+
+# Downloads
+
+
+def test_a_set_is_downloaded_once(tmp_path, monkeypatch):
+    files = {path: data for path, data in mnist("mnist", ".gz").items() if path.startswith("t10k")}
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Pictures({f"/{name}": data for name, data in files.items()})
+    with running(server.handler) as address:
+        monkeypatch.setattr(Mnist, "address", address)
+        digests = {name: (sha256(data).hexdigest(), len(data)) for name, data in files.items()}
+        monkeypatch.setattr(Mnist, "digests", digests)
+        settings = Mnist(folder=str(tmp_path / "new" / "mnist"))
+        seen: list[tuple[int, int | None]] = []
+        settings.download(lambda done, total: seen.append((done, total)))
+        settings.download()
+        assert sorted(server.asked) == [f"/{name}" for name in sorted(files)]
+        assert seen == [(size, size) for _, size in digests.values()]
+        assert len(settings.labelled()) == 10
+        monkeypatch.setattr(Mnist, "digests", {name: ("0" * 64, size) for name, (_, size) in digests.items()})
+        with pytest.raises(ClipError, match="is not the file asked for"):
+            Mnist(folder=str(tmp_path / "other")).download()
+        assert not list((tmp_path / "other").glob("t10k*"))
+
+
+def test_every_published_file_has_a_digest_and_what_has_none_says_so():
+    public = {kind for kind in SETS if kind != "shapes" and SETS[kind](kind=kind, folder="x").published()}
+    assert public == {"imagenetv2", "cifar10", "cifar100", "stl10", "caltech101", "food101", "mnist", "fashion_mnist"}
+    for kind in public:
+        settings = SETS[kind](kind=kind, folder="x")
+        for file in settings.published():
+            assert re.fullmatch("[0-9a-f]{64}", file.sha256)
+            # Once it is there, it is what the set is read from.
+            places = [layout.mark for layout in settings.layouts()] + [
+                archive.partition("/")[0] for layout in settings.layouts() for archive in layout.archives
+            ]
+            assert file.file in places or file.file.startswith("t10k-images")
+    with pytest.raises(ClipError, match="The set imagenet has no public address; get it from those who publish it"):
+        SETS["imagenet"](kind="imagenet", folder="x").download()
