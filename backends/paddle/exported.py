@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -78,8 +79,21 @@ def save(clip: CLIP, part: str, path: Path, inputs: Mapping[str, np.ndarray], me
     given = [InputSpec(shapes[name], str(inputs[name].dtype), name) for name in names]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Paddle's, of parts of its own
-        paddle.jit.save(LAYERS[part](clip), str(path.with_suffix("")), given)
+        paddle.jit.save(LAYERS[part](_with_part(clip, part)), str(path.with_suffix("")), given)
     files.write_text(path.with_name(path.stem + METADATA), json.dumps(metadata, indent=2) + "\n")
+
+
+def _with_part(clip: CLIP, part: str) -> CLIP:
+    """The model without the weights of the tower that is no part of the file, which Paddle 3.0 would write."""
+    if part == "both":
+        return clip
+    result = copy.copy(clip)
+    result._sub_layers = {
+        name: layer for name, layer in clip._sub_layers.items() if (name == "visual") == (part == "image")
+    }
+    if part == "image":  # the text tower's own parameters may be the model's
+        result._parameters = {}
+    return result
 
 
 class Session:
