@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import numpy as np
 from pydantic import ValidationError
 
 import backends
-import clip
 from clip import report
 from clip.api import open_model, weights_file
+from clip.versions import versions
 from clip_core import files
 from clip_core.data.families import FAMILIES
 from clip_core.data.settings import setting_error
@@ -204,7 +203,7 @@ def evaluate(
             "architecture": loaded.model.architecture.to_dict(),
             "backend": loaded.model.backend,
             "precision": precision,
-            "versions": _versions(loaded.model.backend),
+            "versions": versions(loaded.model.backend),
         }
         encoder = Encoder(
             loaded.model,
@@ -226,7 +225,7 @@ def evaluate(
         "precision": precision,
         "limit": limit,
         "seed": seed,
-        "versions": _versions(*encoded),
+        "versions": versions(*encoded),
         "results": {
             name: found.to_dict() | dict(encoded[name].chosen) | {"faults": encoded[name].faults}
             for name, found in scores.items()
@@ -246,14 +245,6 @@ def evaluate(
 def _store(output: str | os.PathLike[str] | None, made_by: Mapping[str, Any], pictures: str) -> Store | None:
     """Where the features of pictures with this fingerprint are kept."""
     return None if output is None else Store(Path(output, "features"), {**made_by, "pictures": pictures})
-
-
-def _versions(*names: str) -> dict[str, str]:
-    """The versions of these backends' frameworks, and of all else that numbers depend on."""
-    frameworks = [name for name in names if name != "numpy"]
-    return {"triclip": clip.__version__} | {
-        name: str(importlib.import_module(name).__version__) for name in (*frameworks, "numpy", "PIL")
-    }
 
 
 def _agreements(task: Task, encoded: Mapping[str, Encoded]) -> dict[str, Agreement]:

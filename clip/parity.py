@@ -141,32 +141,36 @@ def compare_models(
     checkpoint: str, judge: Reference | Model, models: Iterable[Model], inputs: Inputs, layers: bool = False
 ) -> Report:
     """Compare ``models``, one in memory at a time, with ``judge``, which computes in float64."""
-    expected_image, expected_text = _embeddings(judge, inputs)
-    expected_logits = _logits(judge, inputs)
+    expected_image, expected_text = embeddings(judge, inputs)
+    expected_logits = logits(judge, inputs)
     expected_layers = judge.layers(inputs.pixels, inputs.tokens) if layers else {}
-    bounds = {
-        "image_embedding": tolerances.EMBEDDING,
-        "text_embedding": tolerances.EMBEDDING,
-        "logits": tolerances.logit_bound(float(np.exp(judge.export()["logit_scale"]))),
-        "layer": tolerances.LAYER,
-    }
     comparisons = []
     for model in models:
         framework = backends.get(model.backend)
-        image, text = _embeddings(model, inputs)
+        image, text = embeddings(model, inputs)
         found = model.layers(inputs.pixels, inputs.tokens) if layers else {}
         comparisons.append(
             Comparison(
                 backend=model.backend,
                 tokens_equal=bool((framework.to_array(framework.to_tensor(inputs.tokens)) == inputs.tokens).all()),
                 pixels_equal=bool((framework.to_array(framework.to_tensor(inputs.pixels)) == inputs.pixels).all()),
-                image_embedding=_difference(image, expected_image),
-                text_embedding=_difference(text, expected_text),
-                logits=_difference(_logits(model, inputs), expected_logits),
+                image_embedding=difference(image, expected_image),
+                text_embedding=difference(text, expected_text),
+                logits=difference(logits(model, inputs), expected_logits),
                 layers={name: _relative_difference(found[name], value) for name, value in expected_layers.items()},
             )
         )
-    return Report(checkpoint, bounds, comparisons)
+    return Report(checkpoint, bounds(float(np.exp(judge.export()["logit_scale"]))), comparisons)
+
+
+def bounds(logit_scale: float) -> dict[str, float]:
+    """Stage -> the largest difference that the numeric contract allows."""
+    return {
+        "image_embedding": tolerances.EMBEDDING,
+        "text_embedding": tolerances.EMBEDDING,
+        "logits": tolerances.logit_bound(logit_scale),
+        "layer": tolerances.LAYER,
+    }
 
 
 def sample_inputs(loaded: LoadedModel) -> Inputs:
@@ -195,24 +199,26 @@ def token_rows(text: TextTower, count: int = 4, seed: int = 0) -> np.ndarray:
     return rows
 
 
-def _embeddings(model: Reference | Model, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+def embeddings(model: Reference | Model, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """The embeddings of pictures [n, d] and texts [m, d], scaled to length 1 in float64."""
     image, text = model.embed_image(inputs.pixels), model.embed_text(inputs.tokens)
     return similarity.normalize(image.astype(np.float64)), similarity.normalize(text.astype(np.float64))
 
 
-def _logits(model: Reference | Model, inputs: Inputs) -> np.ndarray:
+def logits(model: Reference | Model, inputs: Inputs) -> np.ndarray:
     """The logits [n, m] that the model itself computes, by its own normalisation and scale."""
     per_image: Tensor = model(inputs.pixels, inputs.tokens)[0]
     return backends.get(model.backend).value_of(per_image)
 
 
-def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest absolute difference of a value."""
     return float(np.abs(found - expected).max())
 
 
 def _relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference relative to the largest value; of values that are all zero, the difference itself."""
-    return _difference(found, expected) / (float(np.abs(expected).max()) or 1.0)
+    return difference(found, expected) / (float(np.abs(expected).max()) or 1.0)
 
 
 def _finite(value: float) -> float | None:

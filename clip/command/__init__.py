@@ -23,6 +23,7 @@ from clip.command import (
     download,
     evaluate,
     export,
+    golden,
     inspect,
     models,
     parity,
@@ -61,6 +62,7 @@ for module in (models, inspect, convert, export, parity, classify, similarity, t
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(data.app, name="data")
+app.add_typer(golden.app, name="golden")
 
 
 def main() -> None:
