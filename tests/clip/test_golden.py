@@ -71,9 +71,7 @@ def test_the_command_writes_and_checks_by_the_models_name(kept, run, tmp_path, m
     assert_refused(run("golden", "write", kept[0], "-o", kept[0], "--force"), "is a file that is read here itself")
 
 
-@pytest.mark.parametrize(
-    ("name", "stage"), [("visual.proj", "image_embedding"), ("text_projection", "text_embedding")]
-)
+@pytest.mark.parametrize(("name", "stage"), [("visual.proj", "image_embedding"), ("text_projection", "text_embedding")])
 def test_a_changed_weight_is_noticed(kept, checkpoint, changed, run, name, stage):
     weights = {**checkpoint.weights, name: checkpoint.weights[name].copy()}
     weights[name][0, 0] += 0.01
