@@ -51,7 +51,7 @@ COMMANDS = [
     *("models", "inspect", "convert", "export", "parity", "classify", "similarity", "tokenize", "download"),
     *("train", "demo"),
 ]
-GROUPS = ["tokenizer", "evaluate", "data"]
+GROUPS = ["tokenizer", "evaluate", "data", "golden"]
 
 
 # All commands ---------------------------------------------------------------------------------------------------------

@@ -38,8 +38,7 @@ def changed(tmp_path):
 
 
 def test_a_golden_file_has_embeddings_tokens_and_digests(kept):
-    model, file = kept
-    found = json.loads(file.read_text())
+    found = json.loads(kept[1].read_text())
     assert found["files"].keys() == {"small.safetensors"}
     assert found["versions"].keys() == {"triclip", "numpy", "PIL"}
     image = np.array(found["image_embedding"])
