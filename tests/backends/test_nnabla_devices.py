@@ -22,6 +22,7 @@ from backends.nnabla.process_group import CPUCommunicator, ProcessGroup
 from backends.nnabla.training import Trainer
 from clip_core.errors import ClipError
 from clip_core.initialize import initialize
+from clip_core.models import MODELS
 from clip_core.training.recipe import Recipe
 from clip_core.training.scaling import LossScaling
 from clip_core.training.trainable import with_initial_scale
@@ -147,7 +148,7 @@ def test_the_end_of_text_is_found_in_half_precision(extension):
     tokens = nn.Variable.from_numpy_array(np.array([[49406, 5, 49407, 0]]))
     with nn.context_scope(get_extension_context("cudnn", type_config="half")), nn.auto_forward():
         assert F.max(tokens, axis=1, only_index=True).d.tolist() == [0]  # why it is not used
-        assert functions.end_of_text(tokens, 49407).d.tolist() == [2]
+        assert functions.end_of_text(tokens, MODELS["ViT-B/32"].architecture.text).d.tolist() == [2]
 
 
 def test_half_precision_picks_from_rows_that_it_cannot_count(extension):
