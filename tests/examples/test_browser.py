@@ -584,6 +584,10 @@ BAD_PICTURES = {
     ),
     "cut PNG": (PNG[:-300], "cannot be decoded whole: its part IDAT is cut short; it is cut short or damaged"),
     "wrong checksum": (PNG.replace(b"IDATx", b"IDATy"), "the checksum of its part IDAT is wrong"),
+    "header behind": (
+        PNG[:8] + chunk(b"tEXt", struct.pack(">II", 1, 1)) + PNG[8:],
+        "its header is not where that of a PNG is; it is",
+    ),
     "too few lines": (
         PNG.replace(PNG[8:33], chunk(b"IHDR", struct.pack(">II", 40, 31) + PNG[24:29])),
         "cannot be decoded whole: it ends before its last pixel; it is cut short or damaged, get the file again.",

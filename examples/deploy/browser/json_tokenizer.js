@@ -77,7 +77,8 @@ function normalizerOf(normalizer) {
   if (normalizer.type !== "BertNormalizer") throw unknown("normalizer", normalizer);
   const { clean_text: clean, handle_chinese_chars: chinese, lowercase, strip_accents: strip } = normalizer;
   return (text) => {
-    if (clean) text = text.replace(/[\0\ufffd]|(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}]/gu, "").replace(/\p{White_Space}/gu, " ");
+    if (clean)
+      text = text.replace(/[\0\ufffd]|(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}]/gu, "").replace(/\p{White_Space}/gu, " ");
     if (chinese) text = text.replace(CHINESE, " $& ");
     if (strip ?? lowercase) text = text.normalize("NFD").replace(/\p{Mn}/gu, "");
     if (lowercase) text = Array.from(text, (character) => character.toLowerCase()).join("");

@@ -107,6 +107,8 @@ function chunksOf(bytes) {
     if (critical && crc(bytes.subarray(at + 4, end)) !== view.getUint32(end)) {
       throw damaged(`the checksum of its part ${kind} is wrong`);
     }
+    // The size that `pngSize` gives is that of a header in front of all else.
+    if ((kind === "IHDR") !== (at === 8)) throw damaged("its header is not where that of a PNG is");
     if (kind === "IHDR") header = headerOf(content);
     else if (kind === "PLTE") palette = content;
     else if (kind === "IDAT") compressed.push(content);
