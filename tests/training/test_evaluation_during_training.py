@@ -15,6 +15,7 @@ import converters
 from clip_core.data.families import Shapes
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
+from clip_core.evaluation.sets import SETS
 from clip_core.initialize import initialize
 from clip_core.naming import Weights
 from clip_core.pixels import DEVIATION, MEAN
@@ -280,7 +281,8 @@ def test_a_recipe_with_evaluation_survives_writing_and_reading(pairs, tmp_path):
         "kind": "food101",
         "folder": "f",
         "split": "test",
-        "templates": ["a photo of {}, a type of food."],
+        "templates": None,
+        "names": None,
     }
 
 
@@ -317,7 +319,7 @@ def test_without_a_section_there_is_nothing_to_score():
         ({"zero_shot": {}}, "the key evaluation.zero_shot.folder is missing"),
         (
             {"zero_shot": {"kind": "folder"}},
-            "evaluation.zero_shot.kind is 'folder'; choose one of folders, food101, shapes.",
+            f"evaluation.zero_shot.kind is 'folder'; choose one of {', '.join(SETS)}.",
         ),
         (
             {"zero_shot": {"folder": "f", "templats": ["a {}"]}},
