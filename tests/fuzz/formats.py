@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import json
 import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,15 +17,22 @@ from tempfile import TemporaryDirectory
 
 import h5py
 import numpy as np
+import pyarrow
 import safetensors.numpy
 import yaml
 from PIL import Image
+from pyarrow import parquet
 
 import clip_core
 import converters
 from clip_core.architecture import Architecture
-from clip_core.errors import ClipError
+from clip_core.data.collection.dump import Articles
+from clip_core.data.collection.fetching import parse_address
+from clip_core.data.collection.lists import read_list
+from clip_core.data.collection.words import words_in
+from clip_core.errors import ClipError, DownloadError
 from clip_core.evaluation.sets.folders import Folders
+from clip_core.files import open_regular
 from clip_core.image import open_image
 from clip_core.layouts import LAYOUTS
 from clip_core.naming import parameters
@@ -296,6 +305,46 @@ def _tables() -> list[bytes]:
     return [b'filepath\ttitle\na.png\tone picture\nb.png\t"a ""quoted"" one"\na.png\tanother\n']
 
 
+def _dumps() -> list[bytes]:
+    page = "<page><title>a</title><ns>0</ns>{}<revision><text>{}</text></revision></page>"
+    texts = (
+        "[[File:a.jpg|thumb|a &lt;b&gt;bold&lt;/b&gt; [[word|other]]]] {{a|{{b}}}} {| c |}",
+        "&lt;ref&gt;x&lt;/ref&gt;",
+    )
+    pages = [page.format("<redirect/>", "gone"), *(page.format("", text) for text in texts)]
+    whole = f"<mediawiki version='0.11'>{''.join(pages)}</mediawiki>"
+    parts = ("<mediawiki>", *pages, "</mediawiki>")
+    return [bz2.compress(whole.encode()), b"".join(bz2.compress(part.encode()) for part in parts)]
+
+
+def _read_dump(path: Path) -> None:
+    with open_regular(path) as file:
+        for text in Articles(path, file):
+            list(words_in(text or ""))
+
+
+def _lists(suffix: str) -> Callable[[], list[bytes]]:
+    rows = [{"url": f"http://a.example/{number}.jpg", "caption": f'a "{number}", ü'} for number in range(3)]
+
+    def seeds() -> list[bytes]:
+        if suffix == ".parquet":
+            found = [io.BytesIO(), io.BytesIO()]
+            for stream, compression in zip(found, ("snappy", "zstd")):
+                parquet.write_table(pyarrow.Table.from_pylist(rows), stream, compression=compression)
+            return [stream.getvalue() for stream in found]
+        if suffix == ".jsonl":
+            return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
+        return [b'url,caption\nhttp://a.example/1.jpg,"a ""b"", c"\nhttp://a.example/2.jpg,d\n']
+
+    return seeds
+
+
+def _read_list(path: Path) -> None:
+    for row in read_list(path):
+        with suppress(DownloadError):
+            parse_address(row.picture)
+
+
 def _coco() -> list[bytes]:
     images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
     captions = [{"image_id": number, "id": number, "caption": "a picture"} for number in (1, 2, 2)]
@@ -445,6 +494,10 @@ FORMATS: dict[str, Format] = {
         "a.tar", _shards, (mutations.blind, mutations.tar_headers), _examples("webdataset", shards="a.tar")
     ),
     "table": Format("a.tsv", _tables, _BYTES, _examples("table", file="a.tsv"), _pictures_beside),
+    "dump": Format("a.xml.bz2", _dumps, (mutations.blind, mutations.bz2_content), _read_dump),
+    "list_csv": Format("a.csv", _lists(".csv"), _BYTES, _read_list),
+    "list_jsonl": Format("a.jsonl", _lists(".jsonl"), (mutations.blind, mutations.json_lines), _read_list),
+    "list_parquet": Format("a.parquet", _lists(".parquet"), _BYTES, _read_list),
     "coco": Format(
         "a.json",
         _coco,

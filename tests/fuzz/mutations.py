@@ -6,6 +6,7 @@ Equal generators give equal files.
 
 from __future__ import annotations
 
+import bz2
 import copy
 import hashlib
 import io
@@ -227,6 +228,11 @@ def zip_members(change: Mutation = blind) -> Mutation:
         return target.getvalue()
 
     return mutate
+
+
+def bz2_content(data: bytes, generator: random.Random, others: Sequence[bytes]) -> bytes:
+    """Blind changes to what is compressed."""
+    return bz2.compress(blind(bz2.decompress(data), generator, [bz2.decompress(other) for other in others]))
 
 
 def pickle_operations(data: bytes, generator: random.Random, others: Sequence[bytes]) -> bytes:

@@ -74,7 +74,9 @@ class Stopped(Exception):
     """The work was given up while an address was being fetched."""
 
 
-class _Address(NamedTuple):
+class Address(NamedTuple):
+    """The parts of an http or https address."""
+
     scheme: str
     host: str
     port: int
@@ -122,7 +124,7 @@ class Fetcher:
     def _attempt(self, url: str) -> bytes:
         deadline = time.monotonic() + self._limits.seconds
         for _ in range(MOST_REDIRECTS + 1):
-            address = _parse(url)
+            address = parse_address(url)
             self._take_turn(address.host)
             with self._connection(url, address, deadline) as connection:
                 connection.request("GET", address.target, headers={"User-Agent": "triclip", "Accept": "image/*"})
@@ -138,7 +140,7 @@ class Fetcher:
         raise DownloadError(f"{url[:_SHOWN]} was reached by {MOST_REDIRECTS} redirects and redirects again.")
 
     @contextmanager
-    def _connection(self, url: str, address: _Address, deadline: float) -> Iterator[_Connection]:
+    def _connection(self, url: str, address: Address, deadline: float) -> Iterator[_Connection]:
         """A connection to one of the addresses of the host, after all of them have been checked."""
         try:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
@@ -222,7 +224,7 @@ class _Answer(http.client.HTTPResponse):
 class _Connection(http.client.HTTPConnection):
     """A connection to a host at one of these numeric addresses, with TLS if it is given."""
 
-    def __init__(self, address: _Address, numbers: list[str], deadline: float, tls: ssl.SSLContext | None):
+    def __init__(self, address: Address, numbers: list[str], deadline: float, tls: ssl.SSLContext | None):
         super().__init__(address.host, address.port)
         self.default_port = 443 if tls else 80
         self.response_class = partial(_Answer, deadline=deadline)  # type: ignore[assignment]
@@ -267,7 +269,7 @@ def is_public(number: str) -> bool:
     return not any(found in network for network in _NOT_PUBLIC)
 
 
-def _parse(url: str) -> _Address:
+def parse_address(url: str) -> Address:
     """The parts of an address; what its path has beyond ASCII is escaped as browsers do.
 
     Raises:
@@ -283,4 +285,4 @@ def _parse(url: str) -> _Address:
         host = ""
     if not host or set(host) & set(string.whitespace):
         raise DownloadError(f"{url[:_SHOWN]!r} is not an http or https address.")
-    return _Address(parts.scheme, host, port, target)
+    return Address(parts.scheme, host, port, target)
