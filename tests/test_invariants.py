@@ -310,6 +310,7 @@ OF_SOME = {"LayerNorm.__init__", "BatchNorm2d.__init__", "BatchNorm2d.forward", 
     *("ConvNorm.forward", "CLIP.device", "CLIP.publish", "CLIP.spelled_parameters", "CLIP._in_context")
 }
 NOT_NUMPY = {
+    "Observed",
     "Block",
     "Block.drop",
     "PatchDropout",
@@ -327,7 +328,7 @@ TWINS = ["layers.py", "model.py"] + [f"towers/{path.name}" for path in (ROOT / "
 
 
 # What models are made of so that code written for other packages' classes finds it there, and what that replaces.
-LIKE_OTHERS = {"QuickGELU", "QuickGELU.forward", "Observed", "Blocks", "Blocks.forward", "MLP.forward"} | {
+LIKE_OTHERS = {"QuickGELU", "QuickGELU.forward", "Blocks", "Blocks.forward", "MLP.forward"} | {
     *("Attention.forward", "Attention.forward_tokens", "Transformer.is_whole", "Transformer.pool", "Mixer.pool"),
     *(f"ResidualAttentionBlock.{name}" for name in ("attn_mask", "has_mask_of", "attention")),
     *(f"CLIP.{name}" for name in ("dtype", "initialize_parameters", "build_attention_mask")),
