@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ class Preprocess:
         self.resolution, self.wanted, self.backend = resolution, wanted, backend
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return backends.get(self.backend).native(self.pixels(image))
+        if "transforms" not in vars(self):
+            return backends.get(self.backend).native(self.pixels(image))
+        for step in self.transforms:  # which other code has seen, and may have changed
+            image = step(image)
+        return image
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The pixels as a float32 array [3, r, r].
@@ -50,9 +55,11 @@ class Preprocess:
         """
         return preprocessing.preprocess(image, self.resolution, self.wanted)
 
-    @property
+    @cached_property
     def transforms(self) -> list[Callable[[Any], Any]]:
         """The same as single steps, like those of torchvision's ``Compose``; PyTorch's pictures alone have them.
+
+        A list that is changed, or replaced by another one, changes what a call gives.
 
         Raises:
             AttributeError: the model is of another framework.

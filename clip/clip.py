@@ -17,10 +17,14 @@ _MODELS = {name: model.url for name, model in MODELS.items() if model.url is not
 
 def __getattr__(name: str) -> Any:
     """What reads the vocabulary or imports PyTorch, when it is asked for."""
-    if name == "_tokenizer":
+    if name in ("_Tokenizer", "_tokenizer"):
         from clip.simple_tokenizer import SimpleTokenizer
 
-        return SimpleTokenizer()
+        return SimpleTokenizer if name == "_Tokenizer" else SimpleTokenizer()
+    if name == "_convert_image_to_rgb":
+        from backends.torch.transforms import convert_image_to_rgb
+
+        return convert_image_to_rgb
     if name == "build_model":
         from clip.model import build_model
 

@@ -3,11 +3,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from clip_core.text.bpe import END_OF_WORD, BytePairTokenizer, byte_symbol, openai
-from clip_core.text.vocabulary import merges_of
+import regex
+
+from clip_core.errors import TextError
+from clip_core.text.bpe import (
+    BYTE_SYMBOLS,
+    BYTES,
+    CACHED_WORD_LENGTH,
+    CACHED_WORDS,
+    END_OF_TEXT,
+    END_OF_WORD,
+    START_OF_TEXT,
+    WORD,
+    BytePairTokenizer,
+    byte_symbol,
+    openai,
+    repaired,
+    words,
+)
+from clip_core.text.tokenizer import require_text
+from clip_core.text.vocabulary import merges_of, openai_vocabulary
+
+
+def default_bpe() -> str:
+    """A copy of OpenAI's vocabulary file.
+
+    Raises:
+        ClipError: there is none, and none can be had.
+    """
+    return str(openai_vocabulary())
+
+
+def bytes_to_unicode() -> dict[int, str]:
+    """A byte -> the character that stands for it in the vocabulary, in the order of their ids."""
+    return {byte: byte_symbol(byte) for byte in BYTES}
+
+
+def get_pairs(word: Iterable[str]) -> set[tuple[str, str]]:
+    """The neighbours in a word that is divided into tokens."""
+    return set(pairwise(word))
+
+
+def basic_clean(text: str) -> str:
+    """``text`` with its encoding repaired, HTML unescaped twice, and no blanks around it."""
+    return repaired(text).strip()
+
+
+def whitespace_clean(text: str) -> str:
+    """``text`` with single blanks inside, and none around it."""
+    return regex.sub(r"\s+", " ", text).strip()
 
 
 class SimpleTokenizer:
@@ -22,6 +69,8 @@ class SimpleTokenizer:
         bpe_ranks: two tokens -> their place in the order of merges.
         byte_encoder: a byte -> the character that stands for it in the vocabulary.
         byte_decoder: the other way round.
+        cache: a word in these characters -> what `bpe` gives for it.
+        pat: what a word is.
 
     Raises:
         ClipError: the file cannot be read, or is not OpenAI's.
@@ -32,31 +81,41 @@ class SimpleTokenizer:
         self.encoder = {symbol: token for token, symbol in enumerate(self._tokenizer.symbols)}
         self.decoder = dict(enumerate(self._tokenizer.symbols))
         self.bpe_ranks = {tuple(merge.split()): rank for rank, merge in enumerate(self._tokenizer.merges)}
-        self.byte_encoder = {byte: byte_symbol(byte) for byte in range(256)}
+        self.byte_encoder = bytes_to_unicode()
         self.byte_decoder = {symbol: byte for byte, symbol in self.byte_encoder.items()}
+        self.cache = {special: special for special in (START_OF_TEXT, END_OF_TEXT)}
+        self.pat = WORD
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text, without start and end."""
-        return self._tokenizer.encode(text)
+        """The token ids of a text, without start and end.
+
+        Raises:
+            TextError: not a ``str``, too long, or with a lone surrogate.
+        """
+        require_text(text)
+        symbols = ("".join(self.byte_encoder[byte] for byte in word.encode()) for word in words(text))
+        return [self.encoder[part] for word in symbols for part in self.bpe(word).split(" ")]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of token ids; a blank follows each word."""
-        return self._tokenizer.decode(tokens)
+        """The text of token ids; a blank follows each word.
+
+        Raises:
+            TextError: an id is not of this vocabulary.
+        """
+        ids = [int(token) for token in tokens]
+        unknown = [token for token in ids if token not in self.decoder]
+        if unknown:
+            raise TextError(f"token id {unknown[0]} is not of this vocabulary; give ids that encode gave.")
+        symbols = "".join(self.decoder[token] for token in ids)
+        text = bytes(self.byte_decoder[symbol] for symbol in symbols).decode("utf-8", errors="replace")
+        return text.replace(END_OF_WORD, " ")
 
     def bpe(self, token: str) -> str:
         """A word in the characters of ``byte_encoder`` -> the tokens that it is made of, separated by blanks."""
-        if self.encoder.get(token) in (self._tokenizer.start, self._tokenizer.end):
-            return token
-        parts = [*token[:-1], token[-1] + END_OF_WORD]
-        while len(parts) > 1:
-            pairs = set(pairwise(parts)) & self.bpe_ranks.keys()
-            if not pairs:
-                break
-            first = min(pairs, key=self.bpe_ranks.__getitem__)
-            merged: list[str] = []
-            while parts:
-                taken = 2 if tuple(parts[:2]) == first else 1
-                merged.append("".join(parts[:taken]))
-                del parts[:taken]
-            parts = merged
-        return " ".join(parts)
+        if token in self.cache:
+            return self.cache[token]
+        parts = self._tokenizer.merge([BYTE_SYMBOLS.index(symbol) for symbol in token])
+        divided = " ".join(self._tokenizer.symbols[part] for part in parts)
+        if len(self.cache) < CACHED_WORDS and len(token) <= CACHED_WORD_LENGTH:
+            self.cache[token] = divided
+        return divided

@@ -353,13 +353,20 @@ def test_the_writer_of_graphs_is_a_twin_of_the_reference(file):
     assert len(outline("exporters/onnx", file)) > 2
 
 
+# Modules of PyTorch itself, which other code looks for by their classes.
+OF_PYTORCH = {
+    *("Attention", "Attention.__init__", "Attention.forward_pooled", "Attention.forward_queries"),
+    *("BatchNorm2d", "BatchNorm2d.__init__", "BatchNorm2d.forward"),
+}
+
+
 @pytest.mark.parametrize("framework", ["paddle", "nnabla", "numpy"])
 @pytest.mark.parametrize("file", [file for file in TWINS if file != "towers/parts.py"])
 def test_twin_files_define_the_same_classes_in_the_same_order(framework, file):
     expected = outline("backends/torch", file)
     if framework == "numpy":
         expected = [name for name in expected if name not in NOT_NUMPY]
-    assert outline(f"backends/{framework}", file) == expected
+    assert [name for name in outline(f"backends/{framework}", file) if name not in OF_PYTORCH] == expected
     assert len(expected) > 2
 
 

@@ -8,14 +8,18 @@ they compute all tokens as [l, n, d], like the modules of the same names in Open
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from itertools import chain, count
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._C import _len_torch_dispatch_stack
 from torch.func import functional_call
 from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils.checkpoint import checkpoint
 
 from backends.torch.tensors import to_array
@@ -29,13 +33,6 @@ from clip_core.towers.parts import Transformer as TransformerFields
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation in the precision of its own parameters, which is float32 in a loaded model."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation in the precision of its own parameters, which is float32 in a loaded model."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
@@ -69,6 +66,32 @@ def attend(
     return x.transpose(1, 2).flatten(2)  # [n, heads, q, d/heads] -> [n, q, d]
 
 
+def attention_of(width: int, heads: int, in_proj_bias: bool = True) -> nn.MultiheadAttention:
+    """PyTorch's own attention, which takes [l, n, d]; `attend_tokens` and `attend_queries` compute with its weights."""
+    attention = nn.MultiheadAttention(width, heads)
+    if not in_proj_bias:
+        attention.register_parameter("in_proj_bias", None)
+    return attention
+
+
+def attend_tokens(attention: nn.MultiheadAttention, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """[n, l, d] -> [n, l, d]; ``mask`` as for `attend`."""
+    q, k, v = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+    return attention.out_proj(attend(q, k, v, attention.num_heads, mask))
+
+
+def attend_queries(
+    attention: nn.MultiheadAttention, queries: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
+    sizes = [attention.embed_dim, 2 * attention.embed_dim]
+    weights = attention.in_proj_weight.split(sizes)
+    biases = (None, None) if attention.in_proj_bias is None else attention.in_proj_bias.split(sizes)
+    q = F.linear(queries, weights[0], biases[0])
+    k, v = F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
+    return attention.out_proj(attend(q, k, v, attention.num_heads, mask))
+
+
 def pick(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """[n, l, d] at ``positions`` [n] -> [n, d]."""
     return x[torch.arange(x.shape[0], device=x.device), positions]
@@ -80,6 +103,19 @@ def causal_mask(length: int, device: torch.device | None = None) -> torch.Tensor
     return positions <= positions[:, None]
 
 
+@cache
+def _added_causal_mask(length: int) -> torch.Tensor:
+    """That of `is_causal`, which nobody else gets to see."""
+    return added_mask(causal_mask(length, torch.device("cpu")), torch.float32)
+
+
+def is_causal(mask: torch.Tensor | None) -> bool:
+    """Whether a mask is one that transformers are made with: added by causal attention, float32 on the CPU."""
+    if mask is None or mask.ndim != 2 or mask.dtype != torch.float32 or mask.device.type != "cpu":
+        return False
+    return torch.equal(mask, _added_causal_mask(len(mask)))
+
+
 def added_mask(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What is added to the scores of attention, as in OpenAI's package: nothing where seen, else minus infinity."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, -torch.inf)
@@ -88,7 +124,8 @@ def added_mask(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def ends_of(text: torch.Tensor, tower: TextTower) -> tuple[torch.Tensor, int]:
     """Where each row of tokens [n, l] first has its end-of-text token [n], and the last of these places.
 
-    Where the tokens have no values to depend on (`recorded`), they are not checked, and that place may be the last.
+    Where the tokens have no values to depend on (`recorded`), they are not checked, and that place may be the last. A
+    text without its end-of-text token is then taken to end at its largest id, as in OpenAI's package.
 
     Raises:
         TextError: an id is outside the vocabulary, or a text is without its end-of-text token.
@@ -96,7 +133,7 @@ def ends_of(text: torch.Tensor, tower: TextTower) -> tuple[torch.Tensor, int]:
     is_end = text == tower.required_token
     end = is_end.int().argmax(dim=-1)
     if recorded(text):
-        return end, text.shape[1] - 1
+        return torch.where(is_end.any(dim=-1), end, text.argmax(dim=-1)), text.shape[1] - 1
     # The only wait for the device.
     low, high, ended, last = torch.stack([text.min(), text.max(), is_end.any(dim=-1).all(), end.max()]).tolist()
     if not (ended and low >= 0 and high < tower.vocabulary_size):
@@ -142,7 +179,7 @@ def looked_at(x: torch.Tensor, *modules: nn.Module) -> bool:
     """Whether other code sees how ``modules`` compute with ``x``, or has changed it: they, or any of their parts, have
     hooks or belong to other classes, or the computation is recorded.
     """
-    if recorded(x) or _has_any_global_hook() or _methods() != METHODS:
+    if recorded(x) or _has_any_global_hook() or _methods() != METHODS or _has_mode():
         return True
     return not all(map(_is_original, modules))
 
@@ -159,15 +196,22 @@ def _is_original(module: nn.Module) -> bool:
         )
         if "forward" in own or "attention" in own or (hooks and not _is_sharded(part)):
             return False
+        if isinstance(part, nn.MultiheadAttention) and not _is_plain(part):
+            return False
         parts += own["_modules"].values()
     return True
+
+
+def _is_plain(attention: nn.MultiheadAttention) -> bool:
+    """Whether other code has set none of the options that only PyTorch's own forward pass has."""
+    return not (attention.dropout or attention.add_zero_attn or attention.batch_first) and attention.bias_k is None
 
 
 def _is_sharded(module: nn.Module) -> bool:
     """Whether FSDP2 alone has derived the class of a module and hooked it: it gathers weights, and sees no token."""
     kinds = type(module).__mro__
-    kind = next((kind for kind in kinds if kind in KINDS), Attention)
-    if kind is Attention:  # or a class from elsewhere; attention is not always called as a module
+    kind = next((kind for kind in kinds if kind in KINDS), nn.MultiheadAttention)
+    if kind is nn.MultiheadAttention:  # or a class from elsewhere; attention is not always called as a module
         return False
     hooks = [hook for name in HOOKS for hook in module.__dict__[name].values()]
     added = (*kinds[: kinds.index(kind)], *hooks)
@@ -175,8 +219,15 @@ def _is_sharded(module: nn.Module) -> bool:
 
 
 def _methods() -> list[Callable[..., Any]]:
-    """The forward passes as of now: other code may have set others on the classes."""
-    return [*(kind.forward for kind in KINDS), ResidualAttentionBlock.attention]
+    """The forward passes as of now, and what they call: other code may have set others."""
+    forward = (kind.forward for kind in KINDS)
+    return [*forward, ResidualAttentionBlock.attention, *(getattr(F, name) for name in FUNCTIONS)]
+
+
+def _has_mode() -> bool:
+    """Whether a mode of PyTorch sees each function or operator that is called."""
+    modes = (type(mode) for mode in _get_current_function_mode_stack())
+    return _len_torch_dispatch_stack() > 0 or any(mode is not DeviceContext for mode in modes)
 
 
 class Observed(nn.Module):
@@ -222,51 +273,24 @@ class Blocks(nn.Sequential, Observed):
         return x
 
 
-class PatchDropout(nn.Module):
-    """Leaves patches out while it is trained; ``leading`` tokens in front of them stay."""
+class PatchDropout:
+    """Leaves patches out of a tower that is trained; ``leading`` tokens in front of them stay.
+
+    It is no module, since OpenAI's tower has none in its place.
+    """
 
     noise: PatchNoise | None = None  # of the step under way
 
     def __init__(self, leading: int) -> None:
-        super().__init__()
         self.leading = leading
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor:
         """[n, leading + patches, d] -> [n, leading + kept, d]."""
-        if self.noise is None or not self.training:
+        if self.noise is None or not training:
             return x
         kept = torch.from_numpy(self.noise.kept(len(x), x.shape[1] - self.leading)).to(x.device) + self.leading
         rows = torch.arange(len(x), device=x.device)[:, None]
         return torch.cat([x[:, : self.leading], x[rows, kept]], dim=1)
-
-
-class Attention(nn.MultiheadAttention):
-    """PyTorch's attention over [l, n, d], and the same over [n, l, d]: of all tokens, of one of each row, or of other
-    queries.
-    """
-
-    def __init__(self, width: int, heads: int, in_proj_bias: bool = True) -> None:
-        super().__init__(width, heads)
-        if not in_proj_bias:
-            self.register_parameter("in_proj_bias", None)
-
-    def forward_tokens(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """[n, l, d] -> [n, l, d]; ``mask`` as for `attend`."""
-        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        return self.out_proj(attend(q, k, v, self.num_heads, mask))
-
-    def forward_pooled(self, x: torch.Tensor, pooled: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
-        return self.forward_queries(pick(x, pooled).unsqueeze(1), x, mask).squeeze(1)
-
-    def forward_queries(self, queries: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
-        sizes = [self.embed_dim, 2 * self.embed_dim]
-        weights = self.in_proj_weight.split(sizes)
-        biases = (None, None) if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
-        q = F.linear(queries, weights[0], biases[0])
-        k, v = F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
-        return self.out_proj(attend(q, k, v, self.num_heads, mask))
 
 
 class MLP(nn.Sequential):
@@ -295,36 +319,18 @@ class ResidualAttentionBlock(Block):
     """A pre-norm transformer block.
 
     Args:
-        context_length: of a causal one, its longest text; None if every token sees all.
+        attn_mask: what is added to the scores of attention, [l, l]; None if every token sees all.
     """
 
-    def __init__(self, tower: TransformerFields, in_proj_bias: bool = True, context_length: int | None = None) -> None:
+    def __init__(
+        self, tower: TransformerFields, in_proj_bias: bool = True, attn_mask: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
-        self.attn = Attention(tower.width, tower.heads, in_proj_bias)
+        self.attn = attention_of(tower.width, tower.heads, in_proj_bias)
         self.ln_1 = LayerNorm(tower.width, tower.epsilon)
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
-        self.context_length = context_length
-        self._attn_mask: torch.Tensor | None = None  # one that the user has seen or set
-
-    @property
-    def attn_mask(self) -> torch.Tensor | None:
-        """What is added to the scores of attention: [l, l] of the longest text, or None."""
-        if self._attn_mask is None and self.context_length is not None:
-            self._attn_mask = added_mask(causal_mask(self.context_length), torch.float32)
-        return self._attn_mask
-
-    @attn_mask.setter
-    def attn_mask(self, mask: torch.Tensor | None) -> None:
-        self._attn_mask, self.context_length = mask, None
-
-    def has_mask_of(self, context_length: int | None) -> bool:
-        """Whether its mask is that of a block which is made with ``context_length``."""
-        if self.context_length != context_length:
-            return False
-        if self._attn_mask is None or context_length is None:
-            return self._attn_mask is None
-        return torch.equal(self._attn_mask, added_mask(causal_mask(context_length), torch.float32))
+        self.attn_mask = attn_mask
 
     def forward(
         self,
@@ -342,18 +348,21 @@ class ResidualAttentionBlock(Block):
             x = x + self.drop(self.attention(self.ln_1(x)).transpose(0, 1), 0).transpose(0, 1)
             return x + self.drop(self.mlp(self.ln_2(x)).transpose(0, 1), 1).transpose(0, 1)
         if pooled is None:
-            x = x + self.drop(self.attn.forward_tokens(self.ln_1(x), mask), 0)
+            x = x + self.drop(attend_tokens(self.attn, self.ln_1(x), mask), 0)
         else:
-            x = pick(x, pooled) + self.drop(self.attn.forward_pooled(self.ln_1(x), pooled, mask), 0)
+            normed = self.ln_1(x)
+            attended = attend_queries(self.attn, pick(normed, pooled).unsqueeze(1), normed, mask)
+            x = pick(x, pooled) + self.drop(attended.squeeze(1), 0)
         return x + self.drop(self.mlp(self.ln_2(x)), 1)
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
-        """[l, n, d] -> [l, n, d], under the block's own mask."""
-        length, mask = x.shape[0], self._attn_mask
+        """[l, n, d] -> [l, n, d], under the block's own mask: the last rows and columns of one that is larger."""
+        mask = self.attn_mask
         if mask is not None:
-            mask = mask[..., :length, :length].to(x)
-        elif self.context_length is not None:
-            mask = added_mask(causal_mask(length, x.device), x.dtype)
+            if not recorded(x) and len(x) > mask.shape[-1] and is_causal(mask):
+                mask = added_mask(causal_mask(len(x)), x.dtype)
+            start = mask.shape[-1] - x.shape[0]
+            mask = mask[..., start:, start:].to(x)
         return self.attn(x, x, x, need_weights=False, attn_mask=mask)[0]
 
 
@@ -362,10 +371,11 @@ class Transformer(Observed):
 
     def __init__(self, tower: TransformerFields, in_proj_bias: bool = True, context_length: int | None = None) -> None:
         super().__init__()
-        self.width, self.layers, self.context_length = tower.width, tower.layers, context_length
-        self.resblocks = Blocks(
-            *(ResidualAttentionBlock(tower, in_proj_bias, context_length) for _ in range(tower.layers))
-        )
+        self.width, self.layers, self.causal = tower.width, tower.layers, context_length is not None
+        mask = None  # of all blocks
+        if context_length is not None:
+            mask = added_mask(causal_mask(context_length, torch.device("cpu")), torch.float32)
+        self.resblocks = Blocks(*(ResidualAttentionBlock(tower, in_proj_bias, mask) for _ in range(tower.layers)))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -378,7 +388,8 @@ class Transformer(Observed):
         """
         if looked_at(x, self, *others):
             return True
-        return not all(block.has_mask_of(self.context_length) for block in self.resblocks)
+        masks = {id(block.attn_mask): block.attn_mask for block in self.resblocks}.values()
+        return not all(is_causal(mask) if self.causal else mask is None for mask in masks)
 
     def forward(self, x: torch.Tensor, pooled: torch.Tensor | None = None, batch_first: bool = False) -> torch.Tensor:
         """[l, n, d] -> [l, n, d], as in OpenAI's class.
@@ -389,7 +400,7 @@ class Transformer(Observed):
         if not batch_first:
             return self.resblocks(x)
         mask = last_mask = None
-        if self.context_length is not None:
+        if self.causal:
             mask = causal_mask(x.shape[1], x.device)  # [l, l]
             last_mask = mask if pooled is None else mask[pooled][:, None, None]  # [n, 1, 1, l]
         *blocks, last = self.resblocks
@@ -455,10 +466,11 @@ class Mixer(Observed):
         return x
 
 
-# The classes that a transformer is made of, and their forward passes.
+# The classes that a transformer is made of, the functions that they call, and all of these at first.
 KINDS = {
-    *(nn.Embedding, nn.GELU, nn.Linear, type(Attention(1, 1).out_proj)),
-    *(Attention, Blocks, LayerNorm, MLP, QuickGELU, ResidualAttentionBlock, Transformer),
+    *(nn.Embedding, nn.GELU, nn.Linear, type(nn.MultiheadAttention(1, 1).out_proj)),
+    *(nn.MultiheadAttention, Blocks, LayerNorm, MLP, QuickGELU, ResidualAttentionBlock, Transformer),
 }
+FUNCTIONS = ("embedding", "layer_norm", "linear", "multi_head_attention_forward", "scaled_dot_product_attention")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 METHODS = _methods()

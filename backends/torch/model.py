@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
@@ -13,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from backends.torch.layers import Attention, Block, Observed, added_mask, causal_mask, dtype_of, normalize, recorded
+from backends.torch.layers import Block, Observed, added_mask, causal_mask, dtype_of, normalize, recorded
 from backends.torch.sharding import part_of, whole_of
-from backends.torch.tensors import device_of, to_array, to_tensor
+from backends.torch.tensors import device_of, drawn_seed, to_array, to_tensor, unless_set
 from backends.torch.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
 from clip_core.backend import below, class_of
@@ -28,6 +29,7 @@ from clip_core.text.tokenizer import Tokenizer
 from clip_core.towers.parts import TextTower
 
 M = TypeVar("M", bound=nn.Module)
+OWN = ("backends", "torch")  # where the forward passes of towers come from
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -37,6 +39,12 @@ def evaluating(module: M) -> M:
     twin.training = False
     twin._modules = {name: None if part is None else evaluating(part) for name, part in module._modules.items()}
     return twin
+
+
+def _is_drawn_by_openai(name: str, array: np.ndarray) -> bool:
+    if name.startswith("visual."):
+        return bool(re.fullmatch(r"visual\.(attnpool\.[qkvc]_proj|layer\d\..+\.bn3)\.weight", name))
+    return array.ndim == 2
 
 
 class CLIP(Observed):
@@ -93,7 +101,7 @@ class CLIP(Observed):
                 self.text = text
         # Norms, embeddings, statistics and the scale stay in float32, as in OpenAI's package.
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | Attention):
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
                 module.to(PRECISIONS[precision])
         self.to_empty(device=place)
         self._set(weights)
@@ -108,7 +116,8 @@ class CLIP(Observed):
         if not tower.at_root or torch.jit.is_tracing():
             return tower
         length = len(self.positional_embedding)
-        size = getattr(self.token_embedding, "num_embeddings", tower.vocabulary_size)
+        table = getattr(self.token_embedding, "weight", None)
+        size = len(table) if isinstance(table, torch.Tensor) else tower.vocabulary_size
         if (length, size) == (tower.context_length, tower.vocabulary_size):
             return tower
         return replace(tower, context_length=length, vocabulary_size=size)
@@ -118,7 +127,7 @@ class CLIP(Observed):
         """Of the matrices, as of now; some other parameters stay in float32."""
         return dtype_of(self.visual, self)
 
-    @property
+    @unless_set
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.logit_scale.device
@@ -134,10 +143,11 @@ class CLIP(Observed):
 
     def _set(self, weights: Mapping[str, np.ndarray]) -> None:
         with torch.no_grad():
-            for name, tensor in self.state_dict().items():
+            state = self.state_dict()
+            for name in weights:
                 # PyTorch takes no array that is read backwards.
                 array = torch.from_numpy(np.array(weights[name], order="C"))
-                part_of(tensor).copy_(part_of(tensor, array))
+                part_of(state[name]).copy_(part_of(state[name], array))
 
     def export(self) -> Weights:
         """The weights under their canonical names, shapes and axis order; float32, counters int64."""
@@ -175,8 +185,13 @@ class CLIP(Observed):
         return to_tensor(self.tokenizer.tokenize(texts, length, truncate))
 
     def initialize_parameters(self) -> None:
-        """Draw all weights anew, from a seed that PyTorch's generator draws."""
-        self._set(initialize(self.architecture, int(torch.randint(2**31, ()))))
+        """Draw the weights anew that OpenAI's class draws, from a seed that PyTorch's generator draws.
+
+        These are the matrices outside of the image tower, and of a ResNet those of the pool and the last scales of the
+        blocks. All else stays as it is.
+        """
+        drawn = initialize(self.architecture, drawn_seed())
+        self._set({name: array for name, array in drawn.items() if _is_drawn_by_openai(name, array)})
 
     def build_attention_mask(self) -> torch.Tensor:
         """What is added to the scores of causal attention, [context_length, context_length]."""
@@ -201,7 +216,7 @@ class CLIP(Observed):
         """
         text = self._tokens(text)
         if not recorded(text) and len(text) == 0:
-            return torch.zeros(0, self.architecture.embed_dim, dtype=self.dtype, device=self.device)
+            return torch.zeros(0, self.architecture.embed_dim, dtype=self.dtype, device=self.logit_scale.device)
         if self.architecture.text.at_root:
             features = TEXT_TOWERS[self.tower.kind].forward(self, text)
         else:
@@ -254,7 +269,7 @@ class CLIP(Observed):
             check_pixel_shape(image.shape, resolution)
         if not image.is_floating_point():
             raise ImageError(f"The pixels have dtype {image.dtype}, expected float32; pass the pictures to preprocess.")
-        return image.to(self.device, self.dtype)
+        return image.to(self.logit_scale.device, self.dtype)
 
     def _tokens(self, text: torch.Tensor | np.ndarray) -> torch.Tensor:
         if not isinstance(text, torch.Tensor):
@@ -263,10 +278,15 @@ class CLIP(Observed):
             check_token_shape(text.shape, self.tower)
         if text.dtype not in (torch.int32, torch.int64):
             raise TextError(f"The tokens have dtype {text.dtype}, expected int32 or int64; make them with tokenize.")
-        return text.to(self.device)
+        return text.to(self.logit_scale.device)
 
     def _keeps_image_tower(self) -> bool:
-        """Whether the image tower has the shapes of its architecture; another one decides itself what it takes."""
+        """Whether the image tower has the shapes of its architecture, and nobody has hooked its parts or set other
+        forward passes; another one decides itself what it takes.
+        """
+        for part in self.visual.modules():
+            if part._forward_hooks or part._forward_pre_hooks or part.forward.__module__.partition(".")[0] not in OWN:
+                return False
         shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
         return all(shapes.get(parameter.name) == parameter.shape for parameter in self.architecture.mounted("image"))
 

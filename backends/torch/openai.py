@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from backends.torch import layers, model
-from backends.torch.layers import LayerNorm, QuickGELU
-from backends.torch.tensors import to_array
+from backends.torch.layers import LayerNorm, PatchDropout, QuickGELU
+from backends.torch.tensors import drawn_seed, to_array
 from backends.torch.towers import modified_resnet, vision_transformer
 from clip_core.architecture import Architecture, infer
 from clip_core.initialize import initialize
@@ -40,8 +41,18 @@ NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 class StandIn(type):
     """A class of this module, which adds a constructor to the class that models are made of.
 
-    Instances of that class count as its own, and what is set on it is set on that class.
+    It equals that class: instances and subclasses of that class count as its own, and what is set on it is set on that
+    class.
     """
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or (cls._is_stand_in() and other is cls.__mro__[1])
+
+    def __hash__(cls) -> int:
+        return hash(cls.__mro__[1]) if cls._is_stand_in() else super().__hash__()
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, cls.__mro__[1]) if cls._is_stand_in() else super().__subclasscheck__(subclass)
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, cls.__mro__[1]) if cls._is_stand_in() else super().__instancecheck__(instance)
@@ -61,8 +72,7 @@ class ResidualAttentionBlock(layers.ResidualAttentionBlock, metaclass=StandIn):
     """A block as in OpenAI's package: [l, n, d] -> [l, n, d]."""
 
     def __init__(self, d_model: int, n_head: int, attn_mask: torch.Tensor | None = None) -> None:
-        super().__init__(_fields(d_model, 1, n_head))
-        self.attn_mask = attn_mask
+        super().__init__(_fields(d_model, 1, n_head), attn_mask=attn_mask)
 
 
 class Transformer(layers.Transformer, metaclass=StandIn):
@@ -105,6 +115,10 @@ class VisionTransformer(vision_transformer.VisionTransformer, metaclass=StandIn)
         super().__init__(fields, output_dim)
         _draw(self, fields.parameters(output_dim))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of a tower that OpenAI's package has pickled, which has no patch dropout."""
+        super().__setstate__({"patch_dropout": PatchDropout(leading=1), **state})
+
 
 class CLIP(model.CLIP, metaclass=StandIn):
     """A model with weights that are drawn from a seed of PyTorch's generator, on the CPU and in training mode."""
@@ -136,17 +150,28 @@ class CLIP(model.CLIP, metaclass=StandIn):
         )
         architecture = Architecture(embed_dim, image, text)
         architecture.check()
-        super().__init__(architecture, initialize(architecture, _seed()), device="cpu")
+        super().__init__(architecture, initialize(architecture, drawn_seed()), device=torch.get_default_device())
         self.train()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of a model that OpenAI's package has pickled."""
+        super().__setstate__(state)
+        if "architecture" not in state:
+            self.architecture = infer({name: tuple(tensor.shape) for name, tensor in self.state_dict().items()})
+            self.source, self.vocabulary, self.logit_bias = "the pickled model", None, None
 
-def build_model(state_dict: Mapping[str, torch.Tensor]) -> model.CLIP:
+
+def build_model(state_dict: MutableMapping[str, torch.Tensor]) -> model.CLIP:
     """The model of a state dictionary with OpenAI's names, on the CPU; as of `convert_weights`, in evaluation mode.
+
+    What is no weight is removed from the dictionary, as in OpenAI's package.
 
     Raises:
         CheckpointError: the weights are not those of a CLIP.
     """
-    weights = {name: to_array(tensor) for name, tensor in state_dict.items() if name not in NO_WEIGHTS}
+    for name in NO_WEIGHTS:
+        state_dict.pop(name, None)
+    weights = {name: to_array(tensor) for name, tensor in state_dict.items()}
     architecture = infer({name: array.shape for name, array in weights.items()})
     result = model.CLIP(architecture, weights, device="cpu", source="the state dictionary")
     convert_weights(result)
@@ -156,11 +181,15 @@ def build_model(state_dict: Mapping[str, torch.Tensor]) -> model.CLIP:
 def convert_weights(model: nn.Module) -> None:
     """Convert the matrices of a model and their biases to float16, as OpenAI's files hold them."""
     for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear | nn.MultiheadAttention):
-            module.half()
-        for name in ("text_projection", "proj"):
+        names = ["text_projection", "proj"]
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+            names += ["weight", "bias"]
+        if isinstance(module, nn.MultiheadAttention):
+            names += ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"]
+            names += ["in_proj_bias", "bias_k", "bias_v"]
+        for name in names:
             tensor = getattr(module, name, None)
-            if isinstance(tensor, nn.Parameter):
+            if isinstance(tensor, torch.Tensor):
                 tensor.data = tensor.data.half()
 
 
@@ -171,10 +200,6 @@ def _fields(width: int, layers: int, heads: int) -> VisionTransformerFields:
 
 def _draw(module: nn.Module, parameters: Iterable[Parameter]) -> None:
     """Set a tower to its initial values."""
-    generator, state = np.random.default_rng(_seed()), module.state_dict()
+    generator, state = np.random.default_rng(drawn_seed()), module.state_dict()
     for parameter in parameters:
         state[parameter.name].copy_(torch.from_numpy(parameter.initial.draw(generator, parameter.shape)))
-
-
-def _seed() -> int:
-    return int(torch.randint(2**31, ()))

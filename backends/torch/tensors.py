@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
 import numpy as np
 import torch
 
 from clip_core.errors import ClipError
+
+T = TypeVar("T")
+
+
+class unless_set(Generic[T]):
+    """A property that gives way to an attribute of its name, which code for a class without that property may set."""
+
+    def __init__(self, compute: Callable[..., T]) -> None:
+        self.compute = compute
+
+    def __get__(self, instance: object, owner: type) -> T:
+        return self.compute(instance)
+
+
+def drawn_seed() -> int:
+    """A seed for other generators, from PyTorch's own."""
+    return int(torch.randint(2**31, (), device="cpu"))
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:

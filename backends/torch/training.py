@@ -93,7 +93,7 @@ class Trainer:
         )
         image = [module for module in model.visual.modules() if isinstance(module, Block)]
         text = [module for module in model.modules() if isinstance(module, Block) and module not in image]
-        patches = [module for module in model.visual.modules() if isinstance(module, PatchDropout)]
+        patches = [part for part in vars(model.visual).values() if isinstance(part, PatchDropout)]
         self.noisy: dict[str, Sequence[Noisy]] = {"image": image, "text": text, "patches": patches}
         self._begin({})
 

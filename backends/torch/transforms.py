@@ -15,7 +15,7 @@ from clip_core.pixels import Colour, Interpolation, Pixels
 
 
 class Resize:
-    """Resizes the shorter side to ``size``, or both sides: of a PIL image, or of pixels [..., h, w] from 0 to 1."""
+    """Resizes the shorter side to ``size``, or both sides: of a PIL image, or of pixels [..., h, w]."""
 
     def __init__(self, size: int, wanted: Pixels) -> None:
         self.size, self.wanted = size, wanted
@@ -27,12 +27,17 @@ class Resize:
         height, width = image.shape[-2:]
         width, height = preprocessing.resized_size((width, height), self.size, self.wanted)
         pixels = image.reshape(-1, *image.shape[-3:])  # [..., 3, h, w] -> [n, 3, h, w]
-        pixels = F.interpolate(pixels, (height, width), mode=self.interpolation, antialias=True)
-        return pixels.reshape(*image.shape[:-2], height, width)
+        wide = pixels if pixels.is_floating_point() else pixels.float()
+        wide = F.interpolate(wide, (height, width), mode=self.interpolation, antialias=True)
+        if wide is not pixels and not pixels.is_floating_point():
+            wide = wide.round().clamp(0, 255).to(pixels.dtype)
+        return wide.reshape(*image.shape[:-2], height, width)
 
 
 class CenterCrop:
-    """Keeps the middle of ``size`` x ``size`` pixels: of a PIL image, or of pixels [..., h, w]."""
+    """Keeps the middle of ``size`` x ``size`` pixels: of a PIL image, or of pixels [..., h, w], with zeros around what
+    is smaller.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -40,6 +45,9 @@ class CenterCrop:
     def __call__(self, image: Any) -> Any:
         if not isinstance(image, torch.Tensor):
             return preprocessing.centre(image, self.size)
+        height, width = image.shape[-2:]
+        wide, high = max(self.size - width, 0), max(self.size - height, 0)  # how much is missing
+        image = F.pad(image, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
         left, top, right, bottom = preprocessing.centre_box(image.shape[-1], image.shape[-2], self.size)
         return image[..., top:bottom, left:right]
 
@@ -50,10 +58,11 @@ def convert_image_to_rgb(image: Image.Image) -> Image.Image:
 
 
 class ToTensor:
-    """A PIL image in RGB -> float32 [3, h, w] from 0 to 1."""
+    """A PIL image of 8 bits, or an array uint8 [h, w, channels] -> float32 [channels, h, w] from 0 to 1."""
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        return torch.tensor(np.asarray(image).transpose(2, 0, 1)).float().div(255)  # [h, w, 3] -> [3, h, w]
+    def __call__(self, image: Image.Image | np.ndarray) -> torch.Tensor:
+        array = np.atleast_3d(np.asarray(image))  # [h, w] -> [h, w, 1]
+        return torch.tensor(array.transpose(2, 0, 1)).float().div(255)  # [h, w, channels] -> [channels, h, w]
 
 
 class Normalize:

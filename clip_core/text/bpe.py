@@ -24,7 +24,7 @@ CACHED_WORDS = 1 << 16
 CACHED_WORD_LENGTH = 64
 """A word with more characters is encoded anew each time, so that odd texts cannot fill the memory."""
 
-_WORD = regex.compile(
+WORD = regex.compile(
     regex.escape(START_OF_TEXT)
     + "|"
     + regex.escape(END_OF_TEXT)
@@ -33,10 +33,10 @@ _WORD = regex.compile(
 )
 
 # A merges file writes each byte as a visible character. Printable Latin-1 stands for itself and comes first; the other
-# bytes, in ascending order, are U+0100, U+0101 and so on. A byte's place in this order is its token id.
+# bytes, in ascending order, are U+0100, U+0101 and so on. A byte's place in BYTES is its token id.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_BYTES = [*_PRINTABLE, *sorted(set(range(256)) - set(_PRINTABLE))]
-_BYTE_IDS = [_BYTES.index(byte) for byte in range(256)]
+BYTES = [*_PRINTABLE, *sorted(set(range(256)) - set(_PRINTABLE))]
+_BYTE_IDS = [BYTES.index(byte) for byte in range(256)]
 BYTE_SYMBOLS = [chr(byte) for byte in _PRINTABLE] + [chr(256 + i) for i in range(256 - len(_PRINTABLE))]
 """The visible character of each byte token, in the order of their ids."""
 
@@ -49,8 +49,13 @@ def words(text: str) -> list[str]:
     """
     # Repairing takes most of the time and changes nothing in plain ASCII without entities or control characters.
     if not (text.isascii() and text.isprintable() and "&" not in text):
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return _WORD.findall(text.lower())
+        text = repaired(text)
+    return WORD.findall(text.lower())
+
+
+def repaired(text: str) -> str:
+    """``text`` after `ftfy.fix_text`, HTML unescaped twice."""
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 def byte_symbol(byte: int) -> str:
@@ -96,7 +101,7 @@ class BytePairTokenizer(Tokenizer):
                 f"line 1 of the merges is {header[:80]!r}, not a header with '#version'; give a merges file."
             )
         ids = {symbol: i for i, symbol in enumerate(BYTE_SYMBOLS + [symbol + END_OF_WORD for symbol in BYTE_SYMBOLS])}
-        texts = [bytes([byte]) for byte in _BYTES] + [bytes([byte]) + b" " for byte in _BYTES]
+        texts = [bytes([byte]) for byte in BYTES] + [bytes([byte]) + b" " for byte in BYTES]
         self._merged: dict[tuple[int, int], int] = {}
         for number, line in enumerate(lines, start=2):
             pair = line.split()
@@ -139,14 +144,14 @@ class BytePairTokenizer(Tokenizer):
             return [self.start]
         if word == END_OF_TEXT:
             return [self.end]
-        tokens = self._merge([_BYTE_IDS[byte] for byte in word.encode()])
+        tokens = self.merge([_BYTE_IDS[byte] for byte in word.encode()])
         if len(word) <= CACHED_WORD_LENGTH:
             if len(self._cache) >= CACHED_WORDS:
                 self._cache.clear()
             self._cache[word] = tokens
         return tokens
 
-    def _merge(self, tokens: list[int]) -> list[int]:
+    def merge(self, tokens: list[int]) -> list[int]:
         """Apply the merges, earliest first and from left to right, in O(n log n) for n bytes.
 
         A merge makes a token that only later merges use, so the smallest (merge, position) is always the next one.

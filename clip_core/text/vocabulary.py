@@ -33,6 +33,15 @@ _GZIP = zlib.MAX_WBITS | 16
 def openai_merges() -> str:
     """The merges file of OpenAI's tokenizer: its header and the first 48,894 merges.
 
+    Raises:
+        TextError, DownloadError: as `openai_vocabulary`.
+    """
+    return _found()[1]
+
+
+def openai_vocabulary() -> Path:
+    """A copy of OpenAI's vocabulary file.
+
     ``$CLIP_VOCABULARY`` names a copy of the file, and then no other source is tried. Else it is taken from the cache
     folder, an installed ``open_clip`` (which is not imported), or OpenAI's repository. A fetched copy stays in the
     cache folder.
@@ -41,22 +50,7 @@ def openai_merges() -> str:
         TextError: ``$CLIP_VOCABULARY`` cannot be read or is not OpenAI's file; the sentence says what differs.
         DownloadError: no source has the file; the sentence names them all.
     """
-    if chosen := os.environ.get("CLIP_VOCABULARY"):
-        try:
-            return merges_of(chosen)
-        except ClipError as error:
-            raise TextError(f"$CLIP_VOCABULARY cannot be used: {error}") from error
-    sources: tuple[Callable[[], Path], ...] = (_cached, _installed, _fetched)
-    tried = []
-    for source in sources:
-        try:
-            return merges_of(source())
-        except ClipError as error:
-            tried.append(str(error).rstrip("."))
-    raise DownloadError(
-        f"OpenAI's vocabulary was not found: {'; '.join(tried)}. "
-        f"Set $CLIP_VOCABULARY to a copy of {NAME}, or run: pip install --no-deps open_clip_torch."
-    )
+    return _found()[0]
 
 
 def merges_of(path: str | os.PathLike[str]) -> str:
@@ -72,6 +66,27 @@ def merges_of(path: str | os.PathLike[str]) -> str:
 def are_openais(merges: Sequence[str]) -> bool:
     """Whether these merges, each ``left right``, are those of `openai_merges`, which need not be at hand."""
     return len(merges) == MERGES and hashlib.sha256("\n".join(merges).encode()).hexdigest() == MERGES_SHA256
+
+
+def _found() -> tuple[Path, str]:
+    """The copy of OpenAI's file, and its merges."""
+    if chosen := os.environ.get("CLIP_VOCABULARY"):
+        try:
+            return Path(chosen), merges_of(chosen)
+        except ClipError as error:
+            raise TextError(f"$CLIP_VOCABULARY cannot be used: {error}") from error
+    sources: tuple[Callable[[], Path], ...] = (_cached, _installed, _fetched)
+    tried = []
+    for source in sources:
+        try:
+            path = source()
+            return path, merges_of(path)
+        except ClipError as error:
+            tried.append(str(error).rstrip("."))
+    raise DownloadError(
+        f"OpenAI's vocabulary was not found: {'; '.join(tried)}. "
+        f"Set $CLIP_VOCABULARY to a copy of {NAME}, or run: pip install --no-deps open_clip_torch."
+    )
 
 
 def _in_cache() -> Path:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.dropin.samples import PIXELS, TOKENS, close, model, paper, resnet
@@ -39,7 +40,7 @@ def test_every_module_gives_all_its_tokens():
     expected = {name for name, _ in clip.named_modules() if name and not name.endswith("attn.out_proj")}
     assert set(calls.values()) == {1}
     assert set(calls) == expected
-    assert set(judge.seen) == expected - {"visual.conv1", "visual.patch_dropout"}  # which does nothing here
+    assert set(judge.seen) == expected - {"visual.conv1"}
     assert [name for name, value in judge.seen.items() if not close(seen[name], value)] == []
     assert seen["transformer.resblocks.2"].shape == (VIT.text.context_length, len(TOKENS), VIT.text.width)
 
@@ -133,7 +134,7 @@ def test_global_hooks():
         model().encode_text(TOKENS)
     finally:
         handle.remove()
-    assert seen["ResidualAttentionBlock"] == seen["Attention"] == VIT.text.layers
+    assert seen["ResidualAttentionBlock"] == seen["MultiheadAttention"] == VIT.text.layers
     assert seen["Transformer"] == 1
 
 
@@ -141,10 +142,75 @@ def test_every_module_of_a_resnet_is_called_once():
     clip, pixels = resnet(), torch.tensor(sample_pixels(RESNET))
     expected = clip.encode_image(pixels)
     seen, calls = outputs(clip.visual, pixels)
-    assert set(calls) == {name for name, part in clip.visual.named_modules() if name}
+    # The pool takes the weights of its layers, without calling them, as in OpenAI's package.
+    assert set(calls) == {name for name, part in clip.visual.named_modules() if name and not name.endswith("_proj")}
     assert set(calls.values()) == {1}
     blocks = seen["layer4"]
     assert blocks.shape == (len(pixels), RESNET.image.feature_width, RESNET.image.grid, RESNET.image.grid)
     assert torch.equal(seen["layer4"], seen[f"layer4.{RESNET.image.blocks[3] - 1}.relu3"])
     assert torch.equal(seen["attnpool"], expected)
     assert (seen["layer1.0.relu1"] == seen["layer1.0.bn1"].clamp(min=0)).all()
+
+
+def test_hooks_that_change_sizes_decide_what_pictures_fit():
+    clip, pixels = model(), torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    clip.visual.register_forward_pre_hook(lambda module, given: (F.interpolate(given[0], (64, 64)),))
+    assert close(clip.encode_image(pixels), paper().encode_image(F.interpolate(pixels, (64, 64))))
+    convolutional = resnet()
+    side = RESNET.image.grid
+    convolutional.visual.layer4.register_forward_hook(lambda module, given, x: F.adaptive_avg_pool2d(x, side))
+    assert convolutional.encode_image(torch.randn(2, 3, 192, 192)).shape == (2, RESNET.embed_dim)
+
+
+@pytest.mark.parametrize("name", ["multi_head_attention_forward", "scaled_dot_product_attention", "layer_norm"])
+def test_replaced_functions_see_all_tokens(name, monkeypatch):
+    plain, shapes = getattr(F, name), []
+
+    def function(x, *others, **options):
+        shapes.append(x.shape)
+        return plain(x, *others, **options)
+
+    clip = model()
+    expected = clip.encode_image(PIXELS)
+    monkeypatch.setattr(F, name, function)
+    assert close(clip.encode_image(PIXELS), expected)
+    length = VIT.image.grid**2 + 1
+    of_blocks = [shape for shape in shapes if length in shape]
+    assert len(of_blocks) == VIT.image.layers * (2 if name == "layer_norm" else 1) + (name == "layer_norm")
+
+
+def test_replaced_attention_of_a_resnet(monkeypatch):
+    clip, pixels = resnet(), torch.tensor(sample_pixels(RESNET))
+    expected, plain = clip.encode_image(pixels), F.multi_head_attention_forward
+    monkeypatch.setattr(F, "multi_head_attention_forward", lambda *x, **options: (2 * plain(*x, **options)[0], None))
+    assert close(clip.encode_image(pixels), 2 * expected, 1e-3)
+
+
+def test_modes_see_all_tokens():
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    shapes: list[torch.Size] = []
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), options=None):
+            if function is F.layer_norm:
+                shapes.append(arguments[0].shape)
+            return function(*arguments, **(options or {}))
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            if function is torch.ops.aten.native_layer_norm.default:
+                shapes.append(arguments[0].shape)
+            return function(*arguments, **(options or {}))
+
+    clip = model()
+    expected = [(VIT.text.context_length, len(TOKENS), VIT.text.width)] * 2 * VIT.text.layers
+    expected.append((len(TOKENS), VIT.text.context_length, VIT.text.width))
+    for mode in (Functions(), Operators()):
+        with mode, torch.no_grad():
+            clip.encode_text(TOKENS)
+        assert shapes == expected
+        shapes.clear()
+    with torch.device("cpu"), torch.no_grad():
+        assert not clip.transformer.is_whole(TOKENS), "a default device looks at no token"

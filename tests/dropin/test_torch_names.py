@@ -29,13 +29,20 @@ from tests.models import OPENAI_NAMES, RESNET, VIT, sample_weights
     ("module", "names"),
     [
         ("clip", "available_models load tokenize clip model simple_tokenizer"),
-        ("clip.clip", "available_models load tokenize build_model _MODELS _download _transform _tokenizer"),
+        (
+            "clip.clip",
+            "available_models load tokenize build_model _MODELS _download _transform _tokenizer _Tokenizer "
+            "_convert_image_to_rgb",
+        ),
         (
             "clip.model",
             "CLIP build_model convert_weights VisionTransformer ModifiedResNet Transformer ResidualAttentionBlock "
             "AttentionPool2d Bottleneck LayerNorm QuickGELU",
         ),
-        ("clip.simple_tokenizer", "SimpleTokenizer"),
+        (
+            "clip.simple_tokenizer",
+            "SimpleTokenizer default_bpe bytes_to_unicode get_pairs basic_clean whitespace_clean",
+        ),
     ],
 )
 def test_names_of_modules(module, names):
@@ -223,6 +230,23 @@ def test_the_tokenizer():
         SimpleTokenizer(__file__)
 
 
+def test_functions_of_the_tokenizer():
+    names, tokenizer = clip.simple_tokenizer, SimpleTokenizer()
+    assert SimpleTokenizer(names.default_bpe()).encode("a cat") == tokenizer.encode("a cat")
+    assert names.basic_clean("  &amp;amp; caf\u00c3\u00a9 ") == "& caf\u00e9"
+    assert names.whitespace_clean(" a \n  b\t") == "a b"
+    assert names.get_pairs(("a", "b", "c")) == {("a", "b"), ("b", "c")}
+    assert list(names.bytes_to_unicode().items())[:2] == [(33, "!"), (34, '"')]
+    assert tokenizer.byte_encoder == names.bytes_to_unicode()
+    assert tokenizer.pat.findall("it's 3 cats?!") == ["it", "'s", "3", "cats", "?!"]
+    tokenizer.cache["zzq"] = "cat</w>"
+    assert tokenizer.encode("zzq cat") == 2 * openai().encode("cat")
+    tokenizer.encoder["<new>"], tokenizer.decoder[49408] = 49408, "<new>"
+    assert tokenizer.decode([49408]) == "<new>"
+    with pytest.raises(ClipError, match=r"^token id 49409 is not of this vocabulary; give ids"):
+        tokenizer.decode([49409])
+
+
 def test_jit_gives_the_plain_model():
     with pytest.warns(UserWarning, match="jit=True gives the plain model"):
         loaded, _ = clip.load("shapes", "cpu", True, backend="torch")
@@ -272,3 +296,93 @@ def test_what_is_refused_stays_refused():
     with pytest.raises(ImageError, match=r"^The pixels have shape \(3, 3, 32, 32\), expected \(n, 3, 64, 64\)"):
         model().encode_image(torch.zeros(3, 3, 32, 32))
     assert sample_weights(VIT).keys() == dict(model().named_parameters()).keys()
+
+
+def test_classes_of_parts():
+    """By their classes, and not by ``isinstance`` alone: PyTorch's own where OpenAI's package has them."""
+    vit, convolutional, names = model(), resnet(), clip.model
+    block = vit.transformer.resblocks[0]
+    assert type(block.attn) is nn.MultiheadAttention
+    assert type(convolutional.visual.bn1) is nn.BatchNorm2d
+    assert names.ResidualAttentionBlock in (type(block),)
+    assert {names.ResidualAttentionBlock: 1}[type(block)] == 1
+    assert names.Transformer not in (type(block),)
+    assert issubclass(type(vit.visual), names.VisionTransformer)
+    assert not issubclass(type(vit.visual), names.ModifiedResNet)
+
+    class Derived(names.ResidualAttentionBlock):
+        pass
+
+    assert names.ResidualAttentionBlock not in (Derived,)
+    assert not isinstance(block, Derived)
+    assert [name for name, _ in vit.visual.named_children()] == ["conv1", "ln_pre", "transformer", "ln_post"]
+    assert names.Bottleneck.expansion == 4
+    assert names.Bottleneck(inplanes=16, planes=4).downsample is None
+    assert names.Bottleneck(16, 4, stride=2).downsample is not None
+
+
+def test_attributes_that_other_code_sets():
+    class Wrapped(clip.model.CLIP):
+        def __init__(self, *numbers: int) -> None:
+            super().__init__(*numbers)
+            self.device = "of the user"
+
+    made = Wrapped(16, 64, 1, 64, 32, 16, 300, 64, 1, 1)
+    assert made.device == "of the user"
+    assert made(PIXELS, TOKENS)[0].shape == (3, 3)
+    assert model().device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("made", [model, resnet])
+def test_parameters_that_are_drawn_anew(made):
+    """Those that OpenAI's class draws; the rest of a loaded model stays."""
+    clip_model = made()
+    before = {name: tensor.clone() for name, tensor in clip_model.state_dict().items()}
+    clip_model.initialize_parameters()
+    drawn = {name for name, tensor in clip_model.state_dict().items() if not torch.equal(tensor, before[name])}
+    expected = {name for name, tensor in before.items() if tensor.ndim == 2 and not name.startswith("visual.")}
+    if made is resnet:
+        expected |= {f"visual.attnpool.{part}_proj.weight" for part in "qkvc"}
+        expected |= {name for name in before if name.startswith("visual.layer") and name.endswith("bn3.weight")}
+    assert drawn == expected
+
+
+def test_half_precision_leaves_the_rest_of_a_layer():
+    layer = nn.Linear(3, 3)
+    layer.added = nn.Parameter(torch.ones(2))
+    clip.model.convert_weights(layer)
+    assert (layer.weight.dtype, layer.bias.dtype, layer.added.dtype) == (torch.float16, torch.float16, torch.float32)
+    state = model().state_dict() | {"input_resolution": torch.tensor(64)}
+    clip.model.build_model(state)
+    assert "input_resolution" not in state, "as in OpenAI's package"
+
+
+def test_steps_that_are_changed():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 71, 3), np.uint8))
+    plain, changed = clip.clip._transform(32), clip.clip._transform(32)
+    pixels = plain(image)
+    normalize = changed.transforms.pop()
+    assert torch.equal(normalize(changed(image)), pixels)
+    changed.transforms.insert(0, lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert not torch.equal(normalize(changed(image)), pixels)
+    changed.transforms = plain.transforms[:-1]
+    assert torch.equal(
+        changed(image), plain.transforms[3](plain.transforms[2](plain.transforms[1](plain.transforms[0](image))))
+    )
+
+
+def test_steps_for_other_pixels():
+    """Integers, maps smaller than the crop, pictures of one channel and arrays, like torchvision."""
+    from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+    from torchvision.transforms.functional import to_tensor
+
+    resize, crop, _, to_pixels, _ = clip.clip._transform(32).transforms
+    values = np.random.default_rng(0).integers(0, 256, (50, 71, 3), np.uint8)
+    integers = torch.from_numpy(values.transpose(2, 0, 1).copy())
+    found, expected = resize(integers), Resize(32, InterpolationMode.BICUBIC)(integers)
+    assert found.dtype == torch.uint8
+    assert (found.int() - expected.int()).abs().max() <= 1
+    for shape in ((3, 20, 60), (3, 60, 21), (2, 3, 9, 9)):
+        assert torch.equal(crop(torch.ones(shape)), CenterCrop(32)(torch.ones(shape)))
+    for picture in (values, Image.fromarray(values), Image.fromarray(values[..., 0])):
+        assert torch.equal(to_pixels(picture), to_tensor(picture))

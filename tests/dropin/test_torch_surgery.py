@@ -74,8 +74,8 @@ def test_other_masks(cut):
     for block in clip.transformer.resblocks:
         if cut is None:
             block.attn_mask = None
-        else:
-            block.attn_mask.zero_()
+    if cut is not None:
+        clip.transformer.resblocks[0].attn_mask.zero_()  # all blocks have the same one, as in OpenAI's package
     plain = judge.transformer
     judge.transformer = lambda name, x, tower, mask=None: plain(name, x, tower)
     assert close(clip.encode_text(TOKENS), judge.encode_text(TOKENS))
@@ -160,3 +160,71 @@ def test_parametrized_weights():
     for name in ("transformer.resblocks.1.mlp.c_fc.weight", "transformer.resblocks.0.attn.in_proj_weight"):
         judge.weights = dict(judge.weights) | {name: 2 * judge.weights[name]}
     assert close(clip.encode_text(TOKENS), judge.encode_text(TOKENS), 1e-3)
+
+
+def test_masks_as_buffers_and_of_other_sizes():
+    block = model().transformer.resblocks[0]
+    x, mask = torch.randn(5, 2, VIT.text.width), block.attn_mask
+    expected = block(x)
+    del block.attn_mask
+    block.register_buffer("attn_mask", mask)
+    assert torch.equal(block(x), expected)
+    large = torch.randn(9, 9, generator=torch.Generator().manual_seed(0))
+    block.attn_mask = large
+    found = block(x)
+    block.attn_mask = large[-5:, -5:]
+    assert torch.equal(block(x), found)
+
+
+def test_options_of_attention():
+    """What only PyTorch's own forward pass does: more keys and values, and dropout."""
+    clip, judge = model(), paper()
+    attention = clip.visual.transformer.resblocks[-1].attn
+    attention.add_zero_attn = True
+    plain = judge.attention
+
+    def with_zeros(name, x, heads, mask):
+        if name != "visual.transformer.resblocks.1.attn":
+            return plain(name, x, heads, mask)
+        width = x.shape[-1] // heads
+        q, k, v = (x @ judge.weights[f"{name}.in_proj_weight"].T + judge.weights[f"{name}.in_proj_bias"]).chunk(3, -1)
+        k, v = (torch.cat([y, torch.zeros_like(y[:1])]) for y in (k, v))
+        q, k, v = (
+            y.unflatten(-1, (heads, width)).permute(1, 2, 0, 3) for y in (q, k, v)
+        )  # -> [n, heads, l, d / heads]
+        y = ((q @ k.mT / width**0.5).softmax(dim=-1) @ v).permute(2, 0, 1, 3).flatten(2)
+        return judge.linear(f"{name}.out_proj", y)
+
+    judge.attention = with_zeros
+    assert close(clip.encode_image(PIXELS), judge.encode_image(PIXELS))
+    attention.add_zero_attn, attention.dropout = False, 0.9
+    assert close(clip.encode_image(PIXELS), paper().encode_image(PIXELS))
+    clip.train()
+    assert not close(clip.encode_image(PIXELS), clip.encode_image(PIXELS), 1e-2)
+
+
+def test_a_table_with_another_weight():
+    clip, table = model(), paper().weights["token_embedding.weight"]
+    clip.token_embedding.weight = nn.Parameter(torch.cat([table, table[:1] + 1]))
+    tokens = TOKENS.clone()
+    tokens[:, 1] = 300
+    assert close(clip.encode_text(tokens), paper().encode_embedded(clip.token_embedding(tokens), TOKENS))
+
+
+def test_towers_without_the_other():
+    clip = model()
+    for name in ("transformer", "token_embedding", "ln_final", "text_projection", "positional_embedding"):
+        delattr(clip, name)
+    assert close(clip.encode_image(PIXELS), paper().encode_image(PIXELS))
+    clip = model()
+    del clip.visual
+    assert close(clip.encode_text(TOKENS), paper().encode_text(TOKENS))
+
+
+def test_another_forward_pass_for_larger_pictures():
+    clip, pixels = model(), torch.randn(2, 3, 96, 80, generator=torch.Generator().manual_seed(0))
+    forward = clip.visual.forward
+    clip.visual.forward = lambda x: forward(nn.functional.interpolate(x, (64, 64)))
+    expected = paper().encode_image(nn.functional.interpolate(pixels, (64, 64)))
+    assert close(clip.encode_image(pixels), expected)
+    assert clip(pixels, TOKENS)[0].shape == (2, 3)

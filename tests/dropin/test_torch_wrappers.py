@@ -197,3 +197,65 @@ def test_under_autocast(clip):
         image, text = clip.encode_image(PIXELS), clip.encode_text(TOKENS)
     for found, expected in ((image, clip.encode_image(PIXELS)), (text, clip.encode_text(TOKENS))):
         assert nn.functional.cosine_similarity(found.float(), expected).min() > 0.99
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated", "ignore::torch.jit.TracerWarning")
+def test_texts_without_their_end_where_no_value_is_known(clip):
+    """They end at their largest id, as in OpenAI's package; where values are known, they are refused."""
+    tokens = TOKENS.clone()
+    tokens[0] = torch.randint(1, 299, (16,), generator=torch.Generator().manual_seed(0))
+    expected = paper().encode_text(tokens)
+    traced = torch.jit.trace(Text(clip), TOKENS, check_trace=False)
+    assert close(traced(tokens), expected)
+    assert close(torch.compile(Text(clip), backend="eager")(tokens), expected)
+
+
+def test_symbolically_traced():
+    """Feature extraction of torchvision."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    visual, seen = resnet().visual.requires_grad_(False), []
+    found = create_feature_extractor(visual, {"layer3": "map", "attnpool.getitem": "feature"})
+    visual.layer3.register_forward_hook(lambda module, given, x: seen.append(x))
+    visual(RESNET_PIXELS)
+    assert close(found(RESNET_PIXELS)["map"], seen[0])
+
+
+def test_made_without_values_and_filled():
+    import clip as package
+
+    with torch.device("meta"):
+        empty = package.model.CLIP(VIT.embed_dim, 64, 2, 128, 32, 16, 300, 128, 2, 3)
+    assert {parameter.device.type for parameter in empty.parameters()} == {"meta"}
+    with torch.device("meta"):
+        tower = package.model.VisionTransformer(64, 32, 128, 2, 2, 16)
+    tower.to_empty(device="cpu")
+
+
+def test_counted_operations(clip):
+    """PyTorch's own counter sees those of all tokens."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        clip.encode_image(PIXELS)
+    tower, n, length = VIT.image, len(PIXELS), VIT.image.grid**2 + 1
+    matrices = tower.layers * n * length * 12 * tower.width**2
+    scores = tower.layers * n * length * 2 * length * tower.width  # counted on some devices only
+    others = n * (length - 1) * 3 * tower.patch**2 * tower.width + n * tower.width * VIT.embed_dim
+    assert counter.get_total_flops() / 2 in (matrices + others, matrices + scores + others)
+
+
+def test_objects_that_openais_package_pickled():
+    """Parts whose state has what OpenAI's classes set, and a model without the architecture."""
+    import clip as package
+
+    made = package.model.CLIP(16, 64, 1, 64, 32, 16, 300, 64, 1, 1).eval()
+    expected = made(PIXELS, TOKENS)[0]
+    state = {name: value for name, value in vars(made).items() if name not in ("architecture", "source", "vocabulary")}
+    found = package.model.CLIP.__new__(package.model.CLIP)
+    found.__setstate__(state)
+    assert close(found(PIXELS, TOKENS)[0], expected)
+    assert found.architecture == made.architecture
+    tower = package.model.VisionTransformer.__new__(package.model.VisionTransformer)
+    tower.__setstate__({name: value for name, value in vars(made.visual).items() if name != "patch_dropout"})
+    assert close(tower(PIXELS), made.encode_image(PIXELS))

@@ -132,19 +132,28 @@ def test_patches_are_left_out_of_each_picture_by_chance():
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_tokens_in_front_of_the_patches_stay(framework):
-    module = trainer_for(framework).model.visual.patch_dropout
+    visual = trainer_for(framework).model.visual
+    module = visual.patch_dropout
     module.noise = PatchNoise(patch_dropout=0.5, seed=3, step=5, first=2)
     x = np.random.default_rng(0).standard_normal((3, 10, 4)).astype(np.float32)
     tensor, to_array = backends.get(framework).to_tensor(x), backends.get(framework).to_array
-    assert np.array_equal(to_array(module(tensor)), x), "it is not being trained"
-    module.train()
+
+    def left(training: bool):
+        if framework == "torch":  # no module of its own
+            return module(tensor, training)
+        visual.train() if training else visual.eval()
+        return module(tensor)
+
+    assert np.array_equal(to_array(left(training=False)), x)
     kept = np.concatenate([np.zeros((3, 1), np.int64), 1 + module.noise.kept(3, 9)], axis=1)
     with at_once(framework):
-        assert np.array_equal(to_array(module(tensor)), np.take_along_axis(x, kept[:, :, None], axis=1))
+        assert np.array_equal(to_array(left(training=True)), np.take_along_axis(x, kept[:, :, None], axis=1))
 
 
 def test_what_a_block_drops():
     import torch
+
+    from backends.torch.layers import attend_tokens
 
     trainer = trainer_for("torch")
     block = trainer.model.visual.transformer.resblocks[1].train()
@@ -152,7 +161,7 @@ def test_what_a_block_drops():
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 5, 64)).astype(np.float32))
     attention, mlp = (torch.from_numpy(block.noise.factors(part, x.shape)) for part in (0, 1))
     with torch.no_grad():
-        expected = x + attention * block.attn.forward_tokens(block.ln_1(x), None)
+        expected = x + attention * attend_tokens(block.attn, block.ln_1(x), None)
         expected = expected + mlp * block.mlp(block.ln_2(expected))
         assert torch.equal(block(x, batch_first=True), expected)
         assert not torch.equal(block.eval()(x, batch_first=True), expected)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import MLP, Attention, Block, LayerNorm, MLPHead, Observed, recorded, run
+from backends.torch.layers import (
+    MLP,
+    Block,
+    LayerNorm,
+    MLPHead,
+    Observed,
+    attend_tokens,
+    attention_of,
+    recorded,
+    run,
+)
 from backends.torch.tensors import to_array
 from clip_core.inputs import check_tokens
 from clip_core.towers import distilbert as core
@@ -16,13 +26,13 @@ class PostNormBlock(Block):
 
     def __init__(self, tower: core.DistilBERT) -> None:
         super().__init__()
-        self.attn = Attention(tower.width, tower.heads)
+        self.attn = attention_of(tower.width, tower.heads)
         self.ln_1 = LayerNorm(tower.width, tower.epsilon)
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        x = self.ln_1(x + self.attn.forward_tokens(x, mask))
+        x = self.ln_1(x + attend_tokens(self.attn, x, mask))
         return self.ln_2(x + self.mlp(x))
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backends.torch.layers import BatchNorm2d, Block, MLPHead, Observed, run
+from backends.torch.layers import Block, MLPHead, Observed, run
 from clip_core.towers import efficientnet_v2 as core
 
 
@@ -17,7 +17,7 @@ class ConvNorm(nn.Sequential):
         self, tower: core.EfficientNetV2, inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1
     ) -> None:
         conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False)
-        super().__init__(conv, BatchNorm2d(outputs, tower.epsilon, tower.momentum))
+        super().__init__(conv, nn.BatchNorm2d(outputs, tower.epsilon, tower.momentum))
 
 
 class SqueezeExcitation(nn.Module):

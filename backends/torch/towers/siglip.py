@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import MLP, Attention, LayerNorm, Observed, PatchDropout, Transformer, checked
+from backends.torch.layers import (
+    MLP,
+    LayerNorm,
+    Observed,
+    PatchDropout,
+    Transformer,
+    attend_queries,
+    attention_of,
+    checked,
+)
 from clip_core.towers import siglip as core
 
 
@@ -15,13 +24,13 @@ class AttentionPool(nn.Module):
     def __init__(self, tower: core.SiglipVisionTransformer) -> None:
         super().__init__()
         self.probe = nn.Parameter(torch.empty(tower.width))
-        self.attn = Attention(tower.width, tower.heads)
+        self.attn = attention_of(tower.width, tower.heads)
         self.ln = LayerNorm(tower.width, tower.epsilon)
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         probe = self.probe.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = self.attn.forward_queries(probe, x, None).squeeze(1)
+        x = attend_queries(self.attn, probe, x, None).squeeze(1)
         return x + self.mlp(self.ln(x))
 
 
@@ -41,7 +50,7 @@ class SiglipVisionTransformer(Observed):
         x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
         x = x + self.positional_embedding.to(x.dtype)
         self.observe("conv1", x)
-        x = self.patch_dropout(x)
+        x = self.patch_dropout(x, self.training)
         x = self.transformer.pool(x, None, self.transformer.is_whole(x))
         x = self.ln_post(x)
         self.observe("ln_post", x)

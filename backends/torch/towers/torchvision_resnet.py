@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backends.torch.layers import BatchNorm2d, Block, MLPHead, Observed, run
+from backends.torch.layers import Block, MLPHead, Observed, run
 from clip_core.towers import torchvision_resnet as core
 
 
@@ -17,9 +17,9 @@ class BasicBlock(Block):
         super().__init__()
         numbers = tower.epsilon, tower.momentum
         self.conv1 = nn.Conv2d(inputs, inner, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = BatchNorm2d(inner, *numbers)
+        self.bn1 = nn.BatchNorm2d(inner, *numbers)
         self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
-        self.bn2 = BatchNorm2d(inner, *numbers)
+        self.bn2 = nn.BatchNorm2d(inner, *numbers)
         self.downsample = downsample_of(tower, inputs, inner, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -37,11 +37,11 @@ class Bottleneck(Block):
         super().__init__()
         outputs, numbers = inner * core.EXPANSION, (tower.epsilon, tower.momentum)
         self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
-        self.bn1 = BatchNorm2d(inner, *numbers)
+        self.bn1 = nn.BatchNorm2d(inner, *numbers)
         self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = BatchNorm2d(inner, *numbers)
+        self.bn2 = nn.BatchNorm2d(inner, *numbers)
         self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
-        self.bn3 = BatchNorm2d(outputs, *numbers)
+        self.bn3 = nn.BatchNorm2d(outputs, *numbers)
         self.downsample = downsample_of(tower, inputs, outputs, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -59,7 +59,7 @@ class ResNet(Observed):
     def __init__(self, tower: core.TorchvisionResNet) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, tower.width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = BatchNorm2d(tower.width, tower.epsilon, tower.momentum)
+        self.bn1 = nn.BatchNorm2d(tower.width, tower.epsilon, tower.momentum)
         block, expansion = (BasicBlock, 1) if tower.block == "basic" else (Bottleneck, core.EXPANSION)
         inputs = tower.width
         for stage, blocks in enumerate(tower.blocks):
@@ -97,5 +97,5 @@ def downsample_of(tower: core.TorchvisionResNet, inputs: int, outputs: int, stri
     """The convolution of a block's input, where it changes its shape."""
     if stride == 1 and inputs == outputs:
         return None
-    norm = BatchNorm2d(outputs, tower.epsilon, tower.momentum)
+    norm = nn.BatchNorm2d(outputs, tower.epsilon, tower.momentum)
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm)

@@ -29,7 +29,7 @@ class VisionTransformer(Observed):
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
         self.observe("ln_pre", x)
-        x = self.patch_dropout(x)
+        x = self.patch_dropout(x, self.training)
         first = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
         x = self.transformer.pool(x, first, self.transformer.is_whole(x))
         x = self.ln_post(x)
