@@ -60,6 +60,7 @@ def test_modules_are_there_without_being_imported():
 
 def test_addresses(tmp_path):
     assert sorted(clip.clip._MODELS) == sorted(OPENAI_NAMES)
+    assert set(clip.available_models()) == {"shapes", *OPENAI_NAMES}
     assert clip.clip._MODELS["ViT-B/32"] == MODELS["ViT-B/32"].url
     (tmp_path / "ViT-B-32.pt").write_bytes(b"not these weights")
     with pytest.raises(ClipError, match=r"^There is no model at 'https://example.org/x.pt'; the addresses are"):
@@ -386,3 +387,26 @@ def test_steps_for_other_pixels():
         assert torch.equal(crop(torch.ones(shape)), CenterCrop(32)(torch.ones(shape)))
     for picture in (values, Image.fromarray(values), Image.fromarray(values[..., 0])):
         assert torch.equal(to_pixels(picture), to_tensor(picture))
+
+
+def test_names_of_archives_and_of_other_packages():
+    """They are absent, so that nothing is taken for what it is not; what the documents name instead is there."""
+    clip_model = model()
+    absent = [
+        *("input_resolution", "text", "vision_model", "text_model", "config", "get_image_features"),
+        *("get_text_features", "set_grad_checkpointing", "lock_image_tower", "lock_text_tower"),
+    ]
+    assert [name for name in absent if hasattr(clip_model, name)] == []
+    assert [name for name in ("image_size", "preprocess_cfg") if hasattr(clip_model.visual, name)] == []
+    with pytest.raises(AttributeError):
+        clip_model.context_length.item()
+    with pytest.raises(AttributeError, match="create_model_and_transforms"):
+        clip.create_model_and_transforms  # noqa: B018
+    with pytest.raises(TypeError, match="normalize"):
+        clip_model.encode_image(PIXELS, normalize=True)
+    clip_model.recompute_blocks()
+    clip_model.encode_image(PIXELS).sum().backward()
+    found = clip_model.visual.conv1.weight.grad
+    clip_model = model()
+    clip_model.encode_image(PIXELS).sum().backward()
+    assert close(found, clip_model.visual.conv1.weight.grad, 1e-2)
