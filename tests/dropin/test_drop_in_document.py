@@ -20,9 +20,9 @@ def test_every_row_names_tests_that_exist():
     found = rows()
     assert len(found) > 25
     named = set()
-    for what, _, held in found:
+    for what, works, held in found:
         codes = re.findall(r"`([\w.]*)(?:::(\w+))?`", held)
-        assert codes, what
+        assert codes or works.startswith("no"), what
         name = None
         for file, test in codes:
             name = file or name
