@@ -230,8 +230,10 @@ def _add_commands() -> None:
         if kind == "combined":  # a mixture of others, which only a recipe can write down
             continue
         keys = _keys(settings)
+        folder = settings.model_fields.get("folder")
+        needed = ["data"] if folder is not None and folder.is_required() else []
         title = (settings.__doc__ or kind).strip().splitlines()[0].replace("`", "")
-        app.command(kind, help=title)(_command(partial(_data_set, kind=kind), keys, ["data"]))
+        app.command(kind, help=title)(_command(partial(_data_set, kind=kind), keys, needed))
         if kind in SETS:
             keys = {**keys, "train": Train, "shots": Shots}
             probes.command(kind, help=title)(_command(partial(_probe, kind=kind), keys, ["data"]))

@@ -14,7 +14,6 @@ from PIL import Image
 
 from clip_core.data.settings import Section
 from clip_core.errors import ClipError, TextError
-from clip_core.image import open_image
 
 
 class Example(Protocol):
@@ -144,7 +143,7 @@ class PictureFiles:
 
     Args:
         listing: the file that names them, for error messages.
-        folder: where relative paths start.
+        folder: where relative paths start; an archive will do.
         examples: path and captions of each picture; an empty path is a fault of its example.
 
     Raises:
@@ -155,7 +154,9 @@ class PictureFiles:
         examples = list(examples)
         if not examples:
             raise ClipError(f"{listing} names no pictures; give data with at least one batch of them.")
-        self._listing, self._folder = listing, folder
+        from clip_core.data.trees import pictures_in  # which is made of parts of this file
+
+        self._listing, self._pictures = listing, pictures_in(folder, examples[0][0])
         self._paths = Texts(path for path, _ in examples)
         self._captions = Texts(text for _, texts in examples for text in texts)
         self._ends = np.cumsum([0] + [len(texts) for _, texts in examples])
@@ -167,9 +168,9 @@ class PictureFiles:
         path = self._paths[index]
         if not path:
             raise ClipError(f"A row of {self._listing} names no picture; its number among the examples is {index}.")
-        path = os.path.join(self._folder, path)
-        texts = captions([self._captions[i] for i in range(*self._ends[index : index + 2])], path)
-        return Photograph(open_image(path), texts)
+        name = os.path.join(self._pictures.source, path)
+        texts = captions([self._captions[i] for i in range(*self._ends[index : index + 2])], name)
+        return Photograph(self._pictures.picture(path), texts)
 
     def fingerprint(self) -> str:
         return fingerprint_of(self._paths, self._captions, self._ends)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from clip_core.data.captioned import Flickr8k, Flickr30k
 from clip_core.data.coco import Coco
 from clip_core.data.example import SourceSettings
 from clip_core.data.flickr import Flickr
@@ -20,7 +21,7 @@ from clip_core.data.settings import Count, Positive, SettingError, kind_in_place
 from clip_core.data.shapes import TrainingSet
 from clip_core.data.table import Table
 from clip_core.data.textcaps import TextCaps
-from clip_core.data.wds import Wds
+from clip_core.data.wds import WdsRetrieval
 from clip_core.data.webdataset import WebDataset
 
 
@@ -34,7 +35,23 @@ class Shapes(SourceSettings):
         return TrainingSet(seed, self.examples)
 
 
-Single = Shapes | Table | Paired | Food101 | Coco | Karpathy | Flickr | TextCaps | Sbu | Saved | M3it | WebDataset | Wds
+Single = (
+    Shapes
+    | Table
+    | Paired
+    | Food101
+    | Coco
+    | Karpathy
+    | Flickr
+    | Flickr30k
+    | Flickr8k
+    | TextCaps
+    | Sbu
+    | Saved
+    | M3it
+    | WebDataset
+    | WdsRetrieval
+)
 
 
 class Combined(SourceSettings):

@@ -289,6 +289,23 @@ def _pieces(source: str, compressed: BinaryIO, limit: int) -> Iterator[bytes]:
             yield piece
 
 
+def pictures_in(place: str, example: str) -> Tree:
+    """A folder, or an archive from its folder on that has the file ``example``.
+
+    Raises:
+        ClipError: the archive cannot be read, or has no such file.
+    """
+    if not os.path.isfile(place):
+        return Folder(place)
+    content = archive(place)
+    if content.has(example):
+        return content
+    for folder in content.by_folder():
+        if content.has(f"{folder}/{example}"):
+            return content.within(folder)
+    raise ClipError(f"{place} has no picture {example}; give the archive that has it.")
+
+
 @dataclass(frozen=True)
 class Layout:
     """One of the forms in which a set of files is published."""

@@ -22,10 +22,10 @@ from clip_core.errors import ClipError
 MOST_SHARDS = 100_000
 
 
-class Wds(SourceSettings):
+class WdsRetrieval(SourceSettings):
     """The folder that has a folder for the shards of each split."""
 
-    kind: Literal["wds"] = "wds"
+    kind: Literal["wds_retrieval"] = "wds_retrieval"
     folder: str
     split: str = "test"
 

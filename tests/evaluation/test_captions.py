@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from clip_benchmark.datasets.flickr import Flickr
-from layouts import tar, write
+from layouts import tar, write, zipped
 
 from clip_core.data.families import FAMILIES
 from clip_core.errors import ClipError
@@ -101,13 +101,50 @@ def test_retrieval_shards_of_clip_benchmark(tmp_path):
         for suffix, data in (("png", encoded(number)), ("txt", f"one {number}\ntwo {number}".encode()))
     }
     write(tmp_path, {"test/0.tar": tar(files), "test/nshards.txt": b"1\n", "dataset_type.txt": b"retrieval\n"})
-    source = opened("wds", folder=tmp_path)
+    source = opened("wds_retrieval", folder=tmp_path)
     assert contents(source) == [(0, ("one 0", "two 0")), (1, ("one 1", "two 1"))]
     assert list(source.captions()) == ["one 0", "two 0", "one 1", "two 1"]
     (tmp_path / "dataset_type.txt").unlink()
-    assert "is a set for 'classification', and one for retrieval is expected" in refused("wds", folder=tmp_path)
+    assert "is a set for 'classification', and one for retrieval is expected" in refused(
+        "wds_retrieval", folder=tmp_path
+    )
     write(tmp_path, {"dataset_type.txt": b"retrieval\n", "test/nshards.txt": b"many\n"})
-    assert "nshards.txt holds 'many', and the number of shards is expected" in refused("wds", folder=tmp_path)
+    assert "nshards.txt holds 'many', and the number of shards is expected" in refused("wds_retrieval", folder=tmp_path)
+
+
+def test_sets_in_the_folder_of_their_files(pictures, tmp_path):
+    """Each by its folder alone, with the pictures in a folder or in an archive of them."""
+    split = {"images": [{"filename": "1.jpg", "split": "test", "sentences": [{"raw": "one"}]}]}
+    files = {f"{number}.jpg": (pictures / f"{number}.jpg").read_bytes() for number in range(4)}
+    coco = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "one"}]}
+    tokens = {"Flickr8k.token.txt": b"1.jpg#0\tone\n2.jpg#0\ttwo\n", "Flickr_8k.testImages.txt": b"1.jpg\n"}
+    forms = {
+        "coco/2017": {"annotations/captions_val2017.json": json.dumps(coco).encode(), "val2017/1.jpg": files["1.jpg"]},
+        "coco/2014": {
+            "annotations/captions_val2014.json": json.dumps(coco).encode(),
+            "val2014.zip": zipped({f"val2014/{name}": data for name, data in files.items()}),
+        },
+        "coco/splits": {"dataset_coco.json": json.dumps(split).encode(), "val2014/1.jpg": files["1.jpg"]},
+        "flickr30k/splits": {"dataset_flickr30k.json": json.dumps(split).encode(), "images/1.jpg": files["1.jpg"]},
+        "flickr30k/listed": {
+            "flickr30k_test_karpathy.txt": b"image,caption\n1.jpg,one\n",
+            "flickr30k-images.tar.gz": tar({f"flickr30k-images/{name}": data for name, data in files.items()}),
+        },
+        "flickr8k/tokens": tokens | {f"Flicker8k_Dataset/{name}": data for name, data in files.items()},
+        "flickr8k/zip": tokens
+        | {"Flickr8k_Dataset.zip": zipped({f"Flicker8k_Dataset/{name}": data for name, data in files.items()})},
+    }
+    for form, of_form in forms.items():
+        write(tmp_path / form, of_form)
+        kind = form.partition("/")[0]
+        assert contents(opened(kind, folder=tmp_path / form)) == [(1, ("one",))]
+        assert "has no captions: none of " in refused(kind, folder=pictures)
+    (tmp_path / "flickr8k" / "tokens" / "Flickr_8k.testImages.txt").unlink()
+    assert "has no list of the split test: none of" in refused("flickr8k", folder=tmp_path / "flickr8k" / "tokens")
+    write(tmp_path / "coco" / "2014", {"val2014.zip": zipped({"other/7.jpg": b"?"})})
+    assert "val2014.zip has no picture 1.jpg; give the archive that has it" in refused(
+        "coco", folder=tmp_path / "coco" / "2014"
+    )
 
 
 # Pairs of sentences
