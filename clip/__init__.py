@@ -1,7 +1,7 @@
 """CLIP in NNabla, Paddle, PyTorch and NumPy, verified to produce the same numbers.
 
 ``clip.load`` gives a model and its preprocessing, and makes that model the one behind the functions of this module;
-``clip.train`` trains one by a recipe.
+``clip.train`` trains one by a recipe, and ``clip.evaluate`` scores one on a data set.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from clip_core.errors import (
 )
 
 if TYPE_CHECKING:
+    from clip.evaluation import evaluate
     from clip.training import train
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "available_models",
     "encode_image",
     "encode_text",
+    "evaluate",
     "load",
     "logits",
     "preprocess",
@@ -53,8 +55,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is found out when it is asked for: `train`, which brings along all that reads recipes and data, the modules
-    with the names of OpenAI's, NNabla-CLIP's class, and ``__version__``, that of the installed package."""
+    """What is found out when it is asked for: `train` and `evaluate`, which bring along all that reads recipes and
+    data, the modules with the names of OpenAI's, NNabla-CLIP's class, and ``__version__``, that of the installed
+    package."""
     if name in ("clip", "model", "simple_tokenizer"):
         return importlib.import_module(f"clip.{name}")
     if name == "CLIP":
@@ -65,6 +68,10 @@ def __getattr__(name: str) -> Any:
         from clip.training import train
 
         return train
+    if name == "evaluate":
+        from clip.evaluation import evaluate
+
+        return evaluate
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -21,11 +21,13 @@ from clip_core.data.families import FAMILIES
 from clip_core.data.settings import setting_error
 from clip_core.errors import ClipError
 from clip_core.evaluation.agreement import Agreement, agreement
+from clip_core.evaluation.conformal import check_error
 from clip_core.evaluation.features import BATCH, Progress, Store, quiet
-from clip_core.evaluation.scores import Columns, Scores
+from clip_core.evaluation.scores import ERROR, Columns, Scores
+from clip_core.evaluation.sentences import SENTENCES, SentenceSettings
 from clip_core.evaluation.sets import SETS
 from clip_core.evaluation.sets.labelled import LabelledSettings, Part
-from clip_core.evaluation.tasks import Encoded, Encoder, Probe, Retrieval, Task, ZeroShot
+from clip_core.evaluation.tasks import Encoded, Encoder, Probe, Retrieval, SentencePairs, Task, ZeroShot
 from clip_core.evaluation.typographic import Typographic
 from clip_core.evaluation.world import World
 from converters import files_of
@@ -65,6 +67,8 @@ def task_of(kind: str, folder: str | os.PathLike[str] | None = None, **keys: Any
         task = World(settings.pictures_per_class)
     elif isinstance(settings, LabelledSettings):
         task = ZeroShot(settings.labelled())
+    elif isinstance(settings, SentenceSettings):
+        task = SentencePairs(settings.pairs())
     else:
         task = Retrieval(settings.open(0))
     task.settings = settings.model_dump(mode="json")
@@ -125,7 +129,7 @@ def typographic_of(kind: str, folder: str | os.PathLike[str] | None = None, seed
 
 def _settings(kind: str, folder: str | os.PathLike[str] | None, keys: Mapping[str, Any]) -> Any:
     """The settings of a data set."""
-    kinds = {**FAMILIES, **SETS}
+    kinds = {**FAMILIES, **SETS, **SENTENCES}
     if kind not in kinds:
         raise ClipError(f"There is no data set {kind!r}; choose one of {', '.join(sorted(kinds))}.")
     given = {"kind": kind, **({} if folder is None else {"folder": os.fspath(folder)}), **keys}
@@ -152,6 +156,7 @@ def evaluate(
     workers: int | None = None,
     fault_share: float = 0.01,
     seed: int = 0,
+    error: float = ERROR,
     output: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -171,6 +176,7 @@ def evaluate(
         workers: processes that decode pictures; by default as many as are worth while.
         fault_share: of the pictures that may be unusable, and are left out.
         seed: of confidence intervals, and of the halves that calibration is fitted to and judged on.
+        error: of the prediction sets of classes: the share of pictures whose set may lack their class.
         output: a folder for report, figures and a row for each sample. It keeps the features of pictures: a run that is
             interrupted goes on there, and one with other prompts encodes no picture again.
         plot: a file for a picture of the scores.
@@ -180,6 +186,7 @@ def evaluate(
     Raises:
         ClipError: the data or the model cannot be used.
     """
+    check_error(error)
     report.check(output, plot, force)
     names = [backend] if backend is None or isinstance(backend, str) else list(dict.fromkeys(backend))
     for name in names:
@@ -216,7 +223,7 @@ def evaluate(
             progress,
         )
         encoded[loaded.model.backend] = task.encode(encoder)
-        scores[loaded.model.backend] = task.score(encoded[loaded.model.backend], loaded.logit_scale, seed)
+        scores[loaded.model.backend] = task.score(encoded[loaded.model.backend], loaded.logit_scale, seed, error)
     agreed = _agreements(task, encoded) if len(encoded) > 1 else {}
     result = {
         "format": FORMAT,
@@ -236,9 +243,9 @@ def evaluate(
         samples: dict[str, Columns] = {
             name: {"name": task.names(encoded[name]), **found.samples()} for name, found in scores.items()
         }
-        report.write(output, result, scores, samples, force)
+        report.write(output, result, scores, samples, agreed, force)
     if plot is not None:
-        report.draw(plot, result, scores, force)
+        report.draw(plot, result, scores, agreed, force)
     return Evaluation(result, scores, agreed)
 
 

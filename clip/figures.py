@@ -9,11 +9,13 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_core.errors import visible
+from clip_core.evaluation.agreement import Agreement
 from clip_core.evaluation.intervals import Score
 from clip_core.evaluation.scores import RetrievalScores, Scores, SentenceScores, ZeroShotScores
 
@@ -24,26 +26,33 @@ if TYPE_CHECKING:
 DOTS_PER_INCH = 120
 MOST_CELLS = 20  # classes of a drawn confusion matrix, and confusions in its place
 MOST_CLASSES = 40  # of the bars of classes
+LEAST_MARGIN = 1e-9  # that is drawn; smaller ones are put there
 MOST_CHARACTERS = 26  # of a class's name
 RIGHT, WRONG, PALE = "#2a6fbb", "#d9822b", "#b9c7d8"
 BACKENDS = (RIGHT, "#6ba368", WRONG, "#8e6fb0", "#c1666b", PALE)
 
+NO_AGREEMENT: Mapping[str, Agreement] = MappingProxyType({})
+
 Panel = Callable[["Axes"], None]  # draws into axes
 
 
-def figures(scores: Mapping[str, Scores], title: str) -> dict[str, Figure]:
+def figures(
+    scores: Mapping[str, Scores], title: str, agreement: Mapping[str, Agreement] = NO_AGREEMENT
+) -> dict[str, Figure]:
     """A picture of each aspect, by name.
 
     Args:
         scores: of each backend, by its name.
         title: what was scored on what.
+        agreement: of the backends, if there are several, by what is chosen.
     """
-    return {name: _figure([panel], scores, title, (8, height)) for name, (panel, height) in _panels(scores).items()}
+    panels = _panels(scores, agreement)
+    return {name: _figure([panel], scores, title, (8, height)) for name, (panel, height) in panels.items()}
 
 
-def summary(scores: Mapping[str, Scores], title: str) -> Figure:
+def summary(scores: Mapping[str, Scores], title: str, agreement: Mapping[str, Agreement] = NO_AGREEMENT) -> Figure:
     """The first four aspects in one picture; arguments as of `figures`."""
-    panels = list(islice(_panels(scores).values(), 4))
+    panels = list(islice(_panels(scores, agreement).values(), 4))
     rows = -(-len(panels) // 2)
     height = sum(max(height for _, height in panels[row * 2 : row * 2 + 2]) for row in range(rows))
     return _figure([panel for panel, _ in panels], scores, title, (14, height))
@@ -69,12 +78,14 @@ def shown(name: str, score: Score) -> str:
     return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
 
 
-def _panels(scores: Mapping[str, Scores]) -> dict[str, tuple[Panel, float]]:
+def _panels(scores: Mapping[str, Scores], agreement: Mapping[str, Agreement]) -> dict[str, tuple[Panel, float]]:
     """Name -> what draws it, and its height in inches."""
     first = next(iter(scores.values()))
     found: dict[str, tuple[Panel, float]] = {
         "scores": (partial(_bars, scores=scores), 1.5 + 0.3 * len(first.scores) * (1 + len(scores)))
     }
+    if agreement:
+        found["agreement"] = (partial(_agreement, agreement=agreement), 4.5)
     if isinstance(first, ZeroShotScores):
         rows = min(np.count_nonzero(np.bincount(first.labels)), MOST_CLASSES)
         found |= {
@@ -139,6 +150,24 @@ def _bars(axes: Axes, scores: Mapping[str, Scores]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if len(scores) > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(scores), fontsize=8, frameon=False)
+
+
+def _agreement(axes: Axes, agreement: Mapping[str, Agreement]) -> None:
+    """How clear the choices of the first backend are, and how clear those that another backend does not share."""
+    edges = np.geomspace(LEAST_MARGIN, 2, 50)
+    for (choice, found), colour in zip(agreement.items(), BACKENDS):
+        margins = np.clip(found.margins.astype(np.float64), LEAST_MARGIN, 2)
+        label = f"{choice}: {found.equal:,} of {found.samples:,} equal"
+        weights = np.full(len(margins), 1 / len(margins))
+        axes.hist(margins, edges.tolist(), weights=weights, color=colour, alpha=0.6, label=label)
+        apart = margins[found.different]
+        if len(apart):
+            axes.scatter(apart, np.zeros(len(apart)), marker="x", color=colour, clip_on=False, zorder=3)
+    axes.set_xscale("log")
+    axes.set(xlabel="cosine of what is chosen above that of the next", ylabel="share of samples", xlim=(edges[0], 2))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("margins of choices; a cross is a choice that not all backends share", fontsize=9)
+    axes.legend(loc="upper left", fontsize=8)
 
 
 def _reliability(axes: Axes, scores: ZeroShotScores) -> None:

@@ -2,7 +2,7 @@
 
 * ``report.json``: all that was measured, and on what (below)
 * ``report.md``: the same as tables, as far as people read it, with the pictures
-* ``scores.png``, ``reliability.png``, ``confusion.png``, ...: `clip.figures`
+* ``scores.png``, ``agreement.png``, ``reliability.png``, ``confusion.png``, ...: `clip.figures`
 * ``samples.parquet``: the columns of `clip_core.evaluation.scores`, and ``backend``; needs pyarrow
 
 ``report.json`` has
@@ -40,16 +40,19 @@ from typing import Any
 
 import numpy as np
 
-from clip.figures import figures, png, shown, summary
+from clip.figures import NO_AGREEMENT, figures, png, shown, summary
 from clip_core import files
 from clip_core.errors import ClipError, visible
+from clip_core.evaluation.agreement import Agreement
 from clip_core.evaluation.intervals import Score
 from clip_core.evaluation.scores import Columns, Scores
 
 REPORT = "report.json"
 TABLES = "report.md"
 SAMPLES = "samples.parquet"
-PICTURES = tuple(f"{name}.png" for name in ("scores", "reliability", "confusion", "margins", "classes", "pairs"))
+PICTURES = tuple(
+    f"{name}.png" for name in ("scores", "agreement", "reliability", "confusion", "margins", "classes", "pairs")
+)
 MOST_ROWS = 20  # of a table of classes, mistakes or faults
 
 
@@ -72,9 +75,13 @@ def check(
         raise ClipError("Drawing needs matplotlib; install it with: pip install 'triclip[plot]'.")
     if folder is not None and find_spec("pyarrow") is None:
         raise ClipError("A report of samples needs pyarrow; install it with: pip install 'triclip[data]'.")
-    for target in (plot, None if folder is None else Path(folder, REPORT)):
-        if target is not None:
-            files.check_target(target, force=force)
+    if plot is not None:
+        files.check_target(plot, force=force)
+    if folder is not None and not force and Path(folder, REPORT).is_file():
+        raise ClipError(
+            f"{Path(folder, REPORT)} is there already; give another folder, or --force (force=True) to replace the "
+            "report: the features that the folder keeps are used again either way."
+        )
 
 
 def write(
@@ -82,6 +89,7 @@ def write(
     report: Mapping[str, Any],
     scores: Mapping[str, Scores],
     samples: Mapping[str, Columns],
+    agreement: Mapping[str, Agreement] = NO_AGREEMENT,
     force: bool = False,
 ) -> None:
     """Write all files of a report, or none. Other files in the folder stay.
@@ -91,12 +99,13 @@ def write(
         report: as ``report.json`` has it.
         scores: of each backend, by its name.
         samples: a value for each sample by column, of each backend.
+        agreement: of several backends, by what is chosen.
         force: replace a report that is there.
 
     Raises:
         ClipError: a file is there already, or cannot be written.
     """
-    drawn = figures(scores, title(report))
+    drawn = figures(scores, title(report), agreement)
     with files.atomic_folder(folder, REPORT, (TABLES, SAMPLES, *PICTURES), replace=force) as temporary:
         for name, figure in drawn.items():
             files.write_bytes(temporary / f"{name}.png", png(figure))
@@ -106,7 +115,11 @@ def write(
 
 
 def draw(
-    target: str | os.PathLike[str], report: Mapping[str, Any], scores: Mapping[str, Scores], force: bool = False
+    target: str | os.PathLike[str],
+    report: Mapping[str, Any],
+    scores: Mapping[str, Scores],
+    agreement: Mapping[str, Agreement] = NO_AGREEMENT,
+    force: bool = False,
 ) -> None:
     """Write one PNG file that sums up the scores; arguments as of `write`.
 
@@ -114,7 +127,7 @@ def draw(
         ClipError: the file is there already, or cannot be written.
     """
     with files.atomic_open(target, replace=force) as file:
-        file.write(png(summary(scores, title(report))))
+        file.write(png(summary(scores, title(report), agreement)))
 
 
 def title(report: Mapping[str, Any]) -> str:

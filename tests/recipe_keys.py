@@ -22,7 +22,8 @@ from clip_core.data import families
 from clip_core.data.example import SourceSettings
 from clip_core.data.families import FAMILIES
 from clip_core.data.settings import Section, sections_in
-from clip_core.evaluation import sets
+from clip_core.evaluation import sentences, sets
+from clip_core.evaluation.sentences import SENTENCES, SentenceSettings
 from clip_core.evaluation.sets import SETS
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.towers.parts import Pixels
@@ -43,6 +44,7 @@ def keys() -> str:
     parts += ["## Sources", "Each has the key `kind`, as in `data.source.kind: table`.", *kinds(FAMILIES, families)]
     parts += ["## Classes", markdown(sets.__doc__), "Each has the key `kind`; without one it is `folders`."]
     parts += kinds(SETS, sets)
+    parts += ["## Sentences", markdown(sentences.__doc__), "Each has the key `kind`.", *kinds(SENTENCES, sentences)]
     parts += ["## Architectures", summary(Architecture), table(of_dataclass(Architecture))]
     for title, towers in (("Image towers", IMAGE_TOWERS), ("Text towers", TEXT_TOWERS)):
         parts.append(f"## {title}")
@@ -102,6 +104,8 @@ def described(annotation: Any, limits: Iterable[Any] = ()) -> str:
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if origin in (Union, UnionType) and all(isinstance(each, type) and issubclass(each, Section) for each in arguments):
+        if issubclass(arguments[0], SentenceSettings):
+            return "[sentences](#sentences)"
         sources = issubclass(arguments[0], SourceSettings)
         return "[a source](#sources)" if sources else "[classes](#classes)"
     if origin in (Union, UnionType):

@@ -27,6 +27,7 @@ from clip.command.progress import Bar
 from clip_core.data.families import FAMILIES
 from clip_core.data.settings import Section
 from clip_core.errors import ClipError
+from clip_core.evaluation.sentences import SENTENCES
 from clip_core.evaluation.sets import SETS
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ Workers = Annotated[
 ]
 FaultShare = Annotated[float, typer.Option(min=0, max=1, help="Share of the pictures that may be unusable.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the confidence intervals and of what is drawn.")]
+Error = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of the pictures whose set of classes may lack their own.")
+]
 Output = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Write report, figures, samples, and the features, which a later run reuses."),
@@ -102,6 +106,7 @@ def run(
     workers: Workers = None,
     fault_share: FaultShare = 0.01,
     seed: Seed = 0,
+    error: Error = 0.1,
     output: Output = None,
     plot: Plot = None,
     force: Force = False,
@@ -127,6 +132,7 @@ def run(
             workers=workers,
             fault_share=fault_share,
             seed=seed,
+            error=error,
             output=output,
             plot=plot,
             force=force,
@@ -226,7 +232,7 @@ def _keys(settings: type[Section]) -> dict[str, Any]:
 
 def _add_commands() -> None:
     """A command for each data set, and a probe on each that has classes."""
-    for kind, settings in {**FAMILIES, **SETS}.items():
+    for kind, settings in {**FAMILIES, **SETS, **SENTENCES}.items():
         if kind == "combined":  # a mixture of others, which only a recipe can write down
             continue
         keys = _keys(settings)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_core.evaluation.retrieval import BLOCK
+from clip_core.evaluation.retrieval import blocks
 
 
 class Choices(NamedTuple):
@@ -18,11 +18,12 @@ class Choices(NamedTuple):
 
 
 def choices(queries: np.ndarray, targets: np.ndarray) -> Choices:
-    """The choices among the unit features ``targets`` [m, d] for the unit features ``queries`` [n, d]."""
+    """The choices among the unit features ``targets`` [m, d] for the unit features ``queries`` [n, d].
+
+    Of equal targets the first is chosen, with a margin of 0.
+    """
     nearest, margins = np.empty(len(queries), np.int64), np.full(len(queries), np.inf, np.float32)
-    for start in range(0, len(queries), BLOCK):
-        similarities = queries[start : start + BLOCK] @ targets.T
-        rows = slice(start, start + len(similarities))
+    for rows, similarities in blocks(queries, targets):
         nearest[rows] = similarities.argmax(axis=1)
         if len(targets) > 1:
             first_two = -np.partition(-similarities, 1, axis=1)[:, :2]
@@ -38,6 +39,7 @@ class Agreement(NamedTuple):
     smallest_margin: float | None  # of the first backend, among the samples that are not equal
     largest_margin: float | None  # a large one is no tie that rounding decides, but a fault
     different: np.ndarray  # int64, the numbers of the samples that are not equal
+    margins: np.ndarray  # float32 [samples], of the first backend
 
     @property
     def disagreement(self) -> float:
@@ -67,4 +69,5 @@ def agreement(by_backend: Mapping[str, Choices]) -> Agreement:
         float(margins.min()) if len(margins) else None,
         float(margins.max()) if len(margins) else None,
         np.flatnonzero(~same),
+        first.margins,
     )

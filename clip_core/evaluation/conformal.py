@@ -76,8 +76,7 @@ def prediction_sets(
     Raises:
         ClipError: the error is out of its range.
     """
-    if not 0 < error < 1:
-        raise ClipError(f"The error of prediction sets is {error}; give a share between 0 and 1, such as 0.1.")
+    check_error(error)
     own, nearest = np.empty(len(images)), np.empty(len(images))
     for place, similarities in blocks(images, classes):
         rows = np.arange(len(similarities))
@@ -112,6 +111,16 @@ def prediction_sets(
         none=mean(sizes[others] == 0, seed),
         none_without_own=mean(without_own[others], seed),
     )
+
+
+def check_error(error: float) -> None:
+    """Refuse an error that no sets can have.
+
+    Raises:
+        ClipError: it is not above 0 and below 1.
+    """
+    if not 0 < error < 1:
+        raise ClipError(f"The error of prediction sets is {error}; give a share between 0 and 1, such as 0.1.")
 
 
 def bound(scores: np.ndarray, error: float) -> float:

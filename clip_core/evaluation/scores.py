@@ -16,6 +16,7 @@ from clip_core.evaluation.intervals import Score
 from clip_core.evaluation.retrieval import Comparison, blocks, compare, owners
 
 NEAREST = (1, 5, 10)  # numbers of targets that count as found
+ERROR = 0.1  # of prediction sets
 
 Columns = dict[str, np.ndarray | list[str]]
 
@@ -240,7 +241,7 @@ def zero_shot_scores(
     logit_scale: float,
     *,
     seed: int = 0,
-    error: float = 0.1,
+    error: float = ERROR,
 ) -> ZeroShotScores:
     """Put pictures into classes.
 

@@ -30,12 +30,16 @@ from clip_core.evaluation.features import (
 )
 from clip_core.evaluation.probe import check_library, probe
 from clip_core.evaluation.scores import (
+    ERROR,
     RetrievalScores,
     Scores,
+    SentenceScores,
     ZeroShotScores,
     retrieval_scores,
+    sentence_scores,
     zero_shot_scores,
 )
+from clip_core.evaluation.sentences import Pairs
 from clip_core.evaluation.sets.labelled import Labelled
 from clip_core.similarity import normalize
 from clip_core.text.tokenizer import Tokenizer
@@ -105,12 +109,13 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def score(self, encoded: Encoded, logit_scale: float, seed: int) -> Scores:
+    def score(self, encoded: Encoded, logit_scale: float, seed: int, error: float = ERROR) -> Scores:
         """The scores of one model.
 
         Args:
             logit_scale: of the model, for probabilities.
             seed: of all that is drawn at random.
+            error: of the prediction sets of classes.
 
         Raises:
             ClipError: there is too little data for scores.
@@ -150,11 +155,11 @@ class ZeroShot(Task):
             {self.labelled.name(index): fault for index, fault in found.faults.items()},
         )
 
-    def score(self, encoded: Encoded, logit_scale: float, seed: int) -> ZeroShotScores:
+    def score(self, encoded: Encoded, logit_scale: float, seed: int, error: float = ERROR) -> ZeroShotScores:
         features = encoded.features
         labels = self.labelled.labels[features["indices"]]
         return zero_shot_scores(
-            features["images"], features["classes"], labels, self.labelled.classes, logit_scale, seed=seed
+            features["images"], features["classes"], labels, self.labelled.classes, logit_scale, seed=seed, error=error
         )
 
     def choices(self, encoded: Encoded) -> dict[str, Choices]:
@@ -216,10 +221,12 @@ class Probe(Task):
             chosen,
         )
 
-    def score(self, encoded: Encoded, logit_scale: float, seed: int) -> ZeroShotScores:
+    def score(self, encoded: Encoded, logit_scale: float, seed: int, error: float = ERROR) -> ZeroShotScores:
         features = encoded.features
         labels = self.test.labels[features["indices"]]
-        return zero_shot_scores(features["images"], features["classes"], labels, self.test.classes, 1.0, seed=seed)
+        return zero_shot_scores(
+            features["images"], features["classes"], labels, self.test.classes, 1.0, seed=seed, error=error
+        )
 
     def choices(self, encoded: Encoded) -> dict[str, Choices]:
         return {"class": choices(encoded.features["images"], encoded.features["classes"])}
@@ -260,7 +267,7 @@ class Retrieval(Task):
             {f"picture {index}": fault for index, fault in found.faults.items()},
         )
 
-    def score(self, encoded: Encoded, logit_scale: float, seed: int) -> RetrievalScores:
+    def score(self, encoded: Encoded, logit_scale: float, seed: int, error: float = ERROR) -> RetrievalScores:
         features = encoded.features
         own = np.split(features["own"], np.cumsum(features["counts"])[:-1])
         return retrieval_scores(features["images"], features["texts"], own, seed=seed)
@@ -273,6 +280,32 @@ class Retrieval(Task):
         pictures = [f"picture {index}" for index in encoded.features["indices"]]
         counts = zip(pictures, encoded.features["counts"])
         return pictures + [f"caption {number} of {name}" for name, count in counts for number in range(count)]
+
+
+class SentencePairs(Task):
+    """Pairs of sentences that people have judged; those that are too long are cut."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"pairs": len(self.pairs), "fingerprint": self.pairs.fingerprint()}
+
+    def encode(self, encoder: Encoder) -> Encoded:
+        first, second = self.pairs.first[: encoder.limit], self.pairs.second[: encoder.limit]
+        features = encoder.texts([*first, *second], "sentences", truncate=True)
+        return Encoded({"first": features[: len(first)], "second": features[len(first) :]})
+
+    def score(self, encoded: Encoded, logit_scale: float, seed: int, error: float = ERROR) -> SentenceScores:
+        first, second = encoded.features["first"], encoded.features["second"]
+        return sentence_scores((first * second).sum(axis=1), self.pairs.gold[: len(first)], seed=seed)
+
+    def choices(self, encoded: Encoded) -> dict[str, Choices]:
+        return {"second sentence of a first": choices(encoded.features["first"], encoded.features["second"])}
+
+    def names(self, encoded: Encoded) -> list[str]:
+        return [f"pair {number}" for number in range(len(encoded.features["first"]))]
 
 
 def means(features: np.ndarray, counts: Sequence[int]) -> np.ndarray:

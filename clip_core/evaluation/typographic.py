@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from clip_core.data.example import fingerprint_of
-from clip_core.errors import ClipError
+from clip_core.errors import ClipError, ImageError
 from clip_core.evaluation.agreement import Choices, choices
-from clip_core.evaluation.scores import ZeroShotScores, zero_shot_scores
+from clip_core.evaluation.scores import ERROR, ZeroShotScores, zero_shot_scores
 from clip_core.evaluation.sets.labelled import Labelled
 from clip_core.evaluation.tasks import Encoded, Encoder, ZeroShot
 from clip_core.image import in_eight_bits
@@ -56,15 +56,26 @@ class Typographic(ZeroShot):
     def encode(self, encoder: Encoder) -> Encoded:
         before = super().encode(encoder)
         after = encoder.pictures(self.written, self.written.fingerprint())
-        return Encoded({**before.features, "written": normalize(after.features)}, before.faults)
+        indices, of_before, of_after = np.intersect1d(before.features["indices"], after.indices, return_indices=True)
+        features = {
+            "images": before.features["images"][of_before],
+            "written": normalize(after.features[of_after]),
+            "classes": before.features["classes"],
+            "indices": indices,
+        }
+        return Encoded(
+            features, {**before.faults} | {self.labelled.name(index): why for index, why in after.faults.items()}
+        )
 
-    def score(self, encoded: Encoded, logit_scale: float, seed: int) -> ZeroShotScores:
+    def score(self, encoded: Encoded, logit_scale: float, seed: int, error: float = ERROR) -> ZeroShotScores:
         classes, indices = encoded.features["classes"], encoded.features["indices"]
         own, written = self.labelled.labels[indices], self.written.labels[indices]
 
         def scores(pictures: str, labels: np.ndarray) -> ZeroShotScores:
             features = encoded.features[pictures]
-            return zero_shot_scores(features, classes, labels, self.labelled.classes, logit_scale, seed=seed)
+            return zero_shot_scores(
+                features, classes, labels, self.labelled.classes, logit_scale, seed=seed, error=error
+            )
 
         after = scores("written", own)
         return replace(
@@ -113,8 +124,14 @@ def write(image: Image.Image, text: str, generator: np.random.Generator) -> Imag
     Args:
         image: of any mode and size.
         generator: of the size and the place.
+
+    Raises:
+        ImageError: the picture's mode has no conversion to RGB.
     """
-    picture, text = in_eight_bits(image, "The picture").convert("RGB"), unaccented(text)
+    try:
+        picture, text = in_eight_bits(image, "The picture").convert("RGB"), unaccented(text)
+    except ValueError as error:
+        raise ImageError(f"The picture has mode {image.mode}, which cannot be written on: {error}.") from error
     font = _font(max(6, round(generator.uniform(*HEIGHTS) * min(picture.size))))
     while font.size > 6 and _paper(font, text)[0] > WIDEST * picture.width:
         font = _font(int(font.size) - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from clip_core.data.shapes import HELD_OUT, TRAINED
-from clip_core.evaluation.scores import ZeroShotScores, zero_shot_scores
+from clip_core.evaluation.scores import ERROR, ZeroShotScores, zero_shot_scores
 from clip_core.evaluation.shapes import Scenes, SingleThings
 from clip_core.evaluation.tasks import Encoded, Encoder, OfLabelled, Retrieval, ZeroShot
 from clip_core.similarity import normalize
@@ -41,10 +41,12 @@ class World(ZeroShot):
         }
         return Encoded(features)
 
-    def score(self, encoded: Encoded, logit_scale: float, seed: int) -> ZeroShotScores:
+    def score(self, encoded: Encoded, logit_scale: float, seed: int, error: float = ERROR) -> ZeroShotScores:
         features = encoded.features
-        of_scenes = {name.removeprefix("scenes_"): array for name, array in features.items() if "scenes_" in name}
-        found = super().score(encoded, logit_scale, seed)
+        of_scenes = {
+            name.removeprefix("scenes_"): array for name, array in features.items() if name.startswith("scenes_")
+        }
+        found = super().score(encoded, logit_scale, seed, error)
         labels = self.trained.labels[features["trained_indices"]]
         trained = zero_shot_scores(
             features["trained"], features["classes"], labels, self.trained.classes, logit_scale, seed=seed

@@ -12,6 +12,8 @@ from clip_core.batching import embed_texts
 from clip_core.data.example import SourceSettings
 from clip_core.errors import ClipError
 from clip_core.evaluation.retrieval import owners, ranks, recall_at
+from clip_core.evaluation.scores import pearson, spearman
+from clip_core.evaluation.sentences import SentenceSettings
 from clip_core.evaluation.sets.labelled import LabelledSettings
 from clip_core.evaluation.zero_shot import class_features, image_features
 from clip_core.naming import Weights
@@ -40,6 +42,9 @@ class Evaluator:
     ``zero_shot`` gives ``zero_shot_top1`` and ``zero_shot_top5``, or for drawn shapes ``held_out_top1``: the share of
     pictures that have their class among the one or five nearest.
 
+    ``sentences`` gives ``sentences_spearman`` and ``sentences_pearson``, the correlations of the cosines of pairs with
+    what people say of them.
+
     Each data set counts with its first ``examples``. Those of them that cannot be used are left out, and ``faults`` is
     their number. Pictures are preprocessed as for the finished model, without augmentation. When the trainer keeps a
     moving average of the weights, the scores of these stand beside the others, under ``average_`` and their names.
@@ -58,11 +63,13 @@ class Evaluator:
         if settings is None:
             raise ClipError("The recipe has no section evaluation, which says what to score the model on; add one.")
         self.every_steps = settings.every_steps
-        self._tests: list[_Pairs | _Classes] = []
+        self._tests: list[_Pairs | _Classes | _Sentences] = []
         if settings.retrieval is not None:
             self._tests.append(_Pairs(recipe, settings.retrieval, tokenizer, settings.examples, settings.batch_size))
         if settings.zero_shot is not None:
             self._tests.append(_Classes(recipe, settings.zero_shot, tokenizer, settings.examples, settings.batch_size))
+        if settings.sentences is not None:
+            self._tests.append(_Sentences(recipe, settings.sentences, tokenizer, settings.examples))
         self.cautions = [caution for test in self._tests for caution in test.cautions()]
 
     def __call__(self, trainer: Trainer) -> dict[str, float]:
@@ -185,6 +192,28 @@ class _Classes:
         picture, label = self._labelled[index]
         tower = self._architecture.image
         return preprocess(picture, tower.resolution, tower.pixels), label
+
+
+class _Sentences:
+    """Pairs of sentences that people have judged."""
+
+    def __init__(self, recipe: Recipe, settings: SentenceSettings, tokenizer: Tokenizer, examples: int) -> None:
+        pairs, context = settings.pairs(), recipe.model.build().text.context_length
+        both = [*pairs.first[:examples], *pairs.second[:examples]]
+        self._tokens, self._gold = tokenizer.tokenize(both, context, truncate=True), pairs.gold[:examples]
+
+    def cautions(self) -> list[str]:
+        """Which scores are the same for every model."""
+        same = "so each correlation is 0 for every model."
+        return [f"evaluation.sentences has pairs that are all judged alike, {same}"] if not np.ptp(self._gold) else []
+
+    def __call__(self, model: Model, weights: Weights, faults: list[str]) -> dict[str, float]:
+        first, second = np.split(normalize(embed_texts(model, self._tokens)), 2)
+        cosines = (first * second).sum(axis=1)
+        return {
+            "sentences_spearman": spearman(cosines, self._gold),
+            "sentences_pearson": pearson(cosines, self._gold),
+        }
 
 
 def _batches(

@@ -30,6 +30,7 @@ from clip_core.data.settings import (
     shown,
 )
 from clip_core.errors import ClipError
+from clip_core.evaluation import sentences as of_sentences
 from clip_core.evaluation import sets
 from clip_core.files import read_regular, write_text
 from clip_core.models import architecture_of, written_out
@@ -230,12 +231,14 @@ class Evaluation(Section):
     batch_size: Count = 128  # pairs among which the loss is computed, and pictures that are in memory at once
     retrieval: families.Family | None = None  # pictures with captions, for the loss and for retrieval
     zero_shot: sets.Family | None = None  # pictures with classes, which the model is to tell by prompts
+    sentences: of_sentences.Family | None = None  # pairs of sentences, whose cosines are to go with what people judge
 
     @model_validator(mode="after")
     def _of_something(self) -> Evaluation:
-        if self.retrieval is None and self.zero_shot is None:
+        if self.retrieval is None and self.zero_shot is None and self.sentences is None:
             raise ValueError(
-                "there is nothing to score the model on; give evaluation.retrieval, evaluation.zero_shot, or both"
+                "there is nothing to score the model on; give evaluation.retrieval, evaluation.zero_shot or "
+                "evaluation.sentences"
             )
         return self
 

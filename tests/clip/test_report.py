@@ -15,6 +15,7 @@ from clip import figures, report
 from clip.command.scores import print_scores
 from clip.evaluation import evaluate
 from clip_core.errors import ClipError
+from clip_core.evaluation.agreement import Choices, agreement
 from clip_core.evaluation.intervals import Score
 from clip_core.evaluation.scores import Scores, retrieval_scores, sentence_scores, zero_shot_scores
 from clip_core.evaluation.shapes import Scenes
@@ -270,6 +271,23 @@ def test_of_many_classes_the_most_frequent_mistakes_and_the_extremes_are_drawn()
     axes = axes_of({"torch": found}, "classes")
     shares = sorted(row.top1 for row in found.classes if row.top1 is not None)
     assert [bar.get_width() for bar in axes.patches] == pytest.approx(shares[:20] + shares[-20:])
+
+
+def test_the_agreement_of_backends_is_drawn_with_a_cross_for_each_choice_that_differs():
+    nearest, margins = np.array([0, 1, 1, 0]), np.array([0.1, 0.2, 1e-6, 0.0], np.float32)
+    first, second = Choices(nearest, margins), Choices(np.array([0, 1, 0, 1]), margins)
+    agreed = {"class": agreement({"torch": first, "numpy": second}), "other": agreement({"torch": first})}
+    scores = {"torch": classified(), "numpy": classified()}
+    axes = figures.figures(scores, "title", agreed)["agreement"].axes[0]
+    (crosses,) = axes.collections
+    assert crosses.get_offsets()[:, 0].tolist() == pytest.approx([1e-6, figures.LEAST_MARGIN])
+    heights = [sum(bar.get_height() for bar in container) for container in axes.containers]
+    assert heights == pytest.approx([1, 1])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "class: 2 of 4 equal",
+        "other: 4 of 4 equal",
+    ]
+    assert "agreement.png" in report.PICTURES
 
 
 def test_no_bar_of_margins_is_right_and_wrong():

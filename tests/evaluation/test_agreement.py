@@ -22,6 +22,14 @@ def test_a_single_target_is_chosen_beyond_doubt():
     assert np.isinf(found.margins).all()
 
 
+def test_the_first_of_equal_targets_is_chosen_without_a_margin():
+    generator = np.random.default_rng(0)
+    targets = generator.standard_normal((31, 64)).astype(np.float32)
+    found = choices(targets[:9], np.concatenate([targets, targets]))
+    assert found.nearest.tolist() == list(range(9))
+    assert found.margins.tolist() == [0] * 9
+
+
 def test_samples_that_some_backend_sees_otherwise_are_named():
     queries = np.array([[1, 0], [0, 1], [0.8, 0.6], [1, 0]], np.float32)
     turned = np.array([[0, 1], [0, 1], [1, 0], [1, 0]], np.float32)

@@ -459,3 +459,17 @@ def random_states(framework: str) -> list[Any]:
 
         own = repr(nnabla.random.prng.get_state())
     return [random.getstate(), np.random.get_state()[1].tolist(), own]  # noqa: NPY002
+
+
+def test_correlations_of_pairs_of_sentences(tmp_path):
+    lines = ["a\tb\t1", "a\tc\t3", "c\td\t4", "b\td\t0"]
+    (tmp_path / "sts-test.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *lines]) + "\n")
+    sentences = {"kind": "stsb", "folder": str(tmp_path)}
+    scores = Evaluator(recipe(sentences=sentences), TOKENIZER)(Training(Known(IMAGES, TEXTS)))
+    cosines, gold = [0.6, 0.48, 0.8, 0], [1, 3, 4, 0]
+    assert scores["sentences_pearson"] == pytest.approx(np.corrcoef(cosines, gold)[0, 1])
+    assert scores["sentences_spearman"] == pytest.approx(np.corrcoef([3, 2, 4, 1], [2, 3, 4, 1])[0, 1])
+    few = recipe(sentences=sentences, examples=2)
+    assert Evaluator(few, TOKENIZER)(Training(Known(IMAGES, TEXTS)))["sentences_spearman"] == pytest.approx(-1)
+    (caution,) = Evaluator(recipe(sentences=sentences, examples=1), TOKENIZER).cautions
+    assert caution.startswith("evaluation.sentences has pairs that are all judged alike")
