@@ -17,12 +17,12 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
 
+import harness
 import numpy as np
 
 from clip_core.models import MODELS
@@ -61,11 +61,8 @@ def parse() -> argparse.Namespace:
 def compare(arguments: argparse.Namespace) -> None:
     """Run every contender in turn, round by round, and print the table."""
     names = arguments.contenders.split(",")
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for round_ in range(arguments.rounds):
-        for name in names:
-            print(f"round {round_ + 1} of {arguments.rounds}: {name}", file=sys.stderr)
-            found[name].append(run(name, arguments))
+    options = {key: getattr(arguments, key) for key in ("model", "batch", "precision", "steps")}
+    found = harness.in_rounds(__file__, names, arguments.rounds, arguments.threads, options)
     rows = {}
     for name, rounds in found.items():
         seconds = statistics.median(second for each in rounds for second in each["seconds"])
@@ -88,26 +85,14 @@ def compare(arguments: argparse.Namespace) -> None:
         )
     if arguments.json:
         settings = {key: value for key, value in vars(arguments).items() if key not in ("json", "contender")}
-        arguments.json.write_text(json.dumps({"settings": settings, "contenders": rows}, indent=2))
-
-
-def run(name: str, arguments: argparse.Namespace) -> dict:
-    """One contender in a process of its own."""
-    options = ["--model", arguments.model, "--batch", arguments.batch, "--precision", arguments.precision]
-    options += ["--steps", arguments.steps, "--threads", arguments.threads, "--contender", name]
-    environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads), "PYTHONWARNINGS": "ignore"}
-    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-    command = [sys.executable, __file__, *map(str, options)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+        figures = {"settings": settings, "machine": harness.machine(), "contenders": rows}
+        arguments.json.write_text(json.dumps(figures, indent=2))
 
 
 def measure(arguments: argparse.Namespace) -> dict:
     """Seconds of each step but the first, the first loss, and the peak memory of this process."""
     step = make_open_clip(arguments) if arguments.contender == "open_clip" else make_ours(arguments)
-    pixels, tokens = batch(arguments)
+    pixels, tokens = harness.batch(arguments.model, arguments.batch)
     first_loss = step(pixels, tokens)
     seconds = []
     for _ in range(arguments.steps):
@@ -116,20 +101,6 @@ def measure(arguments: argparse.Namespace) -> dict:
         seconds.append(perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": seconds, "first_loss": first_loss, "peak_memory_mib": peak}
-
-
-def batch(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Seeded pixels, and captions as long as those of the web: about 12 tokens, at most 40."""
-    architecture = MODELS[arguments.model].architecture
-    generator = np.random.default_rng(0)
-    resolution = architecture.image.resolution
-    tokens = np.zeros((arguments.batch, architecture.text.context_length), np.int64)
-    end = architecture.text.vocabulary_size - 1
-    for row in tokens:
-        length = int(np.clip(generator.normal(12, 5), 4, 40))
-        row[1:length] = generator.integers(1, end - 1, length - 1)
-        row[0], row[length] = end - 1, end
-    return generator.standard_normal((arguments.batch, 3, resolution, resolution), dtype=np.float32), tokens
 
 
 def make_ours(arguments: argparse.Namespace):
@@ -161,30 +132,10 @@ def make_open_clip(arguments: argparse.Namespace):
     """open_clip's model, loss and optimiser groups, as its training loop uses them."""
     import torch
     from open_clip.loss import ClipLoss
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-    from clip_core.initialize import initialize
 
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    architecture = MODELS[arguments.model].architecture
-    image, text = architecture.image, architecture.text
-    layers = image.layers if isinstance(image, VisionTransformer) else list(image.blocks)
-    patch = getattr(image, "patch", None)
-    model = CLIP(
-        architecture.embed_dim,
-        CLIPVisionCfg(layers=layers, width=image.width, image_size=image.resolution, patch_size=patch),
-        CLIPTextCfg(
-            context_length=text.context_length,
-            vocab_size=text.vocabulary_size,
-            width=text.width,
-            heads=text.heads,
-            layers=text.layers,
-        ),
-        quick_gelu=True,
-    )
-    weights = {name: torch.tensor(array) for name, array in initialize(architecture, 0).items()}
-    model.load_state_dict(weights)
+    model = harness.open_clip_model(arguments.model)
     model.to(device).train()
     loss_of = ClipLoss()
     small = [p for n, p in model.named_parameters() if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n]

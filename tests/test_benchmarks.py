@@ -1,4 +1,4 @@
-"""The benchmark of training runs, and its contenders do the same work: their first losses are equal."""
+"""The benchmarks run, and their contenders do the same work: their first losses or embeddings are equal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from tests.requested import FRAMEWORKS
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "training.py"
+INFERENCE = SCRIPT.with_name("inference.py")
 
 
 @pytest.mark.slow
@@ -46,3 +47,31 @@ def test_the_loader_is_measured_beside_torchvision():
     done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=300)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["clip_core", "torchvision"]
+
+
+@pytest.mark.slow
+def test_contenders_give_the_same_embeddings(tmp_path):
+    frameworks = [name for name in FRAMEWORKS if name != "numpy"]
+    asked = ["open_clip", *frameworks, "numpy", "onnxruntime", "openvino", "onnxruntime int8", "openvino int8"]
+    asked += ["torchscript"]
+    options = ["--model", "shapes", "--batch", "8", "--calls", "1", "--rounds", "1", "--json", tmp_path / "out.json"]
+    command = [sys.executable, INFERENCE, *options, "--contenders", ",".join(asked)]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=600)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert list(figures["contenders"]) == asked
+    assert {"processor", "cores", "versions"} <= figures["machine"].keys()
+    for name, contender in figures["contenders"].items():
+        for kind in ("image", "text"):
+            assert contender[kind]["difference"] < (0.1 if "int8" in name else 1e-5), (name, kind)
+            assert contender[kind]["best"] >= contender[kind]["median"] > 0
+        assert contender["peak_memory_mib"] > 0
+    own = figures["contenders"]["open_clip"]["image"]
+    assert (own["ratio_of_best"], own["ratio_of_median"], own["difference"]) == (1, 1, 0)
+
+
+def test_a_contender_that_is_unknown():
+    command = [sys.executable, str(INFERENCE), "--contenders", "torch,tensorrt"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=60)
+    assert done.returncode == 2
+    assert "there are no contenders tensorrt; choose some of open_clip, torch" in done.stderr

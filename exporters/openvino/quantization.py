@@ -25,6 +25,8 @@ except Exception as error:  # a broken installation can raise anything
         "pip install --upgrade 'triclip[nncf]', or export int8 to onnx, whose files OpenVINO reads as well."
     ) from error
 
+CONVOLUTIONS = ("Convolution", "GroupConvolution")
+
 
 def quantized(model: openvino.Model, batches: Iterable[Mapping[str, np.ndarray]]) -> openvino.Model:
     """A graph with weights and inputs of matrix products and convolutions in int8.
@@ -39,19 +41,24 @@ def quantized(model: openvino.Model, batches: Iterable[Mapping[str, np.ndarray]]
     passes = Manager()
     passes.register_pass(ConstantFolding())  # in which transposed matrices are constants, which are stored as integers
     passes.run_passes(model)
-    products = [node for node in model.get_ops() if node.get_type_name() == "MatMul"]
-    computed = [node for node in products if node.input_value(1).get_node().get_type_name() != "Constant"]
+    others = [node for node in model.get_ops() if not _has_weights(node)]
     nncf.set_log_level(logging.ERROR)
     with redirect_stdout(io.StringIO()):  # it draws bars
         return nncf.quantize(
             model,
             nncf.Dataset(given),
             subset_size=len(given),
-            model_type=nncf.ModelType.TRANSFORMER,
-            ignored_scope=nncf.IgnoredScope(names=[node.get_friendly_name() for node in computed]),
+            preset=nncf.QuantizationPreset.MIXED,  # ranges of inputs need not be symmetric
+            ignored_scope=nncf.IgnoredScope(names=[node.get_friendly_name() for node in others], validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=OverflowFix.ENABLE,
                 # Moving the ranges of inputs into the weights loses the direction of DistilBERT's features.
                 smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=-1),
             ),
         )
+
+
+def _has_weights(node: openvino.Node) -> bool:
+    """Whether it is a convolution, or a product with a matrix that is a constant."""
+    kind = node.get_type_name()
+    return kind in CONVOLUTIONS or (kind == "MatMul" and node.input_value(1).get_node().get_type_name() == "Constant")
