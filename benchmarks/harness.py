@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.initialize import initialize
 from clip_core.models import MODELS
 from clip_core.towers.vision_transformer import VisionTransformer
 
@@ -78,8 +77,8 @@ def batch(model: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     return generator.standard_normal((size, 3, resolution, resolution), dtype=np.float32), tokens
 
 
-def open_clip_model(name: str):
-    """open_clip's model of this architecture, with the weights that a training of ours starts with."""
+def open_clip_model(name: str, weights: Mapping[str, np.ndarray]):
+    """open_clip's model of this architecture, with weights under canonical names, which are its own."""
     import torch
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -99,7 +98,7 @@ def open_clip_model(name: str):
         ),
         quick_gelu=True,
     )
-    model.load_state_dict({name: torch.tensor(array) for name, array in initialize(architecture, 0).items()})
+    model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     return model
 
 

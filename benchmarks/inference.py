@@ -26,7 +26,7 @@ from typing import Any
 import harness
 import numpy as np
 
-from clip_core.initialize import initialize
+from clip_core.initialize import random_weights
 from clip_core.models import MODELS
 from clip_core.similarity import normalize
 
@@ -135,7 +135,7 @@ def make(arguments: argparse.Namespace, inputs: dict[str, np.ndarray]) -> tuple[
     if name in OF_BACKENDS:
         backend = importlib.import_module("backends").get(OF_BACKENDS[name])
         architecture = MODELS[arguments.model].architecture
-        clip = backend.CLIP(architecture, initialize(architecture, 0), device="cpu")
+        clip = backend.CLIP(architecture, random_weights(architecture, 0), device="cpu")
         return clip.embed_image, clip.embed_text
     with tempfile.TemporaryDirectory() as folder:
         return make_exported(name, arguments.model, inputs, Path(folder))
@@ -145,7 +145,7 @@ def make_open_clip(model: str) -> tuple[Encode, Encode]:
     """open_clip's model, called as its documentation calls it."""
     import torch
 
-    peer = harness.open_clip_model(model).eval()
+    peer = harness.open_clip_model(model, random_weights(MODELS[model].architecture, 0)).eval()
 
     def encode(method: Callable[[Any], Any], array: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -161,7 +161,7 @@ def make_exported(name: str, model: str, inputs: dict[str, np.ndarray], folder: 
     from exporters.onnx.model import write
 
     architecture = MODELS[model].architecture
-    weights = initialize(architecture, 0)
+    weights = random_weights(architecture, 0)
     sessions = []
     for kind in KINDS:
         graph, path = folder / f"exact-{kind}.onnx", folder / f"{kind}.onnx"

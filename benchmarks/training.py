@@ -133,9 +133,11 @@ def make_open_clip(arguments: argparse.Namespace):
     import torch
     from open_clip.loss import ClipLoss
 
+    from clip_core.initialize import initialize
+
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = harness.open_clip_model(arguments.model)
+    model = harness.open_clip_model(arguments.model, initialize(MODELS[arguments.model].architecture, 0))
     model.to(device).train()
     loss_of = ClipLoss()
     small = [p for n, p in model.named_parameters() if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n]

@@ -45,6 +45,8 @@ class Classifier:
         metadata = {key.removeprefix("triclip."): json.loads(value) for key, value in told.items()}
         self.logit_scale = metadata["logit_scale"]
         self.pictures, self.texts = metadata["preprocessing"], metadata["tokenizer"]
+        if self.pictures["in_graph"]:
+            raise ClipError(f"{folder} was exported with --preprocessing, which this server does; export without it.")
         definition = self.texts["definition"]
         self.tokenizer = openai() if definition is None else tokenizer_from(definition)
         self.features = lru_cache(maxsize=100)(self._features)
@@ -70,6 +72,7 @@ class Classifier:
 class Handler(BaseHTTPRequestHandler):
     """``POST /classify?label=...&label=...`` with the picture as the body."""
 
+    timeout = 30  # seconds without a byte, after which a client that sends nothing loses its connection
     classifier: Classifier
 
     def do_POST(self) -> None:
