@@ -111,7 +111,8 @@ class Rows:
             # A value that many rows share is kept once, so that a small file does not take much memory.
             with _opened(self._files[file], read_dictionary=[leaf]) as content:
                 self._kept = place, content.read_row_group(group, columns=[leaf]).column(0)
-        stored = self._kept[1][int(index - self._ends[place])].as_py()
+        with _readable(self._files[self._groups[place][0]]):
+            stored = self._kept[1][int(index - self._ends[place])].as_py()
         data = stored.get("bytes") if isinstance(stored, dict) else stored
         if not isinstance(data, bytes) or not data:
             raise ImageError(f"{self.name(index)} of {self._folder} holds no picture in column {self._column}.")
@@ -130,16 +131,22 @@ class Rows:
 
 
 @contextmanager
-def _opened(path: str, **options: Any) -> Iterator[Any]:
-    """A file, and whatever pyarrow says of it as one sentence."""
+def _readable(path: str) -> Iterator[None]:
+    """Whatever pyarrow says of a file as one sentence."""
     import pyarrow
-    from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path, **options) as content:
-            yield content
+        yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ClipError(f"{path} cannot be read as Parquet: {error!s:.300}; get it again.") from error
+
+
+@contextmanager
+def _opened(path: str, **options: Any) -> Iterator[Any]:
+    from pyarrow import parquet
+
+    with _readable(path), parquet.ParquetFile(path, **options) as content:
+        yield content
 
 
 def _features(path: str) -> dict[str, dict[str, Any]]:
