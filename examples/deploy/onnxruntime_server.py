@@ -37,6 +37,9 @@ class Classifier:
     """The two towers of an exported folder; the features of labels are computed once."""
 
     def __init__(self, folder: Path) -> None:
+        for name in ("image.onnx", "text.onnx"):
+            if not (folder / name).is_file():
+                raise ClipError(f"{folder} has no {name}; write it with clip export --image --text.")
         self.image, self.text = (
             onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
             for name in ("image.onnx", "text.onnx")
@@ -105,7 +108,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="with image.onnx and text.onnx, as clip export writes it")
     parser.add_argument("--port", type=int, default=8000, help="on this machine only; 0 takes a free one")
     options = parser.parse_args()
-    Handler.classifier = Classifier(options.folder)
+    try:
+        Handler.classifier = Classifier(options.folder)
+    except ClipError as error:
+        parser.exit(1, f"{error}\n")
     with ThreadingHTTPServer(("127.0.0.1", options.port), Handler) as server:
         print(f"serving {options.folder} at http://127.0.0.1:{server.server_port}", flush=True)
         server.serve_forever()

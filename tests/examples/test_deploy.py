@@ -81,3 +81,19 @@ def test_what_it_refuses(address, path, body, status, sentence):
     found, answer = post(address + path, body)
     assert found == status
     assert sentence in answer["error"]
+
+
+def test_folders_that_it_cannot_serve(tmp_path):
+    export("shapes", tmp_path / "decoded", parts=["image", "text"], preprocessing=True)
+    for folder, sentence in (
+        (tmp_path, f"{tmp_path} has no image.onnx; write it with clip export --image --text.\n"),
+        (
+            tmp_path / "decoded",
+            f"{tmp_path / 'decoded'} was exported with --preprocessing, which this server does; export",
+        ),
+    ):
+        command = [sys.executable, str(SERVER), str(folder)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr.startswith(sentence)
