@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backends.torch.layers import Block, Blocks, Observed, attend
+from backends.torch.layers import Block, Blocks, Observed, attend, looked_at
 from clip_core.towers import modified_resnet as core
 
 
@@ -62,10 +62,11 @@ class AttentionPool2d(nn.Module):
         x = x.flatten(2).transpose(1, 2)  # [n, c, h, w] -> [n, h * w, c]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + self.positional_embedding.to(x.dtype)
-        if any(type(part) is not nn.Linear for part in self.children()):
+        parts = list(self.children())
+        if not looked_at(x, *parts) or any(type(part) is not nn.Linear for part in parts):
             x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.num_heads)
             return self.c_proj(x.squeeze(1))
-        # By the call of OpenAI's class, which other code may see and replace.
+        # By the call of OpenAI's class, which other code sees and may replace.
         x = x.transpose(0, 1)  # [n, l, c] -> [l, n, c]
         x, _ = F.multi_head_attention_forward(
             x[:1],
