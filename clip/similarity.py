@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from clip.api import LoadedModel
+from clip.figures import png
 from clip_core.errors import CheckpointError, ClipError, visible
 from clip_core.evaluation.features import encode_texts
 from clip_core.evaluation.zero_shot import image_features
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_DRAWN_PIXELS = 256  # of a picture's longer side
 MOST_COLUMNS, MOST_ROWS = 60, 120  # of a heat map; beyond them nobody reads it
+MOST_BARS = 1000
 CELL, LETTER, WRAP = 1.0, 0.075, 40  # inches of a column and of a letter, letters of a line
 BEST, OTHER = "#c1443c", "#b9c7d8"
 
@@ -60,11 +63,9 @@ def similarities(
         truncate: cut texts that are too long for the model; otherwise they are refused.
 
     Raises:
-        ClipError: there are no texts, or one cannot be used.
+        TextError: a text cannot be used.
         CheckpointError: a feature is no finite number.
     """
-    if not texts:
-        raise ClipError("There are no texts; give some with --texts or --texts-file.")
     of_texts = encode_texts(loaded.model, loaded.model.tokenizer, texts, truncate=truncate)
     cosines = image_features(loaded.model, pixels) @ of_texts.T
     if not np.isfinite(cosines).all():
@@ -74,7 +75,12 @@ def similarities(
     return Similarities(loaded.name, loaded.model.backend, list(images), list(texts), cosines, loaded.logit_scale)
 
 
-def check_size(images: int, texts: int) -> None:
+def largest_difference(found: Sequence[Similarities]) -> float:
+    """How far a cosine of any backend is from that of the first one."""
+    return max(float(np.abs(each.cosines - found[0].cosines).max()) for each in found)
+
+
+def check_heat_map(images: int, texts: int) -> None:
     """Refuse what is too large to be drawn.
 
     Raises:
@@ -85,6 +91,32 @@ def check_size(images: int, texts: int) -> None:
             f"{images} pictures and {texts} texts are too many for one drawing, which has room for {MOST_COLUMNS} and "
             f"{MOST_ROWS}; draw fewer."
         )
+
+
+def check_bars(images: int, texts: int) -> None:
+    """Refuse what has too many bars.
+
+    Raises:
+        ClipError: there are too many.
+    """
+    if images * texts > MOST_BARS:
+        raise ClipError(
+            f"{images} pictures and {texts} texts are {images * texts} bars, too many for one drawing, which has room "
+            f"for {MOST_BARS}; draw fewer."
+        )
+
+
+def drawing(found: Similarities, pictures: Sequence[Image.Image]) -> bytes:
+    """A PNG file of the bars, and the heat map below them."""
+    parts = [Image.open(io.BytesIO(png(figure))) for figure in (bars(found, pictures), heat_map(found, pictures))]
+    whole = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        whole.paste(part.convert("RGB"), (0, top))
+        top += part.height
+    content = io.BytesIO()
+    whole.save(content, format="PNG")
+    return content.getvalue()
 
 
 def heat_map(found: Similarities, pictures: Sequence[Image.Image]) -> Figure:

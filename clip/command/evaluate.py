@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import backends
+from clip.command import bias
 from clip.command.output import (
     Activation,
+    Backends,
     Device,
     Heads,
     Json,
     Like,
+    Model,
     Precision,
+    backends_of,
     console,
     heads_of,
     print_json,
@@ -46,15 +49,6 @@ probes = typer.Typer(
     help="Score a linear probe: a logistic regression on the features of training pictures.",
 )
 
-Model = Annotated[str, typer.Option(metavar="NAME|FILE", help="A model's name, a weights file, or a folder with one.")]
-Backends = Annotated[
-    str | None,
-    typer.Option(
-        "--backend",
-        "--backends",
-        help="torch, paddle, nnabla or numpy, several with commas, or all that are installed; several are compared.",
-    ),
-]
 Limit = Annotated[int | None, typer.Option(min=1, help="Score the first N pictures or pairs alone.", metavar="N")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that are encoded at once.")]
 Workers = Annotated[
@@ -121,7 +115,7 @@ def run(
         found = evaluate(
             task,
             model,
-            backend=_backends(backend),
+            backend=backends_of(backend),
             device=device,
             precision=precision,
             like=like,
@@ -147,15 +141,6 @@ def run(
             f"The backends choose differently for {found.disagreement:.2%} of the samples, and --max-disagreement is "
             f"{max_disagreement:.2%}; clip parity says which backend is wrong."
         )
-
-
-def _backends(text: str | None) -> list[str] | None:
-    """The backends that ``--backend`` names; None: the default one."""
-    if text is None:
-        return None
-    if text == "all":
-        return backends.available()
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _print(found: Evaluation) -> None:
@@ -247,6 +232,7 @@ def _add_commands() -> None:
     options = {"data": Pictures, "kind": Kind, "templates": Templates, "names": Names}
     title = "Write the name of another class onto each picture, and tell how many pictures follow it."
     app.command("typographic", help=title)(_command(_typographic, options, []))
+    app.command("bias")(bias.run)
 
 
 _add_commands()

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console as RichConsole
 from rich.table import Table
 
+import backends
 from clip_core.errors import ClipError, visible
 from clip_core.towers.parts import ACTIVATIONS
 
@@ -18,6 +19,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Backend = Annotated[
     str | None, typer.Option(help="torch, paddle, nnabla or numpy; by default the first that is installed.")
 ]
+Backends = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        "--backends",
+        help="torch, paddle, nnabla or numpy, several with commas, or all that are installed; several are compared.",
+    ),
+]
+Model = Annotated[str, typer.Option(metavar="NAME|FILE", help="A model's name, a weights file, or a folder with one.")]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long for the model.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")]
 Prefix = Annotated[
     str | None, typer.Option(help="Of a file with several CLIPs, take the one whose names start like this: teacher.")
 ]
@@ -59,6 +71,24 @@ class Console(RichConsole):
 
 console = Console(width=WIDTH)
 errors = Console(stderr=True)
+
+
+def backends_of(text: str | None) -> list[str] | None:
+    """The backends that ``--backends`` names; None: the default one.
+
+    Raises:
+        ClipError: it names none.
+    """
+    if text is None:
+        return None
+    if text == "all":
+        return backends.available()
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ClipError(
+            f"--backends is {text!r:.40}; give one of {', '.join(backends.NAMES)}, several with commas, or all."
+        )
+    return list(dict.fromkeys(names))
 
 
 def heads_of(text: str | None) -> tuple[int, int] | None:

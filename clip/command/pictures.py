@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Collection
 from glob import glob
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from clip.api import Preprocess
 from clip_core import files
@@ -18,10 +20,13 @@ from clip_core.image import SUFFIXES, open_image
 MAX_LIST_BYTES = 16 << 20
 
 
-def pictures_of(argument: str) -> list[str]:
+def pictures_of(argument: str, known: Collection[str] = ()) -> list[str]:
     """A file itself, the pictures in a folder and below it, or both for all that fits a pattern.
 
     What is passed over in a folder is said in a warning.
+
+    Args:
+        known: names of files in a folder that are something else, which needs no warning.
 
     Raises:
         ClipError: there are none, or a folder cannot be read.
@@ -37,7 +42,8 @@ def pictures_of(argument: str) -> list[str]:
             continue
         inside, again = tree(name)
         found += [path for path in inside if Path(path).suffix.lower() in SUFFIXES]
-        warn_of_rest(name, [path for path in inside if Path(path).suffix.lower() not in SUFFIXES], again)
+        others = [path for path in inside if Path(path).suffix.lower() not in SUFFIXES]
+        warn_of_rest(name, [path for path in others if os.path.basename(path) not in known], again)
     if not found:
         raise ClipError(f"{argument} names no pictures ({', '.join(SUFFIXES)}); check the path or the pattern.")
     return list(dict.fromkeys(found))  # a pattern with ** fits a folder, and what is in it as well
@@ -60,14 +66,18 @@ def texts_of(file: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def pixels_of(path: str, preprocess: Preprocess) -> np.ndarray:
-    """Pixels float32 [3, r, r] of a picture file.
+def pixels_of(name: str, preprocess: Preprocess, picture_of: Callable[[str], Image.Image] = open_image) -> np.ndarray:
+    """Pixels float32 [3, r, r] of a picture.
+
+    Args:
+        name: of the picture, by default of its file.
+        picture_of: gives the picture of a name.
 
     Raises:
-        ImageError: naming the file, which cannot be used.
+        ImageError: naming the picture, which cannot be used.
     """
-    image = open_image(path)
+    image = picture_of(name)
     try:
         return preprocess.pixels(image)
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+        raise ImageError(f"{name}: {error}") from error

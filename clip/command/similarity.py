@@ -14,10 +14,13 @@ from clip.command.output import (
     Activation,
     Backend,
     Device,
+    Force,
     Heads,
     Json,
     Like,
+    Model,
     Precision,
+    Truncate,
     console,
     heads_of,
     print_json,
@@ -26,6 +29,7 @@ from clip.command.output import (
 from clip.command.pictures import pictures_of, pixels_of, texts_of
 from clip.figures import png
 from clip_core import files
+from clip_core.errors import ClipError
 from clip_core.image import open_image
 from converters import files_of
 
@@ -37,10 +41,8 @@ def run(
     ],
     texts: Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")] = None,
     texts_file: Annotated[Path | None, typer.Option(help="A UTF-8 text file with one text a line.")] = None,
-    truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long for the model.")] = False,
-    model: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="A model's name, a weights file, or a folder with one.")
-    ] = "shapes",
+    truncate: Truncate = False,
+    model: Model = "shapes",
     backend: Backend = None,
     device: Device = None,
     precision: Precision = "fp32",
@@ -48,17 +50,19 @@ def run(
     activation: Activation = None,
     heads: Heads = None,
     plot: Annotated[Path | None, typer.Option(help="Draw a heat map with the pictures on top into this file.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Compare pictures with texts, as they are: no template, and no softmax over the texts."""
-    from clip.similarity import check_size, heat_map, similarities
+    from clip.similarity import check_heat_map, heat_map, similarities
 
     paths = [path for image in images for path in pictures_of(image)]
     wanted = [*(texts or []), *([] if texts_file is None else texts_of(texts_file))]
+    if not wanted:
+        raise ClipError("There are no texts; give some with --texts or --texts-file.")
     if plot is not None:
         report.check(plot=plot, force=force)
-        check_size(len(paths), len(wanted))
+        check_heat_map(len(paths), len(wanted))
         inputs: list[str | Path] = [
             *paths,
             *([] if texts_file is None else [texts_file]),
