@@ -61,7 +61,7 @@ def task_of(kind: str, folder: str | os.PathLike[str] | None = None, **keys: Any
     Raises:
         ClipError: there is no such data set or key, files are missing, or they are in another layout.
     """
-    settings = _settings(kind, folder, {"pictures_per_class": 50, **keys} if kind == "shapes" else keys)
+    settings = settings_of(kind, folder, {"pictures_per_class": 50, **keys} if kind == "shapes" else keys)
     task: Task
     if kind == "shapes":
         task = World(settings.pictures_per_class)
@@ -95,14 +95,14 @@ def probe_of(
     Raises:
         ClipError: as `task_of`, or the set has no classes.
     """
-    settings = _settings(kind, folder, keys)
+    settings = settings_of(kind, folder, keys)
     if not isinstance(settings, LabelledSettings):
         raise ClipError(f"A probe needs pictures with classes, and {kind} has none; choose one of {', '.join(SETS)}.")
     test = settings.labelled()
     if train is not None:
-        probe = Probe(_settings(kind, train, keys).labelled(), test, shots, seed)
+        probe = Probe(settings_of(kind, train, keys).labelled(), test, shots, seed)
     elif "split" in type(settings).model_fields:
-        probe = Probe(_settings(kind, folder, {**keys, "split": "train"}).labelled(), test, shots, seed)
+        probe = Probe(settings_of(kind, folder, {**keys, "split": "train"}).labelled(), test, shots, seed)
     else:
         places = np.random.default_rng(seed).permutation(len(test))
         of_train, of_test = np.split(places, [round(TRAINING_SHARE * len(test))])
@@ -117,7 +117,7 @@ def typographic_of(kind: str, folder: str | os.PathLike[str] | None = None, seed
     Raises:
         ClipError: as `probe_of`, or there are fewer than two classes, or one has a name that cannot be written.
     """
-    settings = _settings(kind, folder, keys)
+    settings = settings_of(kind, folder, keys)
     if not isinstance(settings, LabelledSettings):
         raise ClipError(
             f"An attack needs pictures with classes, which {kind} has not; choose one of {', '.join(SETS)}."
@@ -127,8 +127,12 @@ def typographic_of(kind: str, folder: str | os.PathLike[str] | None = None, seed
     return task
 
 
-def _settings(kind: str, folder: str | os.PathLike[str] | None, keys: Mapping[str, Any]) -> Any:
-    """The settings of a data set."""
+def settings_of(kind: str, folder: str | os.PathLike[str] | None, keys: Mapping[str, Any]) -> Any:
+    """The settings of a published data set; arguments as of `task_of`.
+
+    Raises:
+        ClipError: there is no such data set or key.
+    """
     kinds = {**FAMILIES, **SETS, **SENTENCES}
     if kind not in kinds:
         raise ClipError(f"There is no data set {kind!r}; choose one of {', '.join(sorted(kinds))}.")
@@ -220,7 +224,7 @@ def evaluate(
             limit,
             fault_share,
             partial(_store, output, provenance),
-            progress,
+            progress if len(names) == 1 else partial(_told_of, progress, loaded.model.backend),
         )
         encoded[loaded.model.backend] = task.encode(encoder)
         scores[loaded.model.backend] = task.score(encoded[loaded.model.backend], loaded.logit_scale, seed, error)
@@ -247,6 +251,11 @@ def evaluate(
     if plot is not None:
         report.draw(plot, result, scores, agreed, force)
     return Evaluation(result, scores, agreed)
+
+
+def _told_of(progress: Progress, backend: str, what: str, done: int, total: int, faults: int) -> None:
+    """Tell ``progress`` in which of several backends something is done."""
+    progress(f"{backend}: {what}", done, total, faults)
 
 
 def _store(output: str | os.PathLike[str] | None, made_by: Mapping[str, Any], pictures: str) -> Store | None:

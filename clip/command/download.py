@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from clip.api import refuse_architecture, weights_file
-from clip.command.output import Json, errors, print_json
+from clip.command.output import Json, print_json
+from clip.command.progress import downloading
 from clip_core.errors import ClipError
 from clip_core.models import MODELS
 
@@ -23,12 +23,8 @@ def run(
     if name not in MODELS:
         refuse_architecture(name)
         raise ClipError(f"There is no model {name!r}; the models are {', '.join(MODELS)}.")
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        bar = progress.add_task(name, total=None)
-        path, model = weights_file(
-            name, folder, progress=lambda done, total: progress.update(bar, completed=done, total=total)
-        )
+    with downloading(name) as progress:
+        path, model = weights_file(name, folder, progress)
     if json:
         print_json({"name": name, "path": str(path), "sha256": model.sha256 if model else None})
     else:

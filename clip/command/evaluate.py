@@ -26,12 +26,13 @@ from clip.command.output import (
     print_json,
     shortened,
 )
-from clip.command.progress import Bar
+from clip.command.progress import Bar, downloading
 from clip_core.data.families import FAMILIES
 from clip_core.data.settings import Section
 from clip_core.errors import ClipError
 from clip_core.evaluation.sentences import SENTENCES
 from clip_core.evaluation.sets import SETS
+from clip_core.evaluation.sets.labelled import PublishedSettings
 
 if TYPE_CHECKING:
     from clip.evaluation import Evaluation
@@ -82,6 +83,9 @@ Templates = Annotated[
     typer.Option(metavar="NAME|FILE", help="openai, simple, low-resource, simple-clip, or a file with one a line."),
 ]
 Names = Annotated[str | None, typer.Option(metavar="FILE", help="The names of the classes.")]
+Download = Annotated[
+    bool | None, typer.Option("--download", help="Fetch the data set into its folder first, unless it is there.")
+]
 Data = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the files as they are published.")]
 
 
@@ -158,17 +162,27 @@ def _print(found: Evaluation) -> None:
             console.print(f"{name}: {len(of_backend['faults'])} left out: {shortened(list(of_backend['faults']))}")
 
 
-def _data_set(seed: int, kind: str, data: Path | None = None, **keys: Any) -> Task:
+def _data_set(seed: int, kind: str, data: Path | None = None, download: bool | None = None, **keys: Any) -> Task:
     from clip.evaluation import task_of
 
+    if download:
+        _download(kind, data, keys)
     return task_of(kind, data, **keys)
 
 
 def _probe(
-    seed: int, kind: str, data: Path | None = None, train: Path | None = None, shots: int | None = None, **keys: Any
+    seed: int,
+    kind: str,
+    data: Path | None = None,
+    train: Path | None = None,
+    shots: int | None = None,
+    download: bool | None = None,
+    **keys: Any,
 ) -> Task:
     from clip.evaluation import probe_of
 
+    if download:
+        _download(kind, data, keys)
     return probe_of(kind, data, train, shots, seed, **keys)
 
 
@@ -176,6 +190,14 @@ def _typographic(seed: int, data: Path | None = None, kind: str | None = None, *
     from clip.evaluation import typographic_of
 
     return typographic_of(kind or ("shapes" if data is None else "folders"), data, seed, **keys)
+
+
+def _download(kind: str, data: Path | None, keys: Mapping[str, Any]) -> None:
+    """Fetch a data set into its folder, unless it is there."""
+    from clip.evaluation import settings_of
+
+    with downloading(kind) as progress:
+        settings_of(kind, data, keys).download(progress)
 
 
 def _command(
@@ -221,6 +243,8 @@ def _add_commands() -> None:
         if kind == "combined":  # a mixture of others, which only a recipe can write down
             continue
         keys = _keys(settings)
+        if issubclass(settings, PublishedSettings) and settings.published is not PublishedSettings.published:
+            keys["download"] = Download
         folder = settings.model_fields.get("folder")
         needed = ["data"] if folder is not None and folder.is_required() else []
         title = (settings.__doc__ or kind).strip().splitlines()[0].replace("`", "")
