@@ -82,10 +82,11 @@ Templates = Annotated[
     str | None,
     typer.Option(metavar="NAME|FILE", help="openai, simple, low-resource, simple-clip, or a file with one a line."),
 ]
-Names = Annotated[str | None, typer.Option(metavar="FILE", help="The names of the classes.")]
+Names = Annotated[str | None, typer.Option(metavar="FILE", help="A file with the names of the classes, or openai.")]
 Download = Annotated[
     bool | None, typer.Option("--download", help="Fetch the data set into its folder first, unless it is there.")
 ]
+KEYS = {"templates": Templates, "names": Names}  # of data sets in a recipe, whose options say more than their names
 Data = Annotated[Path, typer.Option(metavar="DIR", help="The folder of the files as they are published.")]
 
 
@@ -159,7 +160,7 @@ def _print(found: Evaluation) -> None:
         console.print(line)
     for name, of_backend in found.report["results"].items():
         if of_backend["faults"]:
-            console.print(f"{name}: {len(of_backend['faults'])} left out: {shortened(list(of_backend['faults']))}")
+            console.print(f"{name}: left out {shortened(list(of_backend['faults']))}")
 
 
 def _data_set(seed: int, kind: str, data: Path | None = None, download: bool | None = None, **keys: Any) -> Task:
@@ -228,13 +229,14 @@ def _command(
 
 def _keys(settings: type[Section]) -> dict[str, Any]:
     """The keys of a data set in a recipe as options, its folder as ``--data``."""
-    found = {}
+    found: dict[str, Any] = {"data": Data} if "folder" in settings.model_fields else {}
     for name, field in settings.model_fields.items():
+        if name in ("kind", "folder"):
+            continue
         default = "" if field.is_required() or field.default is None else f"; by default {field.default}"
         text = field.description or f"The key {name} of the data set in a recipe{default}."
-        found[name] = Annotated[str | None, typer.Option(help=text)]
-    folder = {"data": Data} if found.pop("folder", None) else {}
-    return folder | {name: option for name, option in found.items() if name != "kind"}
+        found[name] = KEYS.get(name) or Annotated[str | None, typer.Option(help=text)]
+    return found
 
 
 def _add_commands() -> None:

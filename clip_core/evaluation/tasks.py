@@ -131,9 +131,15 @@ class Task(ABC):
 
 
 class ZeroShot(Task):
-    """Pictures with classes: each picture is put into the class that is nearest to it (paper, section 3.1)."""
+    """Pictures with classes: each picture is put into the class that is nearest to it (paper, section 3.1).
+
+    Raises:
+        ClipError: there are fewer than two classes.
+    """
 
     def __init__(self, labelled: Labelled) -> None:
+        if len(labelled.classes) < 2:
+            raise ClipError(f"There is {len(labelled.classes)} class to choose from; give data of two classes or more.")
         self.labelled = labelled
 
     @property

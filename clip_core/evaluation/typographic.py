@@ -99,8 +99,6 @@ class Written:
     """The pictures of a set, each with the name of a class that is not its own; arguments as of `Typographic`."""
 
     def __init__(self, labelled: Labelled, seed: int) -> None:
-        if len(labelled.classes) < 2:
-            raise ClipError("A typographic attack needs two classes or more, and this data has one; give other data.")
         for name in labelled.classes:
             check_letters(name)
         self.labelled, self.seed = labelled, seed
