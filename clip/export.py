@@ -133,8 +133,10 @@ def export(
         opset = check_opset(opset)
     names: dict[Part, str] = {part: part + target.endings[0] for part in PARTS if part in parts}
     inputs = [*files_of(weights_file(name)[0]), *pictures]
-    for file in (*names.values(), REPORT):
+    before = _files_of_before(Path(folder))
+    for file in (*(part + ending for part in names for ending in target.endings), REPORT, *before):
         files.check_target(Path(folder, file), inputs, force)
+        files.mode_of(Path(folder, file))  # which refuses a folder of that name
     judge = open_model(
         name,
         backend="numpy",
@@ -144,7 +146,7 @@ def export(
         heads=heads,
         resolution=resolution,
     )
-    with files.atomic_folder(folder, REPORT, _files_of_before(Path(folder)), replace=force) as temporary:
+    with files.atomic_folder(folder, REPORT, before, replace=force) as temporary:
         report = _Export(judge, to, precision, opset, preprocessing, temporary, progress).run(names, pictures, texts)
         files.write_text(temporary / REPORT, json.dumps(report, indent=2) + "\n")
     return report

@@ -141,6 +141,7 @@ def _replace_files(source: Path, target: Path, names: list[str], owned: Iterable
     """Move files into a folder, the last of them as the last."""
     for name in names:
         check_target(target / name, force=replace)
+        mode_of(target / name)  # which refuses a folder of that name
     (target / names[-1]).unlink(missing_ok=True)
     sync_folder(target)
     for name in set(owned) - set(names):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clip.command.output import Activation, Heads, Json, console, errors, heads_of, print_json, print_table
+from clip.command.output import Activation, Heads, Json, Like, console, errors, heads_of, print_json, print_table
 from clip_core.errors import ClipError
 from clip_core.files import read_regular
 
@@ -54,6 +54,7 @@ def run(
     calibration_texts: Annotated[
         Path | None, typer.Option(help="For int8, beside names of shapes: a UTF-8 file with one text a line.")
     ] = None,
+    like: Like = None,
     activation: Activation = None,
     heads: Heads = None,
     resolution: Annotated[
@@ -77,6 +78,7 @@ def run(
             preprocessing=preprocessing,
             pictures=calibration_picture or (),
             texts=() if calibration_texts is None else _texts(calibration_texts),
+            like=like,
             activation=activation,
             heads=heads_of(heads),
             resolution=resolution,

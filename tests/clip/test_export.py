@@ -301,6 +301,17 @@ def test_existing_files(run, exported, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["export.json", "image.onnx", "mine.txt"]
 
 
+@pytest.mark.parametrize(("source", "to"), [("image.bin", "openvino"), ("text.pt", "onnx")])
+def test_the_model_itself_is_neither_replaced_nor_removed(source, to, run, tmp_path):
+    path = tmp_path / source
+    converters.convert(RESOURCES / "shapes.safetensors", path)
+    before = path.read_bytes()
+    (tmp_path / "export.json").write_text(json.dumps({"files": {"text.pt": {}}}))  # as an earlier export into it has
+    result = run("export", path, "--to", to, "--image", "-o", tmp_path, "--force")
+    assert_refused(result, f"{path} is a file that is read here itself; give another name for the result.")
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -181,6 +181,11 @@ def test_a_folder_appears_whole_and_is_replaced_file_by_file(tmp_path, monkeypat
     write_folder(folder, {"report": "s", "one": "3"})
     assert texts_of(folder) == {"report": "s", "one": "3", "mine": "m"}
     assert order == [("one", ["mine", "one"]), ("report", ["mine", "one"])], "the report goes first and comes last"
+    (folder / "two").mkdir()
+    with pytest.raises(ClipError, match=f"{folder / 'two'} is a folder; give the name of a file to write"):
+        write_folder(folder, {"report": "t", "one": "4", "two": "5"})
+    assert (folder / "report").read_text() == "s"
+    assert (folder / "one").read_text() == "3"
     assert only(tmp_path) == ["a"]
 
 
