@@ -107,7 +107,15 @@ class Folder:
         return open_image(os.path.join(self.source, path))
 
     def fingerprint(self, paths: Sequence[str]) -> str:
-        return fingerprint_of(Texts(paths))
+        return fingerprint_of(Texts(paths), [_size(os.path.join(self.source, path)) for path in paths])
+
+
+def _size(path: str) -> int:
+    """Of a file, in bytes; -1 where it is missing."""
+    try:
+        return os.path.getsize(path)
+    except (OSError, ValueError):
+        return -1
 
 
 class _Place(NamedTuple):
