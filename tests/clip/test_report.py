@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pyarrow.parquet
@@ -22,20 +23,22 @@ from clip_core.evaluation.shapes import Scenes
 from clip_core.evaluation.tasks import Retrieval
 from clip_core.similarity import normalize
 
-NAMES = ["cat", "$dog$ | <b>", "bird\n# big", "fish"]
+NAMES = ("cat", "$dog$ | <b>", "bird\n# big", "fish")
 
 
-def classified(classes: int = 4, pictures: int = 200, names: list[str] | None = None):
+@cache
+def classified(classes: int = 4, pictures: int = 200, names: tuple[str, ...] = ()):
     """Scores of which some are mistakes; the last class has no pictures."""
     generator = np.random.default_rng(0)
     of_classes = normalize(generator.standard_normal((classes, 8)).astype(np.float32))
     labels = generator.integers(0, classes - 1, pictures)
     noise = generator.standard_normal((pictures, 8)).astype(np.float32)
     images = normalize(of_classes[labels] + 0.6 * noise)
-    names = names or [f"class {number}" for number in range(classes)]
+    names = list(names) or [f"class {number}" for number in range(classes)]
     return zero_shot_scores(images, of_classes, labels, names, 20.0)
 
 
+@cache
 def retrieved():
     generator = np.random.default_rng(0)
     images = normalize(generator.standard_normal((30, 8)).astype(np.float32))
@@ -43,6 +46,7 @@ def retrieved():
     return retrieval_scores(images, texts, np.arange(60).reshape(30, 2))
 
 
+@cache
 def paired():
     gold = np.random.default_rng(0).uniform(0, 5, 50)
     return sentence_scores(np.cos(gold), gold)
@@ -135,7 +139,13 @@ def test_faults_and_agreement_are_told():
     assert tables.count("is broken") == report.MOST_ROWS
 
 
-def test_a_report_is_replaced_only_if_wanted_and_what_else_is_there_stays(tmp_path):
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Pictures are files without a picture, where it is not what is tested."""
+    monkeypatch.setattr(report, "png", lambda figure: b"PNG")
+
+
+def test_a_report_is_replaced_only_if_wanted_and_what_else_is_there_stays(tmp_path, undrawn):
     (tmp_path / "features").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     first, second = {"torch": classified()}, {"torch": retrieved()}
@@ -150,7 +160,7 @@ def test_a_report_is_replaced_only_if_wanted_and_what_else_is_there_stays(tmp_pa
     assert json.loads((tmp_path / "report.json").read_text()) == described(second)
 
 
-def test_a_report_that_cannot_be_finished_leaves_nothing(tmp_path):
+def test_a_report_that_cannot_be_finished_leaves_nothing(tmp_path, undrawn):
     scores = {"torch": paired()}
     with pytest.raises(ValueError, match="Out of range float"):
         report.write(tmp_path / "report", described(scores, seed=float("nan")), scores, samples(scores))
@@ -201,7 +211,8 @@ def test_what_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypa
 
 
 def axes_of(scores: dict[str, Scores], name: str):
-    return figures.figures(scores, "title")[name].axes[0]
+    panel, _ = figures._panels(scores, {})[name]
+    return figures._figure([panel], scores, "title", (8, 5)).axes[0]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +241,8 @@ def test_every_aspect_has_a_picture(scores, names):
         lambda: sentence_scores(np.array([0.3, 0.2]), np.array([1.0, 2.0])),
     ],
 )
-def test_what_is_extreme_can_be_drawn(scores):
+def test_what_is_extreme_can_be_drawn(scores, monkeypatch):
+    monkeypatch.setattr(figures, "DOTS_PER_INCH", 30)
     found = {"torch": scores()}
     json.dumps(found["torch"].to_dict(), allow_nan=False)
     assert all(figures.png(figure).startswith(b"\x89PNG") for figure in figures.figures(found, "title").values())
