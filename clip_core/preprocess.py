@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import ceil, exp, log, sqrt
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,8 @@ from clip_core.image import MAX_PIXELS, in_eight_bits
 from clip_core.pixels import OPENAI_PIXELS, Interpolation, Pixels
 
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # modes whose colours mix in proportion to their alpha
+
+WIDEST_SUPPORT = 3  # pixels to each side that a filter of Pillow reaches to, where it enlarges
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two are outside
 
@@ -38,23 +40,28 @@ def preprocess(image: Image.Image, resolution: int, wanted: Pixels = OPENAI_PIXE
             unknown, or so long and narrow that resizing its shorter side to ``resolution`` gives more than `MAX_PIXELS`
             pixels.
     """
-    small = resized(image, resolution, wanted)
+    _check_image(image)
+    size = resized_size(image.size, resolution, wanted)
+    middle = _resized(image, size, wanted, centre_box(*size, resolution))
     try:
-        return _pixels_of(centre(small, resolution), wanted)
+        return _pixels_of(middle, wanted)
     except Exception as error:
         raise _unusable(image, error) from error
 
 
 def resized(image: Image.Image, resolution: int, wanted: Pixels = OPENAI_PIXELS) -> Image.Image:
-    """One picture of any mode and size, resized as for `preprocess`, which crops and converts it then.
+    """One picture of any mode and size, resized as for `preprocess`, which also crops and converts it.
 
     Raises:
         ImageError: as `preprocess`.
     """
     _check_image(image)
-    size = resized_size(image.size, resolution, wanted)
+    return _resized(image, resized_size(image.size, resolution, wanted), wanted)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], wanted: Pixels, kept: Box | None = None) -> Image.Image:
     try:
-        return resize(in_eight_bits(image, "The picture"), size, resampling_of(wanted.interpolation))
+        return resize(in_eight_bits(image, "The picture"), size, resampling_of(wanted.interpolation), kept)
     except ImageError:
         raise
     except Exception as error:  # an image that was opened lazily is decoded here, and decoders raise anything
@@ -93,9 +100,12 @@ def resampling_of(interpolation: Interpolation) -> Image.Resampling:
 
 
 def resize(
-    image: Image.Image, size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.BICUBIC
+    image: Image.Image,
+    size: tuple[int, int],
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
+    kept: Box | None = None,
 ) -> Image.Image:
-    """The picture in another size, (width, height): the only place that resizes one.
+    """The picture in another size, (width, height), or the part ``kept`` of that: the only place that resizes one.
 
     Pillow filters along one axis after the other and rounds between them. Up to version 12 it began with the width, as
     the official transform did when the models were trained; version 13 begins with the height where that is quicker,
@@ -103,8 +113,23 @@ def resize(
     """
     mixed_by_alpha = image.mode in _PREMULTIPLIED and size != image.size and resampling != Image.Resampling.NEAREST
     if mixed_by_alpha:  # Pillow multiplies by alpha around each call, and rounds then, too
-        return resize(image.convert(_PREMULTIPLIED[image.mode]), size, resampling).convert(image.mode)
-    return image.resize((size[0], image.height), resampling).resize(size, resampling)
+        return resize(image.convert(_PREMULTIPLIED[image.mode]), size, resampling, kept).convert(image.mode)
+    if kept in (None, (0, 0, *size)):
+        return image.resize((size[0], image.height), resampling).resize(size, resampling)
+    left, top, right, bottom = kept
+    # Pillow can leave out columns and rows by itself, but rounds where they begin, which gives other pixels.
+    first, last = _made_of(top, bottom, image.height / size[1], image.height)
+    wide = image.crop((0, first, image.width, last)) if last - first < image.height else image
+    wide = wide.resize((size[0], wide.height), resampling)
+    # The rows that were left out are black here, and reach none that is kept.
+    tall = wide.crop((left, -first, right, image.height - first))
+    return tall.resize((right - left, size[1]), resampling).crop((0, top, right - left, bottom))
+
+
+def _made_of(start: int, stop: int, scale: float, length: int) -> tuple[int, int]:
+    """Of ``length`` rows, the first and one behind the last that the rows from ``start`` to ``stop`` are made of."""
+    reach = WIDEST_SUPPORT * max(scale, 1) + 1
+    return max(0, int(start * scale - reach)), min(length, ceil(stop * scale + reach))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import html
 from functools import lru_cache
+from itertools import chain
 
 import ftfy
 import regex
@@ -19,10 +20,10 @@ END_OF_WORD = "</w>"
 HEADER = "#version: triclip 1"
 
 CACHED_WORDS = 1 << 16
-"""Words whose ids a tokenizer remembers; when there are more, it forgets them all and starts afresh."""
+"""Parts of texts whose ids a tokenizer remembers; when there are more, it forgets them all and starts afresh."""
 
 CACHED_WORD_LENGTH = 64
-"""A word with more characters is encoded anew each time, so that odd texts cannot fill the memory."""
+"""A part with more characters is encoded anew each time, so that odd texts cannot fill the memory."""
 
 WORD = regex.compile(
     regex.escape(START_OF_TEXT)
@@ -47,15 +48,24 @@ def words(text: str) -> list[str]:
     Cleaning is `ftfy.fix_text`, HTML unescaping twice and lower-casing. A word is a run of letters, one digit, an
     English contraction (``'s``, ``'re``), a run of other visible characters, or a special token.
     """
-    # Repairing takes most of the time and changes nothing in plain ASCII without entities or control characters.
-    if not (text.isascii() and text.isprintable() and "&" not in text):
-        text = repaired(text)
-    return WORD.findall(text.lower())
+    return _words_of(text if _is_clean(text) else repaired(text))
+
+
+def _is_clean(text: str) -> bool:
+    """Whether repairing and unescaping, which take most of the time, change nothing.
+
+    In ASCII they change control characters and entities only.
+    """
+    return text.isascii() and text.isprintable() and "&" not in text
 
 
 def repaired(text: str) -> str:
     """``text`` after `ftfy.fix_text`, HTML unescaped twice."""
     return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def _words_of(text: str) -> list[str]:
+    return WORD.findall(text.lower())
 
 
 def byte_symbol(byte: int) -> str:
@@ -133,22 +143,31 @@ class BytePairTokenizer(Tokenizer):
         return b"".join([self._texts[token] for token in tokens]).decode("utf-8", errors="replace")
 
     def _encode(self, text: str) -> list[int]:
-        tokens: list[int] = []
-        for word in words(text):
-            known = self._cache.get(word)
-            tokens.extend(self._encode_word(word) if known is None else known)
-        return tokens
+        # No word has a blank in it, and a clean text has no other space. So its parts between blanks can be remembered,
+        # which spares looking for the words in them.
+        return self._encode_parts(text.lower().split() if _is_clean(text) else _words_of(repaired(text)))
 
-    def _encode_word(self, word: str) -> list[int]:
-        if word == START_OF_TEXT:
+    def _encode_parts(self, parts: list[str]) -> list[int]:
+        try:
+            return list(chain.from_iterable(map(self._cache.__getitem__, parts)))
+        except KeyError:
+            return [token for part in parts for token in self._cache.get(part) or self._encode_part(part)]
+
+    def _encode_part(self, part: str) -> list[int]:
+        """The ids of one or more whole words."""
+        if part == START_OF_TEXT:
             return [self.start]
-        if word == END_OF_TEXT:
+        if part == END_OF_TEXT:
             return [self.end]
-        tokens = self.merge([_BYTE_IDS[byte] for byte in word.encode()])
-        if len(word) <= CACHED_WORD_LENGTH:
+        inside = WORD.findall(part)
+        if len(inside) == 1:
+            tokens = self.merge([_BYTE_IDS[byte] for byte in part.encode()])
+        else:
+            tokens = self._encode_parts(inside)
+        if len(part) <= CACHED_WORD_LENGTH:
             if len(self._cache) >= CACHED_WORDS:
                 self._cache.clear()
-            self._cache[word] = tokens
+            self._cache[part] = tokens
         return tokens
 
     def merge(self, tokens: list[int]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 import regex
@@ -31,7 +32,7 @@ def require_text(text: object, name: str = "the text") -> None:
         raise TextError(f"{name} is of type {type(text).__name__}, not str; {hint}.")
     if len(text) > MAXIMUM_CHARACTERS:
         raise TextError(f"{name} has {len(text)} characters; at most {MAXIMUM_CHARACTERS} are accepted, so shorten it.")
-    if found := _LONE_SURROGATE.search(text):
+    if not text.isascii() and (found := _LONE_SURROGATE.search(text)):
         raise TextError(
             f"{name} has the lone surrogate U+{ord(found[0]):04X} at character {found.start()}, which is no text; "
             "read the text with its right encoding."
@@ -114,17 +115,18 @@ class Tokenizer(ABC):
             TextError: the text is too long, is not a ``str``, or cannot be used.
         """
         require_text(text, name)
-        tokens = self._encode(text)
-        around = self._around
-        if len(tokens) + around > context_length:
+        before = [] if self.start is None else [self.start]
+        behind = [] if self.end is None else [self.end]
+        tokens = [*before, *self._encode(text), *behind]
+        if len(tokens) > context_length:
             if not truncate:
                 raise TextError(
-                    f"{name} is too long for context length {context_length}: it has {len(tokens) + around} tokens "
+                    f"{name} is too long for context length {context_length}: it has {len(tokens)} tokens "
                     "with start and end; shorten it, or cut it with truncate=True (in clip classify and clip tokenize "
                     "--truncate)."
                 )
-            tokens = tokens[: context_length - around]
-        return [token for token in (self.start, *tokens, self.end) if token is not None]
+            tokens[context_length - len(behind) :] = behind
+        return tokens
 
     def tokenize(
         self, texts: str | Iterable[str], context_length: int = OPENAI_CONTEXT_LENGTH, truncate: bool = False
@@ -144,9 +146,9 @@ class Tokenizer(ABC):
         if not isinstance(context_length, int) or context_length < shortest:
             raise TextError(f"context_length is {context_length!r}; give a whole number of at least {shortest}.")
         rows = [self.row(text, context_length, truncate, f"text {i}") for i, text in enumerate(_listed(texts))]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         result = np.full((len(rows), context_length), self.padding, np.int64)
-        for row, tokens in zip(result, rows):
-            row[: len(tokens)] = tokens
+        result[np.arange(context_length) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
         return result
 
     def check(self, text: str, context_length: int | None, remedy: str) -> None:

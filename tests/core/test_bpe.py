@@ -7,11 +7,14 @@ import pickle
 import random
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import ftfy
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
 from clip_core.errors import TextError
@@ -216,6 +219,16 @@ def test_fuzzed_ascii(official):
     assert differences(official, texts) == []
 
 
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(PIECES) | st.text(st.characters(max_codepoint=127), max_size=9)).map("".join))
+def test_the_short_way_is_the_long_one(text):
+    """Clean texts are left as they are, and remembered by their parts between blanks instead of by their words."""
+    repaired = module.repaired(text)
+    assert repaired == text or not module._is_clean(text)
+    ours = openai()
+    assert ours.encode(text) == [token for word in module._words_of(repaired) for token in ours._encode_part(word)]
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [
@@ -286,6 +299,15 @@ def test_word_cache_is_bounded_and_changes_nothing(monkeypatch):
     assert [ours.encode(text) for text in texts] == [openai().encode(text) for text in texts]
     assert 0 < len(ours._cache) <= 8
     assert all(len(word) <= module.CACHED_WORD_LENGTH for word in ours._cache)
+
+
+def test_threads_share_a_tokenizer(monkeypatch):
+    monkeypatch.setattr(module, "CACHED_WORDS", 8)
+    ours = BytePairTokenizer(vocabulary.openai_merges())
+    texts = fuzzed(400, seed=5)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: [ours.encode(text) for text in texts], range(4)))
+    assert found == 4 * [[openai().encode(text) for text in texts]]
 
 
 def test_returned_ids_are_the_callers_own():
