@@ -114,16 +114,14 @@ def resize(
     mixed_by_alpha = image.mode in _PREMULTIPLIED and size != image.size and resampling != Image.Resampling.NEAREST
     if mixed_by_alpha:  # Pillow multiplies by alpha around each call, and rounds then, too
         return resize(image.convert(_PREMULTIPLIED[image.mode]), size, resampling, kept).convert(image.mode)
-    if kept in (None, (0, 0, *size)):
-        return image.resize((size[0], image.height), resampling).resize(size, resampling)
-    left, top, right, bottom = kept
-    # Pillow can leave out columns and rows by itself, but rounds where they begin, which gives other pixels.
+    left, top, right, bottom = kept or (0, 0, *size)
     first, last = _made_of(top, bottom, image.height / size[1], image.height)
-    wide = image.crop((0, first, image.width, last)) if last - first < image.height else image
-    wide = wide.resize((size[0], wide.height), resampling)
-    # The rows that were left out are black here, and reach none that is kept.
-    tall = wide.crop((left, -first, right, image.height - first))
-    return tall.resize((right - left, size[1]), resampling).crop((0, top, right - left, bottom))
+    rows = image.crop((0, first, image.width, last)) if last - first < image.height else image
+    # Pillow can leave out columns and rows by itself, but rounds where they begin, which gives other pixels. The rows
+    # that were left out are black here, and no row that is kept is made of them.
+    columns, middle = (left, -first, right, image.height - first), (0, top, right - left, bottom)
+    wide, tall = (size[0], rows.height), (right - left, size[1])
+    return rows.resize(wide, resampling).crop(columns).resize(tall, resampling).crop(middle)
 
 
 def _made_of(start: int, stop: int, scale: float, length: int) -> tuple[int, int]:
