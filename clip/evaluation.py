@@ -213,6 +213,7 @@ def evaluate(
             "model": digests,
             "architecture": loaded.model.architecture.to_dict(),
             "backend": loaded.model.backend,
+            "device": None if device is None else str(device),
             "precision": precision,
             "versions": versions(loaded.model.backend),
         }
