@@ -39,7 +39,9 @@ YAML = [text for kind, text in BLOCKS if kind == "yaml"]
 
 # What a command gets besides, so that it ends in seconds, and the test that runs it in full.
 SHORTENED = {
-    "clip evaluate shapes": ["--pictures-per-class", "1", "--limit", "40"],
+    "clip evaluate shapes --backends all": ["--pictures-per-class", "1", "--limit", "20"],
+    "clip evaluate shapes --output report": ["--pictures-per-class", "1", "--limit", "20"],
+    "clip evaluate typographic --limit 50 --plot typographic.png": ["--limit", "20"],
     "clip train -c configs/shapes.yaml": ["--steps", "1"],  # tests/clip/test_torch_train.py trains, stops and resumes
     # tests/clip/test_train_anywhere.py trains in one framework and resumes in another.
     "clip train -c configs/shapes.yaml --backend paddle --steps 20 --output runs/paddle": ["--steps", "1"],
