@@ -44,7 +44,8 @@ types: $(VENV)/.dev  ## Check types
 	$(BIN)/mypy
 
 clean:  ## Remove the environments and caches
-	rm -rf $(VENV) $(VENV)-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV)-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info \
+	  examples/deploy/browser/node_modules examples/deploy/browser/model
 
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
