@@ -22,7 +22,7 @@ from clip_core.data.settings import setting_error
 from clip_core.errors import ClipError
 from clip_core.evaluation.agreement import Agreement, agreement
 from clip_core.evaluation.conformal import check_error
-from clip_core.evaluation.features import BATCH, Progress, Store, quiet
+from clip_core.evaluation.features import BATCH, Pictures, Progress, Store, quiet, state
 from clip_core.evaluation.scores import ERROR, Columns, Scores
 from clip_core.evaluation.sentences import SENTENCES, SentenceSettings
 from clip_core.evaluation.sets import SETS
@@ -87,8 +87,9 @@ def probe_of(
 
     Args:
         kind, folder, keys: as for `task_of`.
-        train: a folder like ``folder`` with the training pictures. By default they are the set's training split, and
-            those of a set that has none are `TRAINING_SHARE` of its pictures, chosen at random.
+        train: a folder like ``folder`` with the training pictures, in the training split of a set that has splits. By
+            default they are the set's own training split, and those of a set that has none are `TRAINING_SHARE` of its
+            pictures, chosen at random.
         shots: training pictures of each class; by default all.
         seed: of what is chosen at random.
 
@@ -99,10 +100,10 @@ def probe_of(
     if not isinstance(settings, LabelledSettings):
         raise ClipError(f"A probe needs pictures with classes, and {kind} has none; choose one of {', '.join(SETS)}.")
     test = settings.labelled()
-    if train is not None:
-        probe = Probe(settings_of(kind, train, keys).labelled(), test, shots, seed)
-    elif "split" in type(settings).model_fields:
-        probe = Probe(settings_of(kind, folder, {**keys, "split": "train"}).labelled(), test, shots, seed)
+    has_splits = "split" in type(settings).model_fields
+    if has_splits or train is not None:
+        of_train = {**keys, "split": "train"} if has_splits else keys
+        probe = Probe(settings_of(kind, folder if train is None else train, of_train).labelled(), test, shots, seed)
     else:
         places = np.random.default_rng(seed).permutation(len(test))
         of_train, of_test = np.split(places, [round(TRAINING_SHARE * len(test))])
@@ -191,8 +192,9 @@ def evaluate(
         ClipError: the data or the model cannot be used.
     """
     check_error(error)
+    _check_counts(limit, batch_size, workers, fault_share, seed)
     report.check(output, plot, force)
-    names = [backend] if backend is None or isinstance(backend, str) else list(dict.fromkeys(backend))
+    names = [backend] if backend is None or isinstance(backend, str) else list(dict.fromkeys(backend)) or [None]
     for name in names:
         if name is not None:
             backends.get(name)  # before the work, not in the middle of it
@@ -254,14 +256,31 @@ def evaluate(
     return Evaluation(result, scores, agreed)
 
 
+def _check_counts(limit: int | None, batch_size: int, workers: int | None, fault_share: float, seed: int) -> None:
+    for name, number, least in (
+        ("limit", limit, 1),
+        ("batch_size", batch_size, 1),
+        ("workers", workers, 0),
+        ("seed", seed, 0),
+    ):
+        if number is not None and number < least:
+            raise ClipError(f"{name} is {number}; give a whole number from {least} on.")
+    if not 0 <= fault_share <= 1:
+        raise ClipError(f"fault_share is {fault_share}; give a share from 0 to 1.")
+
+
 def _told_of(progress: Progress, backend: str, what: str, done: int, total: int, faults: int) -> None:
     """Tell ``progress`` in which of several backends something is done."""
     progress(f"{backend}: {what}", done, total, faults)
 
 
-def _store(output: str | os.PathLike[str] | None, made_by: Mapping[str, Any], pictures: str) -> Store | None:
+def _store(
+    output: str | os.PathLike[str] | None, made_by: Mapping[str, Any], pictures: Pictures, fingerprint: str
+) -> Store | None:
     """Where the features of pictures with this fingerprint are kept."""
-    return None if output is None else Store(Path(output, "features"), {**made_by, "pictures": pictures})
+    if output is None:
+        return None
+    return Store(Path(output, "features"), {**made_by, "pictures": fingerprint, "files": state(pictures.files())})
 
 
 def _agreements(task: Task, encoded: Mapping[str, Encoded]) -> dict[str, Agreement]:

@@ -184,6 +184,8 @@ def _probe(
 
     if download:
         _download(kind, data, keys)
+        if train is None and "split" in SETS[kind].model_fields:
+            _download(kind, data, {**keys, "split": "train"})
     return probe_of(kind, data, train, shots, seed, **keys)
 
 

@@ -44,6 +44,9 @@ class Source(Protocol):
         their addresses and numbers of samples, drawn pictures their settings. What pictures show is not covered.
         """
 
+    def files(self) -> Iterable[str]:
+        """The files that pictures are read from; nothing where they are drawn, or fetched."""
+
     def captions(self) -> Iterator[str]:
         """All captions in the order of the examples, without reading pictures; some may be blank or no usable text.
 
@@ -174,6 +177,9 @@ class PictureFiles:
 
     def fingerprint(self) -> str:
         return fingerprint_of(self._paths, self._captions, self._ends)
+
+    def files(self) -> Iterable[str]:
+        return self._pictures.files(self._paths)
 
     def captions(self) -> Iterator[str]:
         return iter(self._captions)

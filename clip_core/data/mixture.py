@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from math import floor
 from typing import Any
 
@@ -54,6 +54,9 @@ class Mixture:
 
     def fingerprint(self) -> str:
         return fingerprint_of(Texts(part.fingerprint() for part in self._parts), self.places)
+
+    def files(self) -> Iterable[str]:
+        return chain.from_iterable(part.files() for part in self._parts)
 
     def captions(self) -> Iterator[str]:
         """Those of all parts in turn, so that the first ones are of each."""

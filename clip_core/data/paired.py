@@ -14,7 +14,7 @@ files do not count, and what else is passed over is said in a warning.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Literal
 
@@ -78,6 +78,9 @@ class PairedFiles:
         """Of all paths and of the captions; a text that cannot be read counts as one without captions."""
         paths = Texts(path and os.path.relpath(path, self._folder) for path in [*self._pictures, *self._texts])
         return fingerprint_of(paths, Texts("\n".join(_lines_or_none(path)) for path in self._texts))
+
+    def files(self) -> Iterable[str]:
+        return self._pictures
 
     def captions(self) -> Iterator[str]:
         for picture, text in zip(self._pictures, self._texts):

@@ -23,7 +23,7 @@ import base64
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -126,6 +126,9 @@ class Rows:
         sizes = [os.path.getsize(file) for file in self._files]
         chunks = self._table["caption"].chunks if self._sound else []
         return fingerprint_of(names, sizes, Texts(str(stored) for chunk in chunks for stored in chunk.to_pylist()))
+
+    def files(self) -> Iterable[str]:
+        return self._files
 
     def captions(self, number: int) -> list[object]:
         """The captions of a row."""
@@ -283,6 +286,9 @@ class SavedRows:
 
     def fingerprint(self) -> str:
         return fingerprint_of(self._rows.fingerprint(), self._numbers, self._ends)
+
+    def files(self) -> Iterable[str]:
+        return self._rows.files()
 
     def captions(self) -> Iterator[str]:
         for number in self._numbers.tolist():

@@ -9,7 +9,7 @@ Each picture draws its random numbers from a generator of its own, so it is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import cos, pi, sin
@@ -200,6 +200,9 @@ class TrainingSet:
 
     def fingerprint(self) -> str:
         return fingerprint_of(f"shapes {self.seed} {self.examples}")
+
+    def files(self) -> Iterable[str]:
+        return ()
 
     def captions(self) -> Iterator[str]:
         """Not those of these pictures, but the same of every training set."""

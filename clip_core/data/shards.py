@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -84,6 +84,9 @@ class Samples:
         """Of the names of the samples, the sizes of their members, and what is written in those with texts."""
         return fingerprint_of(self._stems, self._places[:, [1, 3]].ravel(), self._shards, self._digests)
 
+    def files(self) -> Iterable[str]:
+        return self._paths
+
     def _text(self, file: BinaryIO, index: int) -> bytes:
         return self._member(file, index, 2, self._what, MAXIMUM_TEXT_BYTES)
 
@@ -129,6 +132,9 @@ class Shards:
 
     def fingerprint(self) -> str:
         return self._samples.fingerprint()
+
+    def files(self) -> Iterable[str]:
+        return self._samples.files()
 
     def captions(self) -> Iterator[str]:
         for index, member in enumerate(self._samples.texts()):

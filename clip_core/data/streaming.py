@@ -26,7 +26,7 @@ import re
 import threading
 import time
 import urllib.error
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -100,6 +100,9 @@ class StreamedShards:
 
     def fingerprint(self) -> str:
         return fingerprint_of(Texts(self._shards), self._counts)
+
+    def files(self) -> Iterable[str]:
+        return ()
 
     def captions(self) -> Iterator[str]:
         raise ClipError(

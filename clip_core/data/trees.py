@@ -14,7 +14,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -74,6 +74,9 @@ class Tree(Protocol):
     def fingerprint(self, paths: Sequence[str]) -> str:
         """Of the files of these paths, without reading them."""
 
+    def files(self, paths: Iterable[str]) -> Iterable[str]:
+        """The files on disk that have the files of these paths."""
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -117,6 +120,9 @@ def _size(path: str) -> int:
     except (OSError, ValueError):
         return -1
 
+    def files(self, paths: Iterable[str]) -> Iterable[str]:
+        return (os.path.join(self.source, path) for path in paths)
+
 
 class _Place(NamedTuple):
     """Where a member of an archive lies."""
@@ -158,6 +164,9 @@ class Archive:
 
     def fingerprint(self, paths: Sequence[str]) -> str:
         return fingerprint_of(Texts(paths), [self.places[path].size for path in paths if path in self.places])
+
+    def files(self, paths: Iterable[str]) -> Iterable[str]:
+        return [self.file]
 
     def within(self, folder: str) -> Archive:
         """The members below a folder, by their paths there."""

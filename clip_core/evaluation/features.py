@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -28,6 +28,7 @@ from clip_core import safetensors
 from clip_core.backend import Model
 from clip_core.batching import embed_texts
 from clip_core.buffers import Tensor
+from clip_core.data.example import fingerprint_of
 from clip_core.data.loader import follow_the_parent
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import exclusive, read_regular, write_bytes, write_text
@@ -56,6 +57,9 @@ class Pictures(Protocol):
     def __getitem__(self, index: int, /) -> Image.Image:
         """Raises `ClipError` when the picture cannot be used."""
 
+    def files(self) -> Iterable[str]:
+        """The files that pictures are read from."""
+
 
 class PictureFeatures(NamedTuple):
     """What became of the first pictures of a set."""
@@ -63,6 +67,19 @@ class PictureFeatures(NamedTuple):
     features: np.ndarray  # float32 [n, d], not normalised, none of them of length 0
     indices: np.ndarray  # int64 [n], the number of each in its set
     faults: dict[int, str]  # number -> why a picture was left out
+
+
+def state(paths: Iterable[str]) -> str:
+    """What tells files from others that stood in their place before, without reading them: their sizes and times."""
+    found: list[int] = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            found += -1, -1
+        else:
+            found += status.st_size, status.st_mtime_ns
+    return fingerprint_of(found)
 
 
 class Store:
@@ -94,9 +111,9 @@ class Store:
             content = safetensors.read(read_regular(self._path(first)))
             kept = json.loads(content.manifest or "")
             features, indices = content.tensors["features"], content.tensors["indices"]
-        except (ClipError, ValueError, KeyError):
-            return None
-        if kept["end"] < end:
+            if kept["end"] < end:
+                return None
+        except (ClipError, ValueError, KeyError, TypeError):
             return None
         wanted = indices < end
         faults = {int(index): sentence for index, sentence in kept["faults"].items() if int(index) < end}
@@ -149,6 +166,8 @@ def encode_pictures(
                 parts.append(kept)
                 first = min(first + PART, total)
         faults = {index: sentence for part in parts for index, sentence in part.faults.items()}
+        if faults:
+            _check_faults(faults, floor(fault_share * total), total)
         progress("pictures", first, total, len(faults))
         if workers is None:
             workers = min(4, os.cpu_count() or 1) if total - first >= MANY else 0

@@ -72,7 +72,9 @@ class ZeroShotScores:
     """Of n pictures that are each put into one of c classes.
 
     A picture with another class as near as its own is put into that class, so that ties are mistakes: in the scores, in
-    the confusion matrix and in the table of classes alike.
+    the confusion matrix and in the table of classes alike. Only of classes of the same name and features the first one
+    counts as nearer, since no model can tell them apart: OpenAI has given two classes of ImageNet the name "missile",
+    and two "sunglasses".
     """
 
     names: Sequence[str]  # [c]
@@ -267,7 +269,8 @@ def zero_shot_scores(
     _check("class", classes)
     if not ((labels >= 0) & (labels < len(classes))).all():
         raise ClipError(f"Labels go from {labels.min()} to {labels.max()}; the {len(classes)} classes count from 0.")
-    comparison = compare(images, classes, labels[:, None])
+    own = _and_later_ones_alike(classes, names)
+    comparison = compare(images, classes, [own[label] for label in labels])
     right = comparison.ranks == 0
     scores = {
         f"top{count}": intervals.mean(comparison.ranks < count, seed) for count in NEAREST if count < len(classes)
@@ -285,6 +288,18 @@ def zero_shot_scores(
         _calibrate(images, classes, labels, comparison.nearest, fitted, logit_scale),
         prediction_sets(images, classes, labels, fitted, logit_scale, error, seed),
     )
+
+
+def _and_later_ones_alike(classes: np.ndarray, names: Sequence[str]) -> list[list[int]]:
+    """The number of each class, and those of later classes with the same name and the same features [c, d]."""
+    own: list[list[int]] = [[] for _ in names]
+    alike: dict[tuple[str, bytes], list[int]] = {}
+    for number, (name, features) in enumerate(zip(names, classes)):
+        earlier = alike.setdefault((name, features.tobytes()), [])
+        earlier.append(number)
+        for each in earlier:
+            own[each].append(number)
+    return own
 
 
 def _calibrate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -66,6 +66,9 @@ class SingleThings:
     def fingerprint(self) -> str:
         return fingerprint_of(self.purpose, str(self.kinds), [self.seed, self.pictures_per_class])
 
+    def files(self) -> Iterable[str]:
+        return ()
+
 
 class Scenes:
     """Drawn scenes with their descriptions, all distinct, of trained and held-out combinations."""
@@ -89,6 +92,9 @@ class Scenes:
 
     def fingerprint(self) -> str:
         return fingerprint_of("scenes", [self._seed, len(self)])
+
+    def files(self) -> Iterable[str]:
+        return ()
 
     def captions(self) -> Iterator[str]:
         return iter(self._descriptions)

@@ -6,7 +6,7 @@ Features are kept apart from scores, so that several backends can be scored on t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +27,7 @@ from clip_core.evaluation.features import (
     encode_pictures,
     encode_texts,
     quiet,
+    state,
 )
 from clip_core.evaluation.probe import check_library, probe
 from clip_core.evaluation.scores import (
@@ -55,7 +56,7 @@ class Encoder:
     workers: int | None = None
     limit: int | None = None
     fault_share: float = 0.01
-    store: Callable[[str], Store | None] = lambda fingerprint: None
+    store: Callable[[Pictures, str], Store | None] = lambda pictures, fingerprint: None
     progress: Progress = quiet
 
     def pictures(self, pictures: Pictures, fingerprint: str, limit: int | None = None) -> PictureFeatures:
@@ -71,7 +72,7 @@ class Encoder:
             batch_size=self.batch_size,
             workers=self.workers,
             fault_share=self.fault_share,
-            store=self.store(fingerprint),
+            store=self.store(pictures, fingerprint),
             progress=self.progress,
         )
 
@@ -185,7 +186,7 @@ class Probe(Task):
         seed: of their choice, and of those that are held out.
 
     Raises:
-        ClipError: the classes differ, or scikit-learn is not installed.
+        ClipError: the classes differ, the pictures are the same, or scikit-learn is not installed.
     """
 
     def __init__(self, train: Labelled, test: Labelled, shots: int | None = None, seed: int = 0) -> None:
@@ -195,6 +196,11 @@ class Probe(Task):
             raise ClipError(
                 f"The training pictures have {len(train.classes)} classes and the others {len(test.classes)}, or other "
                 f"ones, such as {other!r}; give two parts of one data set."
+            )
+        if train.fingerprint() == test.fingerprint() and state(train.files()) == state(test.files()):
+            raise ClipError(
+                "The training pictures are those that are to be scored, of which a probe would know the classes; give "
+                "others, or another split."
             )
         self.train, self.test, self.shots, self.seed = train, test, shots, seed
 
@@ -335,6 +341,9 @@ class OfLabelled:
     def __getitem__(self, index: int) -> Image.Image:
         return self.labelled[index][0]
 
+    def files(self) -> Iterable[str]:
+        return self.labelled.files()
+
 
 @dataclass(frozen=True)
 class OfExamples:
@@ -347,3 +356,6 @@ class OfExamples:
 
     def __getitem__(self, index: int) -> Image.Image:
         return self.source[index].picture
+
+    def files(self) -> Iterable[str]:
+        return self.source.files()

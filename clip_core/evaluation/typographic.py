@@ -7,6 +7,7 @@ paper. Here the label is drawn. Its wrong class, its size and its place are chos
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -114,6 +115,9 @@ class Written:
 
     def fingerprint(self) -> str:
         return fingerprint_of(self.labelled.fingerprint(), self.labels, [self.seed])
+
+    def files(self) -> Iterable[str]:
+        return self.labelled.files()
 
 
 def write(image: Image.Image, text: str, generator: np.random.Generator) -> Image.Image:

@@ -14,6 +14,7 @@ import clip
 from backends.numpy import CLIP as Reference
 from clip.figures import shown
 from clip_core.data.shapes import TRAINED, Scene, Thing, draw, random_for
+from clip_core.errors import ClipError
 from clip_core.evaluation.intervals import Score
 from tests.clip.running import assert_refused
 from tests.requested import BACKENDS
@@ -25,12 +26,15 @@ EACH = 5
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
     """A folder of pictures for each of four classes."""
-    folder = tmp_path_factory.mktemp("drawn")
+    return draw_into(tmp_path_factory.mktemp("drawn"), "commands")
+
+
+def draw_into(folder: Path, purpose: str) -> Path:
     for number, kind in enumerate(KINDS):
         inside = folder / "_".join(reversed(kind))
-        inside.mkdir()
+        inside.mkdir(parents=True)
         for place in range(EACH):
-            picture = draw(Scene(Thing(*kind, "large", "solid")), random_for("commands", number, place))
+            picture = draw(Scene(Thing(*kind, "large", "solid")), random_for(purpose, number, place))
             picture.save(inside / f"{place}.png")
     return folder
 
@@ -142,14 +146,40 @@ def test_a_broken_picture_is_counted_and_named(folders, data):
     assert list(found["faults"]) == [str(broken.relative_to(data))]
 
 
+def test_what_has_changed_in_its_place_is_encoded_anew(folders, data, tmp_path):
+    first, second = (next(data.glob(f"*/{name}")) for name in ("0.png", "1.png"))
+    whole = first.read_bytes()
+    first.write_bytes(b"half a picture")
+    command = [data, "--output", tmp_path / "report", "--force"]
+    assert_refused(folders(*command), "1 of 20 pictures could not be used, and at most 0 may be left out", str(first))
+    assert "left out 1" in folders(*command, "--fault-share", 0.05).out
+    assert_refused(folders(*command), "1 of 20 pictures could not be used, and at most 0 may be left out", str(first))
+    first.write_bytes(whole)
+    assert "left out" not in folders(*command).out
+    other = next(folder for folder in data.iterdir() if folder != second.parent)
+    shutil.copy(other / "0.png", second)
+    ended = folders(*command, "--json").json["results"]["numpy"]
+    assert ended["scores"]["top1"]["value"] == 0.95
+
+
+@pytest.mark.parametrize(
+    "given", [{"limit": 0}, {"batch_size": 0}, {"workers": -1}, {"seed": -1}, {"fault_share": float("nan")}]
+)
+def test_numbers_out_of_range_are_refused_in_python(given):
+    with pytest.raises(ClipError, match=f"^{next(iter(given))} is .*; give a "):
+        clip.evaluate("shapes", **given)
+
+
 def test_a_limit_takes_equally_many_of_each_class(folders, drawn):
     found = folders(drawn, "--limit", 8, "--json").json
     assert found["limit"] == 8
     assert [row["pictures"] for row in found["results"]["numpy"]["per_class"]] == [2] * 4
 
 
-def test_a_probe_tells_its_c(run, drawn):
-    command = ["evaluate", "probe", "folders", "--data", drawn, "--train", drawn, "--backend", "numpy", "--json"]
+def test_a_probe_tells_its_c(run, drawn, tmp_path):
+    command = ["evaluate", "probe", "folders", "--data", drawn, "--backend", "numpy", "--json", "--train"]
+    assert_refused(run(*command, drawn), "The training pictures are those that are to be scored")
+    command.append(draw_into(tmp_path / "training", "training commands"))
     found = run(*command).json
     of_numpy = found["results"]["numpy"]
     assert of_numpy["scores"]["top1"]["value"] == 1

@@ -99,6 +99,22 @@ def test_equal_features_earn_nothing():
     assert both.scores["image_to_text_median_rank"].value == 81
 
 
+def test_of_classes_that_nothing_tells_apart_the_first_is_chosen():
+    images, classes, labels = random_world()
+    names = ["missile", "missile", *(str(number) for number in range(2, 12))]
+    classes[1] = classes[0]
+    similarities = images @ classes.T
+    found = zero_shot_scores(images, classes, labels, names, 20.0)
+    assert (found.comparison.nearest == similarities.argmax(axis=1)).all()
+    by_order = np.argsort(-similarities, axis=1, kind="stable")
+    for count in (1, 5, 10):
+        expected = (by_order[:, :count] == labels[:, None]).any(axis=1).mean()
+        assert found.scores[f"top{count}"].value == pytest.approx(expected)
+    other = zero_shot_scores(images, classes, labels, [str(number) for number in range(12)], 20.0)
+    assert other.scores["top1"].value < found.scores["top1"].value
+    assert other.classes[0].top1 == found.classes[1].top1 == 0 < found.classes[0].top1
+
+
 def test_a_similarity_that_is_not_a_number_is_no_hit():
     broken = np.array([[1, 0, 0], [np.nan, 0, 0]], np.float32)
     assert retrieval.ranks(broken, CLASSES).tolist() == [0, 2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -49,6 +49,9 @@ class Labelled(Protocol):
 
     def fingerprint(self) -> str:
         """What tells these pictures and their classes from others, without decoding them; prompts do not count."""
+
+    def files(self) -> Iterable[str]:
+        """The files that pictures are read from, in an order of their own; nothing where they are drawn."""
 
 
 class LabelledSettings(Section):
@@ -158,6 +161,9 @@ class Pictures(Protocol):
 
     def fingerprint(self) -> str: ...
 
+    def files(self) -> Iterable[str]:
+        """The files that are read anew for each picture."""
+
 
 class LabelledPictures:
     """Pictures with classes.
@@ -216,6 +222,9 @@ class LabelledPictures:
     def fingerprint(self) -> str:
         return fingerprint_of(self._pictures.fingerprint(), self._labels, Texts(self.classes))
 
+    def files(self) -> Iterable[str]:
+        return self._pictures.files()
+
 
 class Part:
     """Some pictures of a set, of the classes that have pictures in it.
@@ -243,6 +252,9 @@ class Part:
     def fingerprint(self) -> str:
         return fingerprint_of(self._whole.fingerprint(), self._places)
 
+    def files(self) -> Iterable[str]:
+        return self._whole.files()
+
 
 class Files:
     """Picture files of a tree, by their paths."""
@@ -261,6 +273,9 @@ class Files:
 
     def fingerprint(self) -> str:
         return self._tree.fingerprint(list(self._paths))
+
+    def files(self) -> Iterable[str]:
+        return self._tree.files(self._paths)
 
 
 class Arrays:
@@ -284,3 +299,6 @@ class Arrays:
 
     def fingerprint(self) -> str:
         return hashlib.sha256(np.ascontiguousarray(self._pixels).data).hexdigest()
+
+    def files(self) -> Iterable[str]:
+        return ()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -128,6 +128,9 @@ class Rows:
     def fingerprint(self) -> str:
         names = Texts(os.path.relpath(file, self._folder) for file in self._files)
         return fingerprint_of(names, [os.path.getsize(file) for file in self._files])
+
+    def files(self) -> Iterable[str]:
+        return self._files
 
 
 @contextmanager

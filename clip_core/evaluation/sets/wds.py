@@ -15,6 +15,7 @@ this form.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -66,6 +67,9 @@ class Labels:
 
     def fingerprint(self) -> str:
         return self._samples.fingerprint()
+
+    def files(self) -> Iterable[str]:
+        return self._samples.files()
 
     def labels(self) -> np.ndarray:
         """The class of each sample, int64 [n].
