@@ -192,9 +192,11 @@ def evaluate(
         ClipError: the data or the model cannot be used.
     """
     check_error(error)
+    if not (backend is None or backend):
+        raise ClipError("No backend is given; name one or more, or leave backend out.")
     _check_counts(limit, batch_size, workers, fault_share, seed)
     report.check(output, plot, force)
-    names = [backend] if backend is None or isinstance(backend, str) else list(dict.fromkeys(backend)) or [None]
+    names: list[str | None] = [backend] if backend is None or isinstance(backend, str) else [*dict.fromkeys(backend)]
     for name in names:
         if name is not None:
             backends.get(name)  # before the work, not in the middle of it

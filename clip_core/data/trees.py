@@ -112,6 +112,9 @@ class Folder:
     def fingerprint(self, paths: Sequence[str]) -> str:
         return fingerprint_of(Texts(paths), [_size(os.path.join(self.source, path)) for path in paths])
 
+    def files(self, paths: Iterable[str]) -> Iterable[str]:
+        return (os.path.join(self.source, path) for path in paths)
+
 
 def _size(path: str) -> int:
     """Of a file, in bytes; -1 where it is missing."""
@@ -119,9 +122,6 @@ def _size(path: str) -> int:
         return os.path.getsize(path)
     except (OSError, ValueError):
         return -1
-
-    def files(self, paths: Iterable[str]) -> Iterable[str]:
-        return (os.path.join(self.source, path) for path in paths)
 
 
 class _Place(NamedTuple):
