@@ -46,7 +46,7 @@ class Classifier:
         )
         told = self.image.get_modelmeta().custom_metadata_map
         metadata = {key.removeprefix("triclip."): json.loads(value) for key, value in told.items()}
-        self.logit_scale = metadata["logit_scale"]
+        self.logit_scale, self.logit_bias = metadata["logit_scale"], metadata.get("logit_bias")
         self.pictures, self.texts = metadata["preprocessing"], metadata["tokenizer"]
         if self.pictures["in_graph"]:
             raise ClipError(f"{folder} was exported with --preprocessing, which this server does; export without it.")
@@ -69,7 +69,11 @@ class Classifier:
         pixels = preprocess(open_image(picture), how["resolution"], wanted)[None]
         image = self.image.run(None, {"image": pixels})[0]
         logits = similarity.logits(image, self.features(labels), self.logit_scale)
-        return dict(zip(labels, similarity.probabilities(logits)[0].tolist()))
+        if self.logit_bias is None:
+            found = similarity.probabilities(logits)
+        else:  # each label is judged by itself
+            found = similarity.pair_probabilities(logits + self.logit_bias)
+        return dict(zip(labels, found[0].tolist()))
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import urllib.error
@@ -13,12 +14,14 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+import torch
 
 from clip import samples
 from clip.api import open_model
 from clip.export import export
 from clip.zero_shot import Classifier
 from clip_core.image import open_image
+from tests.siglip import siglip_folder
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "examples" / "deploy" / "onnxruntime_server.py"
@@ -66,6 +69,18 @@ def test_probabilities_are_those_of_the_model(address):
     assert list(found) == LABELS
     assert list(found.values()) == pytest.approx(expected, abs=1e-5)
     assert found["a red circle"] > 0.9
+
+
+def test_each_label_of_siglip_has_a_probability_of_its_own(tmp_path):
+    torch.manual_seed(0)
+    folder, labels = siglip_folder(tmp_path / "folder"), ("red", "of a circle")
+    export(folder, tmp_path / "exported", parts=["image", "text"])
+    found = runpy.run_path(str(SERVER))["Classifier"](tmp_path / "exported")(CIRCLE.read_bytes(), labels)
+    loaded = open_model(folder, backend="numpy")
+    pixels = loaded.preprocess.pixels(open_image(CIRCLE))[None]
+    expected = Classifier(loaded, labels, "{}").score(pixels).probabilities[0]
+    assert list(found.values()) == pytest.approx(expected, rel=1e-4)
+    assert abs(sum(found.values()) - 1) > 0.01
 
 
 @pytest.mark.parametrize(
