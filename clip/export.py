@@ -133,8 +133,11 @@ def export(
         opset = check_opset(opset)
     names: dict[Part, str] = {part: part + target.endings[0] for part in PARTS if part in parts}
     inputs = [*files_of(weights_file(name)[0]), *pictures]
-    before = _files_of_before(Path(folder))
-    for file in (*(part + ending for part in names for ending in target.endings), REPORT, *before):
+    for file in (
+        *(part + ending for part in names for ending in target.endings),
+        REPORT,
+        *_files_of_before(Path(folder)),
+    ):
         files.check_target(Path(folder, file), inputs, force)
         files.mode_of(Path(folder, file))  # which refuses a folder of that name
     judge = open_model(
@@ -146,20 +149,20 @@ def export(
         heads=heads,
         resolution=resolution,
     )
-    with files.atomic_folder(folder, REPORT, before, replace=force) as temporary:
+    with files.atomic_folder(folder, REPORT, _files_of_before(Path(folder)), replace=force) as temporary:
         report = _Export(judge, to, precision, opset, preprocessing, temporary, progress).run(names, pictures, texts)
         files.write_text(temporary / REPORT, json.dumps(report, indent=2) + "\n")
     return report
 
 
-def _files_of_before(folder: Path) -> list[str]:
-    """The names of the files that the report of an earlier export tells of."""
+def _files_of_before(folder: Path) -> Iterator[str]:
+    """The names of the files that the report of an earlier export tells of once they are asked for."""
     try:
         told = set(json.loads(files.read_regular(folder / REPORT, MAX_REPORT_BYTES))["files"])
     except (ClipError, ValueError, KeyError, TypeError, RecursionError):
-        return []
+        return
     possible = {part + ending for part in PARTS for target in TARGETS.values() for ending in target.endings}
-    return sorted(told & possible)
+    yield from sorted(told & possible)
 
 
 class _Export:

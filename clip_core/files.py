@@ -107,7 +107,8 @@ def atomic_folder(
     the temporary folder is removed and ``target`` is untouched.
 
     Args:
-        owned: names of files that are parts of an older version, and removed where the new one does not have them.
+        owned: names of files that are parts of an older version, and removed where the new one does not have them;
+            asked for when the files are about to appear.
         replace: whether files that are there are replaced.
 
     Raises:
@@ -142,9 +143,10 @@ def _replace_files(source: Path, target: Path, names: list[str], owned: Iterable
     for name in names:
         check_target(target / name, force=replace)
         mode_of(target / name)  # which refuses a folder of that name
+    left = set(owned) - set(names)
     (target / names[-1]).unlink(missing_ok=True)
     sync_folder(target)
-    for name in set(owned) - set(names):
+    for name in left:
         (target / name).unlink(missing_ok=True)
     for name in names:
         os.replace(source / name, target / name)
@@ -339,7 +341,7 @@ def mode_of(target: Path) -> int | None:
     """The permissions of the file at ``target``; ``None`` where there is none."""
     try:
         found = target.stat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if not stat.S_ISREG(found):
         kind = "a folder" if stat.S_ISDIR(found) else "not a regular file"

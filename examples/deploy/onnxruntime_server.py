@@ -44,7 +44,9 @@ class Classifier:
             onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
             for name in ("image.onnx", "text.onnx")
         )
-        told = self.image.get_modelmeta().custom_metadata_map
+        told, of_text = (session.get_modelmeta().custom_metadata_map for session in (self.image, self.text))
+        if told != of_text:
+            raise ClipError(f"The files in {folder} are of two exports; write both with clip export --image --text.")
         metadata = {key.removeprefix("triclip."): json.loads(value) for key, value in told.items()}
         self.logit_scale, self.logit_bias = metadata["logit_scale"], metadata.get("logit_bias")
         self.pictures, self.texts = metadata["preprocessing"], metadata["tokenizer"]

@@ -299,6 +299,22 @@ def test_existing_files(run, exported, tmp_path):
     assert run("export", "shapes", "-o", folder, "--image", "--force").code == 0
     # The other tower would not be that of the report.
     assert sorted(path.name for path in folder.iterdir()) == ["export.json", "image.onnx", "mine.txt"]
+    result = run("export", "shapes", "-o", folder / "mine.txt", "--image")
+    assert_refused(result, f"{folder / 'mine.txt'} cannot be the folder of the files; give the name of another one.")
+
+
+def test_files_of_another_export_that_ended_meanwhile(monkeypatch, tmp_path):
+    tmp_path.joinpath("there").mkdir()
+    prove = Proof.run
+
+    def slowly(proof: Proof) -> dict:
+        monkeypatch.undo()
+        export("shapes", tmp_path / "there", parts=["text"])
+        return prove(proof)
+
+    monkeypatch.setattr(Proof, "run", slowly)
+    export("shapes", tmp_path / "there", parts=["image"], force=True)
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["export.json", "image.onnx"]
 
 
 @pytest.mark.parametrize(("source", "to"), [("image.bin", "openvino"), ("text.pt", "onnx")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -100,12 +101,15 @@ def test_what_it_refuses(address, path, body, status, sentence):
 
 def test_folders_that_it_cannot_serve(tmp_path):
     export("shapes", tmp_path / "decoded", parts=["image", "text"], preprocessing=True)
+    export("shapes", tmp_path / "mixed", parts=["image", "text"], precision="fp16")
+    shutil.copy(tmp_path / "decoded" / "text.onnx", tmp_path / "mixed")
     for folder, sentence in (
         (tmp_path, f"{tmp_path} has no image.onnx; write it with clip export --image --text.\n"),
         (
             tmp_path / "decoded",
             f"{tmp_path / 'decoded'} was exported with --preprocessing, which this server does; export",
         ),
+        (tmp_path / "mixed", f"The files in {tmp_path / 'mixed'} are of two exports; write both with clip export"),
     ):
         command = [sys.executable, str(SERVER), str(folder)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
