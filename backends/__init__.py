@@ -9,7 +9,7 @@ import re
 import sys
 
 from clip_core.backend import Backend
-from clip_core.errors import BackendMissing, ClipError
+from clip_core.errors import BackendMissing, ClipError, EndedBySignal
 
 # In the order in which one is chosen when the user names none.
 NAMES = ("torch", "paddle", "nnabla", "numpy")
@@ -60,6 +60,8 @@ def get(name: str) -> Backend:
         if (error.name or "").partition(".")[0] not in PACKAGES:
             raise _missing(name, version, error) from error
         raise ClipError(f"This TriCLIP is not whole, it lacks its module {error.name}; install it again.") from error
+    except EndedBySignal:
+        raise
     except (Exception, SystemExit) as error:  # an old or broken installation can raise anything
         raise _missing(name, version, error) from error
 

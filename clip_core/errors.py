@@ -49,6 +49,10 @@ class BackendMissing(ClipError):
     """A framework that is not installed, is too old, or does not import."""
 
 
+class EndedBySignal(SystemExit):
+    """A signal has ended the command; unlike the exit of a broken framework, nobody takes it for a fault."""
+
+
 def visible(text: str) -> str:
     """``text`` as one line that shows all of itself: what would move the cursor or hide something is spelt out.
 

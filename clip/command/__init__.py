@@ -32,7 +32,7 @@ from clip.command import (
     tokenizer,
     train,
 )
-from clip_core.errors import AssumptionWarning, ClipError, visible
+from clip_core.errors import AssumptionWarning, ClipError, EndedBySignal, visible
 from clip_core.memory import enough_memory
 
 app = typer.Typer(
@@ -109,7 +109,7 @@ def _ending_on_signals() -> Iterator[None]:
     """Turn the signals that end a program into an exit that cleans up, so that no half-written file remains."""
 
     def end(number: int, _: object) -> None:
-        sys.exit(128 + number)
+        raise EndedBySignal(128 + number)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows lacks one
     taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores one

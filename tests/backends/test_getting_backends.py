@@ -14,7 +14,7 @@ import pytest
 
 import backends
 from clip_core.backend import Backend
-from clip_core.errors import BackendMissing, ClipError
+from clip_core.errors import BackendMissing, ClipError, EndedBySignal
 from clip_core.training.trainable import OPTIONAL_KEYS
 from tests.requested import FRAMEWORKS
 
@@ -90,6 +90,13 @@ def test_a_broken_framework(monkeypatch, name, error):
         f"({type(error).__name__}: {' '.join(str(error).split())}); "
         f"install it with: pip install --upgrade 'triclip[{name}]'."
     )
+
+
+def test_a_signal_while_a_framework_is_imported_is_no_fault_of_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken("torch", EndedBySignal(143)), *sys.meta_path])
+    with pytest.raises(EndedBySignal):
+        backends.get("torch")
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
