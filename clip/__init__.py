@@ -7,18 +7,8 @@
 from __future__ import annotations
 
 import importlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from clip.api import (
-    available_models,
-    encode_image,
-    encode_text,
-    load,
-    logits,
-    preprocess,
-    tokenize,
-)
 from clip_core.errors import (
     AssumptionWarning,
     BackendMissing,
@@ -30,6 +20,15 @@ from clip_core.errors import (
 )
 
 if TYPE_CHECKING:
+    from clip.api import (
+        available_models,
+        encode_image,
+        encode_text,
+        load,
+        logits,
+        preprocess,
+        tokenize,
+    )
     from clip.evaluation import evaluate
     from clip.training import train
 
@@ -54,26 +53,28 @@ __all__ = [
 ]
 
 
+_MODULES = {
+    **dict.fromkeys(
+        ("available_models", "encode_image", "encode_text", "load", "logits", "preprocess", "tokenize"), "clip.api"
+    ),
+    "CLIP": "clip.nnabla_clip",
+    "evaluate": "clip.evaluation",
+    "train": "clip.training",
+}
+"""Where that is which is imported when it is asked for, so that importing this package is quick."""
+
+
 def __getattr__(name: str) -> Any:
-    """What is found out when it is asked for: `train` and `evaluate`, which bring along all that reads recipes and
-    data, the modules with the names of OpenAI's, NNabla-CLIP's class, and ``__version__``, that of the installed
-    package."""
+    """What is found out when it is asked for: the functions, NNabla-CLIP's class, the modules with the names of
+    OpenAI's, and ``__version__``, that of the installed package."""
     if name in ("clip", "model", "simple_tokenizer"):
         return importlib.import_module(f"clip.{name}")
-    if name == "CLIP":
-        from clip.nnabla_clip import CLIP
-
-        return CLIP
-    if name == "train":
-        from clip.training import train
-
-        return train
-    if name == "evaluate":
-        from clip.evaluation import evaluate
-
-        return evaluate
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import metadata
+
     try:
         return metadata.version("triclip")
     except metadata.PackageNotFoundError:

@@ -88,7 +88,7 @@ def test_extras():
 
 def test_keys_of_recipes():
     sections = "|".join(Recipe.model_fields)
-    found = named(rf"(?<![\w./])((?:{sections})\.(?!pkl\b)[a-z_]+)\b(?![/(])")
+    found = named(rf"(?<![\w./])((?:{sections})\.(?!(?:pkl|png)\b)[a-z_]+)\b(?![/(])")
     assert {"data.batch_size", "training.micro_batch_size", "model.architecture"} <= found.keys()
     assert {name: text for name, text in found.items() if name not in recipe_keys()} == {}
 

@@ -15,27 +15,12 @@ from typing import Annotated, NoReturn
 import typer
 
 import clip
-from clip.command import (
-    classify,
-    convert,
-    data,
-    demo,
-    download,
-    evaluate,
-    export,
-    golden,
-    inspect,
-    models,
-    parity,
-    similarity,
-    tokenize,
-    tokenizer,
-    train,
-)
+from clip.command.lazily import Commands
 from clip_core.errors import AssumptionWarning, ClipError, EndedBySignal, visible
 from clip_core.memory import enough_memory
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,14 +40,6 @@ def _options(
     ] = False,
 ) -> None:
     """One CLIP for NNabla, Paddle, PyTorch and NumPy, verified to produce the same numbers."""
-
-
-for module in (models, inspect, convert, export, parity, classify, similarity, tokenize, download, train, demo):
-    app.command(module.__name__.rsplit(".", 1)[-1])(module.run)
-app.add_typer(tokenizer.app, name="tokenizer")
-app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(data.app, name="data")
-app.add_typer(golden.app, name="golden")
 
 
 def main() -> None:
