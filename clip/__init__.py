@@ -65,9 +65,9 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What is found out when it is asked for: the functions, NNabla-CLIP's class, the modules with the names of
+    """What is found out when it is asked for: the functions and where they are, NNabla-CLIP's class, the modules with the names of
     OpenAI's, and ``__version__``, that of the installed package."""
-    if name in ("clip", "model", "simple_tokenizer"):
+    if name in ("api", "clip", "model", "simple_tokenizer"):
         return importlib.import_module(f"clip.{name}")
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -17,6 +18,7 @@ from clip_core.naming import Weights
 from clip_core.parameters import Shape
 
 PIECE_BYTES = 1 << 24
+COMPARED_BYTES = 1 << 18  # at once, which stay in the processor's cache
 START_BYTES = 512  # of a file tell what kind of file it is
 MAX_DIMENSIONS = 8
 MAX_SIZE = 1 << 40  # elements, far more than any file that is read has bytes
@@ -74,6 +76,21 @@ def as_bytes(array: np.ndarray) -> memoryview:
 def sha256(array: np.ndarray) -> str:
     """The SHA-256 of an array's bytes in C order, as 64 hexadecimal digits."""
     return hashlib.sha256(as_bytes(np.asarray(array, order="C"))).hexdigest()
+
+
+def threads() -> ThreadPoolExecutor:
+    """A few threads for hashing, which does not hold Python's lock; each may need a copy of a tensor."""
+    return ThreadPoolExecutor(4)
+
+
+def equal(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two arrays of one shape and dtype, in any axis order, have the same bits; without a copy of them."""
+    first, second = (array.reshape(array.shape or 1).view(f"u{array.itemsize}") for array in (first, second))
+    rows = max(1, COMPARED_BYTES * len(first) // max(1, first.nbytes))
+    return all(
+        np.array_equal(first[start : start + rows], second[start : start + rows])
+        for start in range(0, len(first), rows)
+    )
 
 
 def map_file(path: Path) -> Buffer:

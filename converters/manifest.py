@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clip_core.architecture import Architecture
-from clip_core.buffers import sha256
+from clip_core.buffers import sha256, threads
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.text.loading import MAXIMUM_BYTES, is_json
 
@@ -84,6 +84,8 @@ class Manifest:
     def faults(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Everything in which ``weights`` differ from this manifest, each as a short phrase, sorted by name."""
         found = []
+        with threads() as pool:
+            digests = dict(zip(weights, pool.map(sha256, weights.values())))
         for name in sorted(self.tensors.keys() | weights.keys()):
             if name not in weights:
                 found.append(f"{name} is in the manifest but not in the file")
@@ -93,7 +95,7 @@ class Manifest:
                 dtype, digest = self.tensors[name]
                 if weights[name].dtype.name != dtype:
                     found.append(f"{name} has dtype {weights[name].dtype}, the manifest says {dtype}")
-                elif sha256(weights[name]) != digest:
+                elif digests[name] != digest:
                     found.append(f"{name} does not match its SHA-256 in the manifest")
         return [f"{fault}: {_REMEDY}" for fault in found]
 

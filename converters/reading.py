@@ -17,7 +17,7 @@ import numpy as np
 
 from clip_core import files, naming, resize
 from clip_core.architecture import Architecture
-from clip_core.buffers import BFLOAT16, START_BYTES, Buffer, Content, from_bfloat16
+from clip_core.buffers import BFLOAT16, START_BYTES, Buffer, Content, from_bfloat16, threads
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts import LAYOUTS
 from clip_core.layouts.parts import Layout, Word
@@ -254,7 +254,9 @@ def _opened(path: Path) -> tuple[Content, int, str]:
     if folders.is_index(path):
         return _joined(path)
     data = _bytes_of(path, MAX_FILE_BYTES, formats.of)
-    return _content(path, data), len(data), hashlib.sha256(data).hexdigest()
+    with threads() as pool:
+        digest = pool.submit(hashlib.sha256, data)
+        return _content(path, data), len(data), digest.result().hexdigest()
 
 
 def _joined(index: Path) -> tuple[Content, int, str]:

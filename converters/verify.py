@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_core.buffers import Buffer, Tensor, as_bytes, release
+from clip_core.buffers import Buffer, Tensor, equal, release
 from clip_core.errors import CheckpointError
 from clip_core.naming import Weights
 
@@ -33,7 +33,7 @@ def compare(
         values, read = tensor.values(), found[name]
         if (read.shape, read.dtype) != (values.shape, values.dtype):
             raise _refusal(path, f"{name} is {read.dtype} {read.shape}, expected {values.dtype} {values.shape}")
-        if as_bytes(np.asarray(read, order="C")) != as_bytes(values):
+        if not equal(read, values):
             raise _refusal(path, f"{name} has other values")
         release(buffer)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import warnings
@@ -16,7 +15,7 @@ import numpy as np
 
 from clip_core import files, naming, safetensors
 from clip_core.architecture import Architecture, infer
-from clip_core.buffers import Tensor, map_file, pieces, sha256
+from clip_core.buffers import Tensor, map_file, sha256, threads
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts import LAYOUTS
 from clip_core.layouts.selection import canonical, select
@@ -159,9 +158,11 @@ class _Publication:
             beside = companions.beside(self.target, architecture, model.assumed, model.vocabulary, self.layout)
             for path, text in beside.items():
                 files.check_target(path, force=self.force or _holds(path, text))
+            with threads() as pool:
+                digests = dict(zip(tensors, pool.map(lambda tensor: sha256(tensor.values()), tensors.values())))
             manifest = Manifest(
                 architecture,
-                {name: (tensor.dtype.name, sha256(tensor.values())) for name, tensor in tensors.items()},
+                {name: (tensor.dtype.name, digests[name]) for name, tensor in tensors.items()},
                 model.vocabulary,
                 model.sha256 or None,
                 model.assumed,
@@ -245,13 +246,12 @@ class _Publication:
             CheckpointError: it does not.
         """
         buffer = map_file(temporary)
-        content = self.module.read(buffer)
-        found = canonical(select(content.tensors).weights, architecture)
-        verify.compare(self.target, tensors, manifest, found, content.manifest, buffer)
-        digest = hashlib.sha256()
-        for piece in pieces(buffer):
-            digest.update(piece)
-        return digest.hexdigest()
+        with threads() as pool:
+            digest = pool.submit(files.sha256, temporary)
+            content = self.module.read(buffer)
+            found = canonical(select(content.tensors).weights, architecture)
+            verify.compare(self.target, tensors, manifest, found, content.manifest, buffer)
+            return digest.result()
 
     def _write_beside(self, texts: dict[Path, str], others: ExitStack) -> None:
         """Write the files beside the target, so that they appear after it, when ``others`` is left."""
