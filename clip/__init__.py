@@ -65,8 +65,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What is found out when it is asked for: the functions and where they are, NNabla-CLIP's class, the modules with the names of
-    OpenAI's, and ``__version__``, that of the installed package."""
+    """What is found out when it is asked for: the functions, NNabla-CLIP's class, the modules that are attributes, those
+    with the names of OpenAI's among them, and ``__version__``, that of the installed package."""
     if name in ("api", "clip", "model", "simple_tokenizer"):
         return importlib.import_module(f"clip.{name}")
     if name in _MODULES:
