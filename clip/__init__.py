@@ -65,7 +65,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What is found out when it is asked for: the functions, NNabla-CLIP's class, the modules that are attributes, those
+    """What is found out when it is asked for: the functions, NNabla-CLIP's class, modules, those
     with the names of OpenAI's among them, and ``__version__``, that of the installed package."""
     if name in ("api", "clip", "model", "simple_tokenizer"):
         return importlib.import_module(f"clip.{name}")
