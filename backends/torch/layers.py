@@ -358,8 +358,11 @@ class ResidualAttentionBlock(Block):
     def attention(self, x: torch.Tensor) -> torch.Tensor:
         """[l, n, d] -> [l, n, d], under the block's own mask: the last rows and columns of one that is larger."""
         mask = self.attn_mask
-        if mask is not None:
-            if not recorded(x) and len(x) > mask.shape[-1] and is_causal(mask):
+        if mask is not None and recorded(x):  # by its values: a slice would record whether this text fills the mask
+            rows = torch.arange(mask.shape[-1] - x.shape[0], mask.shape[-1], device=mask.device)
+            mask = mask.index_select(-2, rows).index_select(-1, rows).to(x)
+        elif mask is not None:
+            if len(x) > mask.shape[-1] and is_causal(mask):
                 mask = added_mask(causal_mask(len(x)), x.dtype)
             start = mask.shape[-1] - x.shape[0]
             mask = mask[..., start:, start:].to(x)

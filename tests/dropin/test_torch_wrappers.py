@@ -132,6 +132,15 @@ def test_exported(clip, part):
         assert close(exported(x), part(clip)(x))
 
 
+def test_exported_for_texts_of_any_length(clip):
+    """From an example as long as the context, as tokens usually are."""
+    assert TOKENS.shape[1] == VIT.text.context_length
+    shapes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=VIT.text.context_length)}
+    exported = torch.export.export(Text(clip), (TOKENS,), dynamic_shapes=(shapes,), strict=False).module()
+    for x in (TOKENS, TOKENS[:2, :9]):
+        assert close(exported(x), Text(clip)(x))
+
+
 def test_functional_call(clip):
     other = model().requires_grad_(False)
     other.text_projection.mul_(2)
