@@ -1,11 +1,14 @@
-"""Which texts are encoded together: equal ones once, and those of like length side by side.
+"""Which texts are encoded together: equal ones once, those of like length side by side, those of one prefix in a row.
 
-Backends compute a batch of texts up to the longest of it. Sorted by length, short texts do not wait for long ones.
+Backends compute a batch of texts up to the longest of it. Sorted by length, short texts do not wait for long ones. In a
+causal tower nothing behind a token reaches it, so what texts have in common at their start is computed once: `tree_of`
+says what a batch has in common.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from clip_core.backend import Model
 from clip_core.towers.parts import TextTower
 
 TEXTS = 128  # that are encoded at once
+LIKE = 8  # tokens by which the lengths of texts that are encoded at once may differ, where there are enough of them
 
 
 def embed_texts(
@@ -38,8 +42,11 @@ def embed_texts(
 
 
 def batches(tokens: np.ndarray, tower: TextTower) -> Iterator[np.ndarray]:
-    """The numbers int64 [k] of the rows of each batch, k at most `TEXTS`; every row once, the short ones first."""
-    order = np.argsort(lengths(tokens, tower), kind="stable")
+    """The numbers int64 [k] of the rows of each batch, k at most `TEXTS`; every row once, the short ones first.
+
+    Rows of like length keep their order: sorted rows of one prefix stay together.
+    """
+    order = np.argsort(lengths(tokens, tower) // LIKE, kind="stable")
     for start in range(0, len(order), TEXTS):
         yield order[start : start + TEXTS]
 
@@ -49,3 +56,40 @@ def lengths(tokens: np.ndarray, tower: TextTower) -> np.ndarray:
     if tower.required_token is not None:
         return (tokens == tower.required_token).argmax(axis=1) + 1
     return (tokens != tower.padding_token).cumsum(axis=1).argmax(axis=1) + 1
+
+
+@dataclass(frozen=True)
+class TokenTree:
+    """Texts [n, l] as a tree of m nodes, each a token, in which a prefix that several texts have is there once."""
+
+    tokens: np.ndarray  # int64 [m], of the nodes
+    positions: np.ndarray  # int64 [m], of the nodes in their texts
+    paths: np.ndarray  # int64 [n, l], the nodes of each text; behind its end, any
+    ends: np.ndarray  # int64 [n], the positions at which the texts end
+    places: np.ndarray  # int64 [m], where in the flattened `paths` each node is found; elsewhere it may be, too
+
+    @property
+    def last_nodes(self) -> np.ndarray:
+        """The node at which each text ends, int64 [n]."""
+        return self.paths[np.arange(len(self.paths)), self.ends]
+
+
+def tree_of(tokens: np.ndarray, ends: np.ndarray) -> TokenTree:
+    """The tree of texts [n, l], which end at the positions ``ends`` [n]; the longest one ends at l - 1."""
+    n, length = tokens.shape
+    order = np.lexsort(tokens.T[::-1])
+    rows, depths = tokens[order], np.arange(length)
+    shared = np.zeros((n, length), bool)  # whether the text before has the same prefix up to here
+    shared[1:] = np.logical_and.accumulate(rows[1:] == rows[:-1], axis=1)
+    new = ~shared & (depths <= ends[order, None])
+    nodes = np.cumsum(new).reshape(n, length) - 1
+    paths = np.empty_like(tokens)
+    paths[order] = np.maximum.accumulate(np.where(new, nodes, 0), axis=0)  # what is shared is the last new one above
+    places = np.flatnonzero(new)
+    return TokenTree(
+        tokens=rows[new],
+        positions=places % length,
+        paths=paths,
+        ends=ends,
+        places=order[places // length] * length + places % length,
+    )

@@ -94,7 +94,8 @@ def test_layers_are_those_of_the_reference(backend, architecture):
     assert {value.dtype for value in found.values()} == {np.dtype(np.float32)}
     assert first_beyond(found, expected) is None
     assert np.array_equal(found["image_features"], model.embed_image(pixels))
-    assert np.array_equal(found["text_features"], model.embed_text(tokens))
+    # Where nobody looks, prefixes that texts have in common are computed once.
+    assert first_beyond(expected | {"text_features": model.embed_text(tokens)}, expected) is None
 
 
 def test_a_batch_of_none_has_features_of_full_width(backend, architecture):

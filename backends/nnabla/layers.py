@@ -12,12 +12,14 @@ from typing import Any
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla import parameter
 
 from backends.nnabla.functions import (
     Pooled,
     Recomputed,
     attend,
     batch_norm,
+    by_numpy,
     causal_mask,
     check_when_computed,
     end_of_text,
@@ -332,6 +334,11 @@ class Transformer(Observed):
         x = run(last, x, last_mask, pooled)
         self.observe(f"resblocks.{len(blocks)}", x)
         return x
+
+
+def is_inference(part: Observed) -> bool:
+    """Whether a CPU computes at once, and neither gradients nor the stages of what ``part`` computes are wanted."""
+    return nn.get_auto_forward() and parameter.current_no_grad and by_numpy() and part.observe is ignore
 
 
 class MixerBlock(Block):

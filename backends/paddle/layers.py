@@ -337,6 +337,11 @@ class Transformer(Observed):
         return pick(self(x), pooled) if looked_at(self) else self(x, pooled)
 
 
+def is_inference(part: Observed, x: paddle.Tensor) -> bool:
+    """Whether ``x`` is on a CPU, and neither gradients nor the stages of what ``part`` computes are wanted."""
+    return not (recorded() or paddle.is_grad_enabled()) and x.place.is_cpu_place() and part.observe is ignore
+
+
 class MixerBlock(Block):
     """A pre-norm block of Mixer: an MLP over the tokens of each channel, then one over the channels of each token."""
 

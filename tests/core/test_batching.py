@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clip_core import batching
-from clip_core.batching import batches, embed_texts, lengths
+from clip_core.batching import batches, embed_texts, lengths, tree_of
 from clip_core.similarity import normalize
 from clip_core.tolerances import EMBEDDING
 from tests.models import sample_tokens, sample_weights
@@ -49,6 +49,7 @@ def rows(*texts):
 
 def test_equal_texts_are_encoded_once_and_the_short_ones_first(monkeypatch):
     monkeypatch.setattr(batching, "TEXTS", 2)
+    monkeypatch.setattr(batching, "LIKE", 1)
     model, told = Counting(), []
     tokens = rows([1, 2, 3], [4], [1, 2, 3], [5, 6], [4], [7, 8, 9, 10])
     found = embed_texts(model, tokens, lambda *state: told.append(state))
@@ -66,4 +67,42 @@ def test_every_row_is_in_one_batch():
     assert [len(batch) for batch in found] == [128, 128, 44]
     assert sorted(np.concatenate(found)) == list(range(300))
     in_order = np.concatenate([lengths(tokens[batch], TOWERS["transformer"].text) for batch in found])
-    assert (np.diff(in_order) >= 0).all()
+    assert (np.diff(in_order // batching.LIKE) >= 0).all()
+
+
+def test_a_tree_has_each_prefix_once():
+    generator = np.random.default_rng(0)
+    for _ in range(100):
+        tokens = rows(*(generator.integers(1, 4, generator.integers(1, 7)).tolist() for _ in range(8)))
+        ends = (tokens == 39).argmax(axis=1)
+        tokens = tokens[:, : ends.max() + 1]
+        tree = tree_of(tokens, ends)
+        for row, path, end in zip(tokens, tree.paths, ends):
+            own = path[: end + 1]
+            assert (tree.tokens[own] == row[: end + 1]).all()
+            assert (tree.positions[own] == np.arange(end + 1)).all()
+        prefixes = {tuple(row[: place + 1]) for row, end in zip(tokens, ends) for place in range(end + 1)}
+        assert len(tree.tokens) == len(prefixes)
+        assert (tree.paths.reshape(-1)[tree.places] == np.arange(len(prefixes))).all()
+        assert (tree.ends == ends).all()
+
+
+@pytest.mark.parametrize("kind", ["transformer", "low_resource"])
+def test_prefixes_in_common_change_no_feature(backend, kind):
+    architecture = TOWERS[kind]
+    weights = sample_weights(architecture)
+    tower = architecture.text
+    tokens = np.repeat(sample_tokens(architecture, 3), 4, axis=0)
+    ends = lengths(tokens, tower) - 1
+    tokens[np.arange(12), ends - 1] = 4 + np.arange(12) % 4  # the last word alone tells four texts apart
+    assert len(tree_of(tokens, ends).tokens) < 0.6 * (ends + 1).sum()
+    model = backend.CLIP(architecture, weights, device="cpu")
+    alone = normalize(np.concatenate([model.embed_text(row[None]) for row in tokens]))
+    shuffled = np.random.default_rng(0).permutation(12)
+    found = normalize(model.embed_text(tokens[shuffled]))
+    assert np.abs(found - alone[shuffled]).max() <= EMBEDDING
+    assert np.abs(found - alone).max() > EMBEDDING
+    name = f"{architecture.prefix('text')}transformer.resblocks.0.attn.in_proj_weight"
+    perturbed = weights | {name: weights[name] + np.float32(0.01)}
+    perturbed = backend.CLIP(architecture, perturbed, device="cpu").embed_text(tokens[shuffled])
+    assert np.abs(normalize(perturbed) - alone[shuffled]).max() > EMBEDDING

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Observed, Transformer, ends_of, pick
+from backends.torch.layers import LayerNorm, Observed, Transformer, ends_of, is_inference, pick
+from backends.torch.tensors import to_array
+from backends.torch.towers.token_tree import TreeTransformer
+from clip_core.batching import tree_of
 from clip_core.towers import text_transformer as core
 
 
@@ -13,7 +16,7 @@ class TextTransformer(Observed):
     """Tokens, a causal transformer, the state at the end of text, a projection.
 
     Text is computed up to the longest end of text of the batch, since causal attention lets nothing behind it reach the
-    feature. That is exact.
+    feature. That is exact. In inference on a CPU, prefixes that texts have in common are computed once.
 
     Its parts may be those of a model, which calls ``forward`` on itself then.
     """
@@ -30,6 +33,8 @@ class TextTransformer(Observed):
     def forward(self, text: torch.Tensor) -> torch.Tensor:
         end, last = ends_of(text, self.tower)
         whole = self.transformer.is_whole(text, self.token_embedding, self.ln_final)
+        if not whole and len(text) > 1 and is_inference(self.transformer, text):
+            return TreeTransformer(self, tree_of(to_array(text[:, : last + 1]), to_array(end))).forward()
         length = text.shape[1] if whole else last + 1
         x = self.token_embedding(text[:, :length]) + self.positional_embedding[:length]  # [n, l, d]
         x = x.to(self.transformer.dtype)
