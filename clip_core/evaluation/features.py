@@ -288,7 +288,8 @@ def _ahead(pool: ProcessPoolExecutor, batches: Sequence[range], count: int) -> I
         except BrokenProcessPool as error:
             raise ClipError(
                 "A process that decodes pictures has died; most often memory has run out: choose fewer --workers or a "
-                "smaller --batch-size."
+                "smaller --batch-size. Such a process imports the script that it belongs to, which therefore has to "
+                'evaluate below `if __name__ == "__main__":`.'
             ) from error
         yield block
 
