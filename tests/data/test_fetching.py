@@ -144,6 +144,23 @@ def test_answers_that_are_no_picture(server):
     assert pictures.asked == ["/none", "/large", "/endless", "/packed"]  # none of them is tried again
 
 
+@pytest.mark.parametrize("size", ["-1", "-5", "ZZ", ""])
+def test_a_chunk_of_a_wrong_size_is_a_fault(size, server):
+    """Python would read a chunk of -1 bytes to the end of the stream, and end with an error of its own at -5."""
+    pictures, address = server
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(size.encode() + b"\r\n" + b"a" * 200)
+
+    pictures.answers["/chunked"] = respond
+    sentence = fault(f"{address}/chunked", Limits(seconds=5, size=100, attempts=1, private=True))
+    assert sentence.startswith(f"{address}/chunked could not be fetched in 1 attempts: IncompleteRead(0 bytes read")
+
+
 def _endless(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
     handler.send_response(200)

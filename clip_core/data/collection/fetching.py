@@ -220,6 +220,12 @@ class _Answer(http.client.HTTPResponse):
         super().__init__(*arguments, **options)
         self.fp = io.BufferedReader(Timely(self.fp.detach(), deadline))
 
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        if size < 0:  # by which Python 3.10 to 3.13 would read whatever comes, beyond any limit
+            raise ValueError(f"a chunk has {size} bytes")
+        return size
+
 
 class _Connection(http.client.HTTPConnection):
     """A connection to a host at one of these numeric addresses, with TLS if it is given."""
