@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from clip_core.models import MODELS
+import converters
+from clip.api import weights_file
+from clip_core.initialize import random_weights
+from clip_core.models import MODELS, OPENAI_VOCABULARY_SIZE
 from clip_core.towers.vision_transformer import VisionTransformer
 
 PACKAGES = ("numpy", "torch", "open_clip_torch", "paddlepaddle", "nnabla", "onnxruntime", "openvino", "nncf")
@@ -43,6 +49,69 @@ def in_rounds(
                 sys.exit(f"{name} failed:\n{done.stderr}")
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
     return found
+
+
+def parser(document: str) -> argparse.ArgumentParser:
+    """The options of a script whose contenders are compared by `compare`."""
+    result = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--rounds", type=int, default=5)
+    result.add_argument("--calls", type=int, default=3, help="timed calls of each round, after one that is not")
+    result.add_argument("--threads", type=int, default=1)
+    result.add_argument("--json", type=Path, help="also write the figures here")
+    result.add_argument("--contender", help=argparse.SUPPRESS)
+    return result
+
+
+def compare(script: str, names: Sequence[str], unit: str, arguments: argparse.Namespace) -> None:
+    """Run every contender in rounds, and print for each kind of work how much of it is done in a second.
+
+    A contender prints {kind: {"seconds": of each call, "amount": of a call, "peak_memory_mib": or not}}. Ratios are
+    to the first contender.
+    """
+    options = {key: value for key, value in vars(arguments).items() if key not in ("json", "contender", "rounds")}
+    found = in_rounds(script, names, arguments.rounds, options.pop("threads"), options)
+    facts = machine()
+    print(facts["processor"])
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    for kind in found[names[0]][0]:
+        print(f"\n{kind:22}{f'{unit}/s best':>18}{'ratio':>8}{'median':>12}{'ratio':>8}{'peak MiB':>10}")
+        rows[kind] = {}
+        for name in names:
+            rounds = [each[kind] for each in found[name]]
+            seconds = [second for each in rounds for second in each["seconds"]]
+            amount = rounds[0]["amount"]
+            row = {"best": amount / min(seconds), "median": amount / statistics.median(seconds)}
+            base = rows[kind].get(names[0], row)
+            row |= {f"ratio_of_{figure}": row[figure] / base[figure] for figure in ("best", "median")}
+            row["peak_memory_mib"] = max(each.get("peak_memory_mib", 0) for each in rounds)
+            rows[kind][name] = row
+            print(
+                f"{name:22}{row['best']:18.3f}{row['ratio_of_best']:8.2f}{row['median']:12.3f}"
+                f"{row['ratio_of_median']:8.2f}{row['peak_memory_mib']:10.0f}"
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"settings": options, "machine": facts, "works": rows}, indent=2))
+
+
+def seconds_of(work: Callable[[], object], calls: int) -> list[float]:
+    """The seconds of each call, after one that is not timed."""
+    work()
+    seconds = []
+    for _ in range(calls):
+        started = perf_counter()
+        work()
+        seconds.append(perf_counter() - started)
+    return seconds
+
+
+def save_model(name: str, path: Path) -> None:
+    """Write a model's file with random weights; of the embedded model, whose vocabulary is its own, a copy."""
+    architecture = MODELS[name].architecture
+    if architecture.text.vocabulary_size == OPENAI_VOCABULARY_SIZE:
+        model = converters.ModelFile(random_weights(architecture, 0), architecture)
+    else:
+        model = converters.read(weights_file(name)[0])
+    converters.write(model, path)
 
 
 def machine() -> dict[str, Any]:

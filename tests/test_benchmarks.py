@@ -75,3 +75,34 @@ def test_a_contender_that_is_unknown():
     done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=60)
     assert done.returncode == 2
     assert "there are no contenders tensorrt; choose some of open_clip, torch" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "kinds", "contenders"),
+    [
+        ("tokenizer", ["--texts", "200"], ["captions", "prose"], ["open_clip", "clip"]),
+        (
+            "preprocessing",
+            ["--sizes", "64x48,48x64", "--resolution", "32"],
+            ["64x48", "48x64"],
+            ["torchvision", "clip"],
+        ),
+        ("conversion", ["--model", "shapes"], ["shapes"], ["torch", ".h5", ".pdparams", ".safetensors", ".pt"]),
+        (
+            *("startup", ["--model", "shapes", "--backend", "numpy"], ["shapes"]),
+            ["loading", "clip classify", "clip --help"],
+        ),
+    ],
+)
+def test_files_and_inputs_are_measured_beside_their_peers(script, options, kinds, contenders, tmp_path):
+    options = [*options, "--rounds", "1", "--calls", "1", "--json", str(tmp_path / "out.json")]
+    command = [sys.executable, str(SCRIPT.with_name(f"{script}.py")), *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=300)
+    assert done.returncode == 0, done.stderr
+    works = json.loads((tmp_path / "out.json").read_text())["works"]
+    assert list(works) == kinds
+    for figures in works.values():
+        assert list(figures) == contenders
+        assert figures[contenders[0]]["ratio_of_best"] == 1
+        assert all(row["best"] >= row["median"] > 0 for row in figures.values())
