@@ -84,6 +84,9 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 30  # seconds without a byte, after which a client that sends nothing loses its connection
     classifier: Classifier
 
+    def do_GET(self) -> None:
+        self.answer(405, {"error": "Post a picture to /classify?label=...&label=...; nothing is there to get."})
+
     def do_POST(self) -> None:
         address = urlsplit(self.path)
         labels = tuple(dict.fromkeys(parse_qs(address.query).get("label", [])))

@@ -52,7 +52,7 @@ def address(tmp_path_factory) -> Iterator[str]:
         server.terminate()
 
 
-def post(address: str, body: bytes) -> tuple[int, dict]:
+def post(address: str, body: bytes | None) -> tuple[int, dict]:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, body), timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -91,6 +91,7 @@ def test_each_label_of_siglip_has_a_probability_of_its_own(tmp_path):
         ("/classify?label=" + "+a" * 100, CIRCLE.read_bytes(), 400, "is too long for context length 77"),
         ("/classify", CIRCLE.read_bytes(), 400, "There are 0 labels; give 1 to 1000"),
         ("/other?label=a", b"", 404, "There is nothing at /other; post to /classify."),
+        ("/", None, 405, "Post a picture to /classify?label="),
     ],
 )
 def test_what_it_refuses(address, path, body, status, sentence):
