@@ -67,7 +67,8 @@ def check(
         force: replace what is there.
 
     Raises:
-        ClipError: a library is missing, a file is there already, or the picture is to be something other than PNG.
+        ClipError: a library is missing, a file is there already or in the place of a folder, the picture has no folder,
+            or is to be something other than PNG.
     """
     if plot is not None and Path(plot).suffix.lower() != ".png":
         raise ClipError(f"{plot} cannot be drawn: only PNG files are; give a name that ends in .png.")
@@ -77,6 +78,12 @@ def check(
         raise ClipError("A report of samples needs pyarrow; install it with: pip install 'triclip[data]'.")
     if plot is not None:
         files.check_target(plot, force=force)
+        if not Path(plot).absolute().parent.is_dir():
+            raise ClipError(f"{plot} cannot be written: there is no such folder; make it, or give another name.")
+    if folder is not None:
+        place = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+        if not place.is_dir():
+            raise ClipError(f"{folder} cannot be written to: {place} is a file; give another folder.")
     if folder is not None and not force and Path(folder, REPORT).is_file():
         raise ClipError(
             f"{Path(folder, REPORT)} is there already; give another folder, or --force (force=True) to replace the "

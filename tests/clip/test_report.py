@@ -210,6 +210,23 @@ def test_what_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypa
         report.check(plot="a.png")
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"plot": "none/a.png"}, r"^none/a\.png cannot be written: there is no such folder"),
+        ({"folder": "there.png"}, r"^there\.png cannot be written to: there\.png is a file"),
+        ({"folder": "there.png/a/b"}, r"^there\.png/a/b cannot be written to: there\.png is a file"),
+    ],
+)
+def test_no_folder_and_a_file_in_its_place_are_refused_before_the_work(tmp_path, monkeypatch, asked, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.png").touch()
+    for force in (False, True):
+        with pytest.raises(ClipError, match=message):
+            report.check(**asked, force=force)
+    report.check("new/folder", "a.png")
+
+
 def axes_of(scores: dict[str, Scores], name: str):
     panel, _ = figures._panels(scores, {})[name]
     return figures._figure([panel], scores, "title", (8, 5)).axes[0]
