@@ -106,3 +106,17 @@ def test_files_and_inputs_are_measured_beside_their_peers(script, options, kinds
         assert list(figures) == contenders
         assert figures[contenders[0]]["ratio_of_best"] == 1
         assert all(row["best"] >= row["median"] > 0 for row in figures.values())
+
+
+@pytest.mark.slow
+def test_texts_give_the_same_embeddings(tmp_path):
+    options = ["--classes", "1", "--calls", "1", "--rounds", "1", "--contenders", "open_clip,torch"]
+    command = [sys.executable, str(SCRIPT.with_name("text.py")), *options, "--json", str(tmp_path / "out.json")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=900)
+    assert done.returncode == 0, done.stderr
+    kinds = json.loads((tmp_path / "out.json").read_text())["kinds"]
+    assert list(kinds) == ["short captions", "captions", "classifier"]
+    for kind, rows in kinds.items():
+        assert rows["torch"]["difference"] < 1e-5, kind
+        assert rows["torch"]["best"] >= rows["torch"]["median"] > 0
+        assert rows["open_clip"]["ratio_of_best"] == 1
