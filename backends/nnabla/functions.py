@@ -16,9 +16,11 @@ from typing import TypeAlias
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla import parameter
 from nnabla.function import PythonFunction
 
 from backends.nnabla.module import SWITCHES
+from clip_core.chunks import in_chunks
 from clip_core.errors import TextError
 from clip_core.inputs import check_tokens
 from clip_core.towers.parts import TextTower
@@ -89,6 +91,11 @@ def layer_norm(x: nn.Variable, weight: nn.Variable, bias: nn.Variable, epsilon: 
         )
 
 
+def add(x: nn.Variable, y: nn.Variable) -> nn.Variable:
+    """The sum of two of one shape."""
+    return Add()(x, y) if by_numpy() else x + y
+
+
 def batch_norm(
     x: nn.Variable,
     weight: nn.Variable,
@@ -148,6 +155,13 @@ def attend(q: nn.Variable, k: nn.Variable, v: nn.Variable, heads: int, mask: nn.
         scores = scores + F.log(mask)  # 0 where seen, else -infinity
     x = F.batch_matmul(F.softmax(scores, axis=3), v)
     return F.reshape(F.transpose(x, (0, 2, 1, 3)), (n, length, width))
+
+
+def attend_packed(x: nn.Variable, heads: int, mask: nn.Variable | None = None) -> nn.Variable:
+    """`attend` of queries, keys and values that are next to each other in [n, l, 3 * d]."""
+    if by_numpy():
+        return AttendPacked(heads)(x) if mask is None else AttendPacked(heads)(x, mask)
+    return attend(*chunk(x, 3), heads, mask)
 
 
 def embed_patches(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
@@ -239,6 +253,12 @@ def section(x: nn.Variable, start: int, stop: int, axis: int) -> nn.Variable:
     return F.slice(x, start=starts, stop=stops, step=(1,) * len(starts))
 
 
+def chunk(x: nn.Variable, parts: int) -> list[nn.Variable]:
+    """The last axis of [n, l, parts * d] in equal parts [n, l, d]."""
+    width = x.shape[2] // parts
+    return [section(x, part * width, (part + 1) * width, axis=2) for part in range(parts)]
+
+
 def for_each(x: nn.Variable, token: nn.Variable) -> nn.Variable:
     """[d] as a token for each row of [n, l, d] -> [n, 1, d]; [1, 1, d] for a file, whose attention repeats it."""
     token = F.reshape(token, (1, 1, *token.shape))
@@ -319,6 +339,17 @@ class Function(PythonFunction):
 
 class ArrayFunction(Function):
     """A function of NumPy arrays with its gradient; one object serves one place of one graph."""
+
+    def __call__(self, *inputs: nn.Variable) -> nn.Variable:
+        """The result; where it is wanted at once and without gradient, outside of NNabla's graph.
+
+        NNabla takes about a millisecond to put a Python function into its graph.
+        """
+        if not (nn.get_auto_forward() and parameter.current_no_grad):
+            return super().__call__(*inputs)
+        result = nn.Variable(self.shape(*(variable.shape for variable in inputs)))
+        self.compute(result.data.get_data("w"), *(variable.data.get_data("r") for variable in inputs))
+        return result
 
     def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
         outputs[0].reset_shape(self.shape(*(variable.shape for variable in inputs)), True)
@@ -409,7 +440,7 @@ class Linear(ArrayFunction):
         result = result.reshape(len(x), result.shape[-1])
         np.matmul(x, weight.T if self.transposed else weight, out=result)
         if len(arrays) == 3:
-            result += arrays[2]
+            in_chunks(lambda rows: np.add(rows, arrays[2], out=rows), result)
 
     def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
         x, weight = arrays[:2]
@@ -425,6 +456,16 @@ class Linear(ArrayFunction):
         return [dx, dweight, dbias][: len(arrays)]
 
 
+class Add(ArrayFunction):
+    """The sum of two inputs of one shape."""
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        in_chunks(lambda x, y, rows: np.add(x, y, out=rows), *(a.reshape(-1, a.shape[-1]) for a in (*arrays, result)))
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        return [gradient, gradient]
+
+
 class LayerNorm(ArrayFunction):
     """Normalisation of the last axis, then gain and offset."""
 
@@ -434,8 +475,12 @@ class LayerNorm(ArrayFunction):
 
     def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
         x, weight, bias = arrays
-        np.multiply(self._normalized(x)[0], weight, out=result)
-        result += bias
+
+        def compute(x: np.ndarray, result: np.ndarray) -> None:
+            np.multiply(self._normalized(x)[0], weight, out=result)
+            result += bias
+
+        in_chunks(compute, x.reshape(-1, x.shape[-1]), result.reshape(-1, x.shape[-1]))
 
     def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
         x, weight, _ = arrays
@@ -510,7 +555,11 @@ class QuickGELU(ArrayFunction):
     """x * sigmoid(1.702 x)."""
 
     def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
-        np.multiply(arrays[0], self._sigmoid(arrays[0]), out=result)
+        def compute(x: np.ndarray, result: np.ndarray) -> None:
+            np.multiply(x, self._sigmoid(x), out=result)
+
+        width = result.shape[-1]
+        in_chunks(compute, arrays[0].reshape(-1, width), result.reshape(-1, width))
 
     def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
         x = arrays[0]
@@ -541,33 +590,61 @@ class Attend(ArrayFunction):
         self.heads = heads
 
     def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
-        q, k, v = (self._split(x) for x in arrays[:3])
-        scores = (q * np.float32(q.shape[-1] ** -0.5)) @ k.transpose(0, 1, 3, 2)  # [n, heads, q, l]
-        if len(arrays) == 4:
-            np.copyto(scores, -np.inf, where=arrays[3] == 0)
+        q, k, v, *masks = arrays
+        shape = len(q), self.heads, q.shape[1], k.shape[1]
+        mask = np.broadcast_to(masks[0] if masks else np.float32(1), shape)
+        self.probabilities = np.empty(shape, q.dtype)
+        in_chunks(self._attend, q, k, v, mask, self.probabilities, result)
+
+    def _attend(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, scores: np.ndarray, result: np.ndarray
+    ) -> None:
+        q, k, v, result = (self._split(x) for x in (q, k, v, result))
+        np.matmul(q * np.float32(q.shape[-1] ** -0.5), k.transpose(0, 1, 3, 2), out=scores)  # [n, heads, q, l]
+        np.copyto(scores, -np.inf, where=mask == 0)
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=-1, keepdims=True)
-        self.probabilities = scores
-        np.matmul(scores, v, out=self._split(result))
+        np.matmul(scores, v, out=result)
 
     def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
-        q, k, v = (self._split(x) for x in arrays[:3])
-        dq, dk, dv = (np.empty_like(x) for x in arrays[:3])
+        results = [np.empty_like(x) for x in arrays[:3]]
+        self._propagate(gradient, arrays[:3], results)
+        return [*results, None][: len(arrays)]
+
+    def _propagate(self, gradient: np.ndarray, inputs: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
+        """Write the gradients of q, k and v into ``results``."""
+        q, k, v = (self._split(x) for x in inputs)
+        dq, dk, dv = (self._split(x) for x in results)
         gradient = self._split(gradient)
-        np.matmul(self.probabilities.transpose(0, 1, 3, 2), gradient, out=self._split(dv))
+        np.matmul(self.probabilities.transpose(0, 1, 3, 2), gradient, out=dv)
         dscores = gradient @ v.transpose(0, 1, 3, 2)
         dscores -= np.einsum("nhql,nhql->nhq", dscores, self.probabilities)[..., None]
         dscores *= self.probabilities
         dscores *= np.float32(q.shape[-1] ** -0.5)
-        np.matmul(dscores, k, out=self._split(dq))
-        np.matmul(dscores.transpose(0, 1, 3, 2), q, out=self._split(dk))
-        return [dq, dk, dv, None][: len(arrays)]
+        np.matmul(dscores, k, out=dq)
+        np.matmul(dscores.transpose(0, 1, 3, 2), q, out=dk)
 
     def _split(self, x: np.ndarray) -> np.ndarray:
         """A view [n, heads, l, d / heads] of [n, l, d]."""
         n, length, width = x.shape
         return x.reshape(n, length, self.heads, width // self.heads).transpose(0, 2, 1, 3)
+
+
+class AttendPacked(Attend):
+    """Multi-head attention of queries, keys and values that are next to each other in [n, l, 3 * d]."""
+
+    def shape(self, *shapes: Shape) -> Shape:
+        n, length, width = shapes[0]
+        return n, length, width // 3
+
+    def compute(self, result: np.ndarray, *arrays: np.ndarray) -> None:
+        super().compute(result, *np.split(arrays[0], 3, axis=-1), *arrays[1:])
+
+    def gradients(self, gradient: np.ndarray, wanted: list[bool], *arrays: np.ndarray) -> Gradients:
+        result = np.empty_like(arrays[0])
+        self._propagate(gradient, np.split(arrays[0], 3, axis=-1), np.split(result, 3, axis=-1))
+        return [result, None][: len(arrays)]
 
 
 class EmbedPatches(ArrayFunction):

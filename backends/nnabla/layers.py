@@ -17,11 +17,14 @@ from nnabla import parameter
 from backends.nnabla.functions import (
     Pooled,
     Recomputed,
+    add,
     attend,
+    attend_packed,
     batch_norm,
     by_numpy,
     causal_mask,
     check_when_computed,
+    chunk,
     end_of_text,
     gelu,
     is_for_a_file,
@@ -31,7 +34,6 @@ from backends.nnabla.functions import (
     pick,
     quick_gelu,
     reshape,
-    section,
     swap_axes,
     take,
     usable_tokens,
@@ -146,12 +148,6 @@ def activate(x: nn.Variable, activation: Activation) -> nn.Variable:
     return F.gelu(x) if activation == "gelu_tanh" else gelu(x)  # NNabla's own is the approximation
 
 
-def chunk(x: nn.Variable, parts: int) -> list[nn.Variable]:
-    """The last axis of [n, l, parts * d] in equal parts [n, l, d]."""
-    width = x.shape[2] // parts
-    return [section(x, part * width, (part + 1) * width, axis=2) for part in range(parts)]
-
-
 def ends_of(text: nn.Variable, tower: TextTower) -> tuple[nn.Variable, nn.Variable, int]:
     """Tokens [n, l] that can be used, where each row first has its end-of-text token [n], and the last of these places.
 
@@ -248,8 +244,8 @@ class Attention(Module):
         self.out_proj = Linear(width, width)
 
     def __call__(self, x: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
-        q, k, v = chunk(linear(x, self.in_proj_weight, self.in_proj_bias), 3)
-        return self.out_proj(attend(q, k, v, self.heads, mask))
+        packed = linear(x, self.in_proj_weight, self.in_proj_bias)
+        return self.out_proj(attend_packed(packed, self.heads, mask))
 
     def forward_pooled(self, x: nn.Variable, pooled: Pooled, mask: nn.Variable | None) -> nn.Variable:
         """[n, l, d] -> [n, d]: only the tokens at ``pooled`` ask."""
@@ -305,10 +301,10 @@ class ResidualAttentionBlock(Block):
     def __call__(self, x: nn.Variable, mask: nn.Variable | None, pooled: Pooled | None = None) -> nn.Variable:
         """[n, l, d] -> [n, l, d]; with ``pooled`` only the tokens at these positions, [n, d]."""
         if pooled is None:
-            x = x + self.drop(self.attn(self.ln_1(x), mask), 0)
+            x = add(x, self.drop(self.attn(self.ln_1(x), mask), 0))
         else:
-            x = pick(x, pooled) + self.drop(self.attn.forward_pooled(self.ln_1(x), pooled, mask), 0)
-        return x + self.drop(self.mlp(self.ln_2(x)), 1)
+            x = add(pick(x, pooled), self.drop(self.attn.forward_pooled(self.ln_1(x), pooled, mask), 0))
+        return add(x, self.drop(self.mlp(self.ln_2(x)), 1))
 
 
 class Transformer(Observed):

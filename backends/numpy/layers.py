@@ -11,6 +11,7 @@ from math import erf, pi, sqrt
 import numpy as np
 
 from clip_core.backend import Observe
+from clip_core.chunks import in_chunks
 from clip_core.naming import Weights
 from clip_core.towers.parts import Activation, TextTower
 from clip_core.towers.parts import Mixer as MixerFields
@@ -29,10 +30,16 @@ class LayerNorm:
         self.weight, self.bias, self.epsilon = weights["weight"], weights["bias"], epsilon
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        x = x - x.mean(axis=-1, keepdims=True)
-        variance = np.einsum("...d,...d->...", x, x)[..., None] / x.shape[-1]
-        x /= np.sqrt(variance + self.epsilon)
-        return x * self.weight + self.bias
+        result = np.empty(x.shape, x.dtype)
+        in_chunks(self._normalize, x.reshape(-1, x.shape[-1]), result.reshape(-1, x.shape[-1]))
+        return result
+
+    def _normalize(self, x: np.ndarray, result: np.ndarray) -> None:
+        np.subtract(x, x.mean(axis=-1, keepdims=True), out=result)
+        variance = np.einsum("nd,nd->n", result, result)[:, None] / x.shape[-1]
+        result /= np.sqrt(variance + self.epsilon)
+        result *= self.weight
+        result += self.bias
 
 
 class BatchNorm2d:
@@ -50,13 +57,15 @@ class Linear:
         self.weight, self.bias = weights["weight"], weights.get("bias")
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        x = matmul(x, self.weight.T)
-        return x if self.bias is None else x + self.bias
+        return matmul(x, self.weight.T, self.bias)
 
 
-def matmul(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """[..., i] @ [i, o] as one matrix product, which BLAS runs faster than a stack of small ones."""
-    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+def matmul(x: np.ndarray, matrix: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    """[..., i] @ [i, o] + [o] as one matrix product, which BLAS runs faster than a stack of small ones."""
+    result = x.reshape(-1, x.shape[-1]) @ matrix
+    if bias is not None:
+        in_chunks(lambda rows: np.add(rows, bias, out=rows), result)
+    return result.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def conv_norm(x: np.ndarray, kernel: np.ndarray, norm: BatchNorm2d, stride: int = 1) -> np.ndarray:
@@ -90,12 +99,21 @@ def convolve(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
 def activate(x: np.ndarray, activation: Activation) -> np.ndarray:
     """OpenAI's QuickGELU, x * sigmoid(1.702 x), the exact GELU, or its approximation by tanh."""
     if activation == "quick_gelu":
-        # exp of a large number is infinity, and dividing by it gives the right 0.
-        with np.errstate(over="ignore"):
-            return x / (1 + np.exp(-1.702 * x))
+        result = np.empty(x.shape, x.dtype)
+        in_chunks(_quick_gelu, x.reshape(-1, x.shape[-1]), result.reshape(-1, x.shape[-1]))
+        return result
     if activation == "gelu_tanh":
         return x * (0.5 + 0.5 * np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
     return x * (0.5 + 0.5 * _erf(x / sqrt(2)).astype(x.dtype))
+
+
+def _quick_gelu(x: np.ndarray, result: np.ndarray) -> None:
+    np.multiply(x, -1.702, out=result)
+    # exp of a large number is infinity, and dividing by it gives the right 0.
+    with np.errstate(over="ignore"):
+        np.exp(result, out=result)
+    result += 1
+    np.divide(x, result, out=result)
 
 
 _erf = np.frompyfunc(erf, 1, 1)
@@ -103,15 +121,22 @@ _erf = np.frompyfunc(erf, 1, 1)
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, mask: np.ndarray | None = None) -> np.ndarray:
     """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is true where seen."""
-    n, length, width = q.shape
-    q, k, v = (x.reshape(n, -1, heads, width // heads).transpose(0, 2, 1, 3) for x in (q, k, v))
-    scores = (q * (width // heads) ** -0.5) @ k.transpose(0, 1, 3, 2)  # [n, heads, q, l]
-    if mask is not None:
-        scores = np.where(mask, scores, -np.inf)
+    result = np.empty(q.shape, q.dtype)
+    shape = len(q), heads, q.shape[1], k.shape[1]
+    in_chunks(_attend, q, k, v, np.broadcast_to(True if mask is None else mask, shape), result)
+    return result
+
+
+def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, result: np.ndarray) -> None:
+    n, heads = mask.shape[:2]
+    # Views [n, heads, l, d / heads] of [n, l, d].
+    q, k, v, result = (x.reshape(n, x.shape[1], heads, -1).transpose(0, 2, 1, 3) for x in (q, k, v, result))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(0, 1, 3, 2)  # [n, heads, q, l]
+    np.copyto(scores, -np.inf, where=~mask)
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    return (scores @ v).transpose(0, 2, 1, 3).reshape(n, length, width)
+    np.matmul(scores, v, out=result)
 
 
 def pick(x: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -135,7 +160,7 @@ class Attention:
         self.out_proj = Linear(part(weights, "out_proj"))
 
     def __call__(self, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        q, k, v = np.split(matmul(x, self.in_proj_weight.T) + self.in_proj_bias, 3, axis=-1)
+        q, k, v = np.split(matmul(x, self.in_proj_weight.T, self.in_proj_bias), 3, axis=-1)
         return self.out_proj(attend(q, k, v, self.heads, mask))
 
     def forward_pooled(self, x: np.ndarray, pooled: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -145,8 +170,8 @@ class Attention:
     def forward_queries(self, queries: np.ndarray, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
         weight, bias, width = self.in_proj_weight, self.in_proj_bias, x.shape[-1]
-        q = matmul(queries, weight[:width].T) + bias[:width]
-        k, v = np.split(matmul(x, weight[width:].T) + bias[width:], 2, axis=-1)
+        q = matmul(queries, weight[:width].T, bias[:width])
+        k, v = np.split(matmul(x, weight[width:].T, bias[width:]), 2, axis=-1)
         return self.out_proj(attend(q, k, v, self.heads, mask))
 
 

@@ -15,8 +15,8 @@ from paddle import inference, nn
 from paddle.static import InputSpec
 
 from backends.paddle.model import CLIP
-from backends.paddle.tensors import threads
 from clip_core import files
+from clip_core.chunks import threads
 from clip_core.naming import Weights
 
 # The ends of the names of the weights and of the metadata beside a file. Paddle takes name.other.json for a method.

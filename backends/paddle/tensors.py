@@ -12,6 +12,7 @@ import paddle
 from paddle import nn
 from paddle.base import initializer
 
+from clip_core.chunks import threads
 from clip_core.errors import ClipError
 
 PROCESSOR = Path("/proc/cpuinfo")
@@ -33,13 +34,6 @@ def size(x: paddle.Tensor, axis: int) -> int | paddle.Tensor:
     """The length of an axis: a number, or where a graph is recorded that leaves it open, a tensor."""
     length = x.shape[axis]
     return length if length >= 0 else paddle.shape(x)[axis]
-
-
-def threads() -> int:
-    """How many threads to compute with on the CPU: what ``OMP_NUM_THREADS`` says, or one for each core."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(asked) if asked.isdecimal() and int(asked) else cores
 
 
 def use_device(device: str | None) -> None:

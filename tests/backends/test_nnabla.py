@@ -51,6 +51,19 @@ def test_a_static_graph_takes_new_inputs():
         assert tolerances.difference(features.d, model.embed_text(sample_tokens(VIT, seed=seed))) < 1e-5
 
 
+def test_what_needs_no_gradient_is_computed_outside_of_the_graph():
+    x = nn.Variable.from_numpy_array(np.arange(6, dtype=np.float32).reshape(2, 3))
+    weight = nn.Variable.from_numpy_array(np.eye(3, dtype=np.float32), need_grad=True)
+    with nn.auto_forward():
+        kept = functions.linear(x, weight)
+        with nn.no_grad():
+            alone = functions.linear(x, weight)
+    assert kept.parent is not None
+    assert alone.parent is None
+    assert np.array_equal(alone.d, kept.d)
+    assert np.array_equal(alone.d, x.d)
+
+
 UNFIT = [
     pytest.param(VOCABULARY_SIZE, "Token 300 is outside the vocabulary of 300; make", id="too high"),
     pytest.param(-1, "Token -1 is outside the vocabulary of 300; make", id="negative"),
