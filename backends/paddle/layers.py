@@ -82,17 +82,14 @@ def attend(
 ) -> paddle.Tensor:
     """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is true where seen."""
     width = q.shape[-1]
-    q, k, v = (
-        x.reshape([size(x, 0), size(x, 1), heads, width // heads]).transpose([0, 2, 1, 3])  # -> [n, heads, l, d/heads]
-        for x in (q, k, v)
-    )
-    scores = paddle.matmul(q * (width // heads) ** -0.5, k, transpose_y=True)  # [n, heads, q, l]
+    q, k, v = (x.reshape([size(x, 0), size(x, 1), heads, width // heads]) for x in (q, k, v))
+    # Sums rather than products of transposed tensors: these are views in Paddle, which the CPU takes long to copy.
+    scores = paddle.einsum("nqhd,nlhd->nhql", q * (width // heads) ** -0.5, k)
     if mask is not None:
         # Infinity where seen, else minus infinity. Paddle Inference would put a sum into the product, a thousand times
         # as slow.
         scores = paddle.minimum(scores, (mask.astype(scores.dtype) - 0.5) * float("inf"))
-    x = paddle.matmul(F.softmax(scores, axis=-1), v)
-    return x.transpose([0, 2, 1, 3]).flatten(2)  # [n, heads, q, d/heads] -> [n, q, d]
+    return paddle.einsum("nhql,nlhd->nqhd", F.softmax(scores, axis=-1), v).flatten(2)  # [n, q, d]
 
 
 def pick(x: paddle.Tensor, positions: paddle.Tensor) -> paddle.Tensor:
