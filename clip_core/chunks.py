@@ -23,7 +23,7 @@ def threads() -> int:
     return int(asked) if asked.isdecimal() and int(asked) else cores
 
 
-def in_chunks(compute: Callable[..., None], *arrays: np.ndarray) -> None:
+def in_chunks(compute: Callable[..., object], *arrays: np.ndarray) -> None:
     """``compute(*parts)`` for equal parts of the arrays, one after the other along their first axes, until all is done.
 
     Args:

@@ -161,7 +161,8 @@ def attend_packed(x: nn.Variable, heads: int, mask: nn.Variable | None = None) -
     """`attend` of queries, keys and values that are next to each other in [n, l, 3 * d]."""
     if by_numpy():
         return AttendPacked(heads)(x) if mask is None else AttendPacked(heads)(x, mask)
-    return attend(*chunk(x, 3), heads, mask)
+    q, k, v = chunk(x, 3)
+    return attend(q, k, v, heads, mask)
 
 
 def embed_patches(x: nn.Variable, weight: nn.Variable) -> nn.Variable:

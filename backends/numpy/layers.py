@@ -30,16 +30,16 @@ class LayerNorm:
         self.weight, self.bias, self.epsilon = weights["weight"], weights["bias"], epsilon
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        result = np.empty(x.shape, x.dtype)
-        in_chunks(self._normalize, x.reshape(-1, x.shape[-1]), result.reshape(-1, x.shape[-1]))
-        return result
+        def normalize(x: np.ndarray, result: np.ndarray) -> None:
+            np.subtract(x, x.mean(axis=-1, keepdims=True), out=result)
+            variance = np.einsum("nd,nd->n", result, result)[:, None] / x.shape[-1]
+            result /= np.sqrt(variance + self.epsilon)
+            result *= self.weight
+            result += self.bias
 
-    def _normalize(self, x: np.ndarray, result: np.ndarray) -> None:
-        np.subtract(x, x.mean(axis=-1, keepdims=True), out=result)
-        variance = np.einsum("nd,nd->n", result, result)[:, None] / x.shape[-1]
-        result /= np.sqrt(variance + self.epsilon)
-        result *= self.weight
-        result += self.bias
+        result = np.empty(x.shape, x.dtype)
+        in_chunks(normalize, x.reshape(-1, x.shape[-1]), result.reshape(-1, x.shape[-1]))
+        return result
 
 
 class BatchNorm2d:
