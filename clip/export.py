@@ -123,7 +123,7 @@ def export(
         raise ClipError("The text tower takes no pictures; leave preprocessing out, or export the image tower as well.")
     if (pictures or texts) and precision != "int8":
         raise ClipError(f"Nothing is calibrated in {precision}; leave pictures and texts out, or choose int8.")
-    for library in target.backends:  # before the work, not in the middle of it
+    for library in reversed(target.backends):  # before the work; the extra of the last one brings the others
         backends.get(library)
     if to == "openvino" and precision == "int8":
         importlib.import_module("exporters.openvino.quantization")
