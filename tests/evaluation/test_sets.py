@@ -438,7 +438,12 @@ def test_damaged_cifar_is_refused(version, tmp_path):
 def test_a_pickle_that_calls_is_refused(tmp_path):
     write(tmp_path, cifar10()["cifar-10-batches-py"] | {"test_batch": b"\x80\2cos\nsystem\nU\5touch\x85R."})
     assert f"test_batch of {tmp_path} is a pickle of something that is not a dictionary" in refused("cifar10", tmp_path)
-    for name, labels in (("labels", [1] * 9), ("labels", ["1"] * 10), ("fine_labels", [1] * 10)):
+    for name, labels in (
+        ("labels", [1] * 9),
+        ("labels", ["1"] * 10),
+        ("labels", [2**30] * 10),
+        ("fine_labels", [1] * 10),
+    ):
         data = {name: labels, "data": np.zeros((10, 3072), np.uint8)}
         write(tmp_path, {"test_batch": python_2_pickle(data)})
         assert "has no list labels of 10 whole numbers" in refused("cifar10", tmp_path)

@@ -26,6 +26,7 @@ from clip_core.errors import CheckpointError, ClipError
 from clip_core.evaluation.sets.labelled import Arrays, LabelledPictures, Published, PublishedSettings
 
 SIDE = 32  # pixels
+MOST_CLASSES = 100
 VALUES = 3 * SIDE * SIDE  # of a picture: all red ones, all green ones, all blue ones
 
 
@@ -73,9 +74,14 @@ class _Cifar(PublishedSettings):
         values = data.values if isinstance(data, pickled_arrays.Array) else None
         if values is None or values.dtype != np.uint8 or values.ndim != 2 or values.shape[1] != VALUES:
             raise ClipError(f"{file} of {tree.source} has no array data of uint8 [n, {VALUES}]; get it again.")
-        if not isinstance(labels, list) or len(labels) != len(values) or {type(label) for label in labels} - {int}:
+        if (
+            not isinstance(labels, list)
+            or len(labels) != len(values)
+            or not all(type(label) is int and 0 <= label < MOST_CLASSES for label in labels)
+        ):
             raise ClipError(
-                f"{file} of {tree.source} has no list {self.form.labels} of {len(values)} whole numbers; get it again."
+                f"{file} of {tree.source} has no list {self.form.labels} of {len(values)} whole numbers from 0 to "
+                f"{MOST_CLASSES - 1}; get it again."
             )
         return values, np.array(labels, np.int64)
 
