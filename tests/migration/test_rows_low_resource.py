@@ -50,6 +50,7 @@ from tests.migration.checks import (
 from tests.migration.commands import in_this_process
 from tests.migration.datasets import picture, ramp
 from tests.migration.document import Check, Row, each_row
+from tests.migration.scoring import scored, told_nearest
 from tests.migration.trainings import BASE, Trainings, half_cosine
 from tests.serving import Pictures, running
 
@@ -258,8 +259,14 @@ CHECKS: dict[str, Check] = {
     "a checkpoint each epoch": kept(2),
     "its checkpoint CLIP_epoch_3_2023-07-01": converted,
     "TensorBoard: loss and learning rate": tensorboard,
-    "imagenet.py, cifar10.py, caltech101.py with -clip, -epoch": evaluated,
-    "coco.py": evaluated,
+    "python imagenet.py -clip B224px -epoch 3: top-1, top-5, top-10": scored,
+    "python cifar10.py -clip B224px -epoch 3: top-1": scored,
+    "python caltech101.py -clip B224px -epoch 3: top-1, with the background as a class": scored,
+    "python coco.py: which of 16 captions is nearest, which fails there": scored,
+    "-clip B112px, -epoch -1 to 3: one of five files": scored,
+    "the same scores during training": evaluated,
+    "retrieval during training": evaluated,
+    "bias_test.ipynb: photographs with labels of paper by texts, as bars": told_nearest,
 }
 
 

@@ -30,6 +30,7 @@ from tests.migration.checks import (
 )
 from tests.migration.commands import TORCH_LAUNCHER, launches
 from tests.migration.document import Check, Row, each_row
+from tests.migration.scoring import scored
 from tests.migration.trainings import Trainings, half_cosine
 
 
@@ -83,7 +84,10 @@ CHECKS: dict[str, Check] = {
     "shards of img2dataset, captions from parquet by caption": read_from("webdataset"),
     "Resize, CenterCrop, CLIP's mean and deviation, no augmentation": cropped("centre"),
     "tokenize(truncate=True)": truncated,
-    "ImageNetV2 with 80 templates": evaluated,
+    "ImageNetV2 with 80 templates: top-1, top-5": scored,
+    "the same every 400 steps": evaluated,
+    "STS on SICK and STS12 to STS16: Spearman and Pearson of the cosine": scored,
+    "MNIST by words, with the 80 templates of ImageNet": scored,
 }
 
 

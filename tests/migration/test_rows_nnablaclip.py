@@ -42,6 +42,7 @@ from tests.migration.checks import (
 from tests.migration.commands import as_written, in_this_process, tiny
 from tests.migration.datasets import TINY
 from tests.migration.document import Check, Row, each_row
+from tests.migration.scoring import classified
 from tests.migration.trainings import Run, Trainings
 
 
@@ -146,6 +147,7 @@ CHECKS: dict[str, Check] = {
     "pictures below /conceptual_captions/cc_3m/, fixed there": pictures_elsewhere,
     "columns filepath and title, separated by tabs": READS_TABLE,
     "--val-txt-path FILE, mean loss after each epoch": evaluated,
+    "clip_zero_shot_classification.ipynb, run(path, texts)": classified,
     "mean of the two cross-entropies": reduction(1),
     "schedule: lr * (i + 1) / W, then half a cosine to 0": nnabla_schedule,
     "no decay of norms, biases, vectors and the scale": decay(0.2, of_all=False),

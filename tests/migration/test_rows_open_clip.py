@@ -32,6 +32,7 @@ from tests.migration.checks import (
 )
 from tests.migration.datasets import TINY
 from tests.migration.document import Check, Row, each_row
+from tests.migration.scoring import probed, scored
 from tests.migration.trainings import Trainings
 
 
@@ -71,6 +72,11 @@ CHECKS: dict[str, Check] = {
     "--csv-img-key filepath, --csv-caption-key title, --csv-separator": READS_TABLE,
     "--val-data FILE, loss and recall": evaluated,
     "--imagenet-val DIR": evaluated,
+    "--imagenet-val DIR, --imagenet-v2 DIR without --train-data": scored,
+    "clip_benchmark eval --task zeroshot_classification --dataset cifar10": scored,
+    "clip_benchmark eval --task zeroshot_retrieval --dataset mscoco_captions --recall_k 1 5 10": scored,
+    "clip_benchmark eval --task linear_probe --dataset cifar10": probed,
+    "clip_benchmark eval --dataset wds/vtab/flowers --dataset_root DIR": scored,
     "--workers 4": workers(4),
     "--batch-size 64, of each of 2 processes": batch(128),
     "--accum-freq 4 with --batch-size 64": accumulated,

@@ -45,6 +45,7 @@ from tests.migration.checks import (
 from tests.migration.commands import PADDLE_LAUNCHER, as_written, in_this_process, launches, tiny
 from tests.migration.datasets import PICTURES, TINY
 from tests.migration.document import Check, Row, each_row
+from tests.migration.scoring import told_nearest
 from tests.migration.trainings import Step, Trainings, contrastive_loss, half_cosine, update_of
 
 
@@ -229,6 +230,7 @@ CHECKS: dict[str, Check] = {
     "hybrid, sharding": sharded,
     "checkpoint: {interval: 1}, each epoch": kept(2),
     "VisualDL": tensorboard,
+    "similarities of eight pictures with their texts, as a heat map": told_nearest,
 }
 
 

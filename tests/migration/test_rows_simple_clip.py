@@ -35,6 +35,7 @@ from tests.migration.checks import (
 from tests.migration.commands import TORCH_LAUNCHER, in_this_process, launches
 from tests.migration.datasets import PICTURES, TINY
 from tests.migration.document import Check, Row, each_row
+from tests.migration.scoring import scored
 from tests.migration.trainings import Trainings, features, half_cosine
 
 
@@ -139,6 +140,8 @@ CHECKS: dict[str, Check] = {
     "Adam's own betas and epsilon": all_of(moments(0.9, 0.999), epsilon(1e-8)),
     "--fp16_precision": loss_scales,
     "--imagenet_eval": evaluated,
+    "ImageNet and STL-10 of a trained model: top-1, top-5, top-10": scored,
+    "in-batch top-1 and top-5 of a trained model": scored,
     "--imagenet_eval_steps 1000": every(1000, "evaluation"),
     "in-batch top-1 and top-5, both ways": nearest_own_text,
     "clip_model.pth, overwritten, weights alone": every(50),

@@ -58,6 +58,7 @@ class Run:
     folder: Path
     err: str
     steps: list[Step] = field(default_factory=list)
+    out: str = ""
 
     @property
     def recipe(self) -> Recipe:
@@ -115,7 +116,7 @@ class Trainings:
             raise result.exception
         if output is None and "--output" in arguments:
             output = Path(arguments[arguments.index("--output") + 1])
-        return Run(output or self.data, result.stderr, self.steps)
+        return Run(output or self.data, result.stderr, self.steps, result.stdout)
 
     def recipe(self, *settings: dict[str, Any]) -> Recipe:
         """All ``settings`` together over `BASE`, without a training."""
