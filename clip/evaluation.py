@@ -236,6 +236,7 @@ def evaluate(
     agreed = _agreements(task, encoded) if len(encoded) > 1 else {}
     result = {
         "format": FORMAT,
+        "task": task.title,
         "data": {**task.settings, **task.description},
         "model": {"name": loaded.name, "files": digests, "assumed": list(loaded.assumed)},
         "precision": precision,

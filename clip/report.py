@@ -140,7 +140,7 @@ def draw(
 def title(report: Mapping[str, Any]) -> str:
     """What was scored on what."""
     data = report["data"].get("kind", "data of its own")
-    return f"{report['model']['name']} on {data}, {' and '.join(report['results'])}"
+    return f"{report['model']['name']} on {data}: {report['task']}, {', '.join(report['results'])}"
 
 
 def markdown(report: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:

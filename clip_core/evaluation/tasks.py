@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -93,6 +93,8 @@ class Encoded:
 class Task(ABC):
     """Data, and what a model is scored by on it."""
 
+    title: ClassVar[str]
+    """What a report calls it."""
     settings: Mapping[str, Any] = MappingProxyType({})
     """What the data was chosen by, for reports: the keys of a data set in a recipe."""
 
@@ -137,6 +139,8 @@ class ZeroShot(Task):
     Raises:
         ClipError: there are fewer than two classes.
     """
+
+    title = "zero-shot classification"
 
     def __init__(self, labelled: Labelled) -> None:
         if len(labelled.classes) < 2:
@@ -188,6 +192,8 @@ class Probe(Task):
     Raises:
         ClipError: the classes differ, the pictures are the same, or scikit-learn is not installed.
     """
+
+    title = "linear probe"
 
     def __init__(self, train: Labelled, test: Labelled, shots: int | None = None, seed: int = 0) -> None:
         check_library()
@@ -253,6 +259,8 @@ class Retrieval(Task):
     Captions of the same tokens are one text, which is right for all their pictures.
     """
 
+    title = "retrieval"
+
     def __init__(self, source: Source) -> None:
         self.source = source
 
@@ -296,6 +304,8 @@ class Retrieval(Task):
 
 class SentencePairs(Task):
     """Pairs of sentences that people have judged; those that are too long are cut."""
+
+    title = "similarity of sentences"
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs

@@ -46,6 +46,8 @@ class Typographic(ZeroShot):
         ClipError: there is one class alone, or the name of one cannot be written.
     """
 
+    title = "typographic attack"
+
     def __init__(self, labelled: Labelled, seed: int = 0) -> None:
         super().__init__(labelled)
         self.written = Written(labelled, seed)

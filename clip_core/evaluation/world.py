@@ -25,6 +25,8 @@ class World(ZeroShot):
         seed: of the pictures, none of which is in any training set.
     """
 
+    title = "zero-shot classification and retrieval"
+
     def __init__(self, pictures_per_class: int = 50, scenes: int = 500, seed: int = 0) -> None:
         super().__init__(SingleThings(HELD_OUT, "held out", pictures_per_class, seed))
         self.trained = SingleThings(TRAINED, "trained", pictures_per_class, seed)

@@ -181,6 +181,7 @@ def test_a_probe_tells_its_c(run, drawn, tmp_path):
     assert_refused(run(*command, drawn), "The training pictures are those that are to be scored")
     command.append(draw_into(tmp_path / "training", "training commands"))
     found = run(*command).json
+    assert found["task"] == "linear probe"
     of_numpy = found["results"]["numpy"]
     assert of_numpy["scores"]["top1"]["value"] == 1
     assert of_numpy["fitted_pictures"] == 20

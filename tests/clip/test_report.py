@@ -56,6 +56,7 @@ def described(scores: dict[str, Scores], **changes) -> dict:
     """A report of these scores as `clip.evaluate` gives it."""
     return {
         "format": 1,
+        "task": "linear probe",
         "data": {"kind": "cifar10", "fingerprint": "abc"},
         "model": {"name": "RN50", "files": {"RN50.pt": "12ab"}, "assumed": ["activation"]},
         "precision": "fp32",
@@ -96,7 +97,7 @@ def test_the_tables_tell_the_scores():
     found = classified(names=NAMES)
     tables = report.markdown(described({"torch": found}))
     top1, worst = found.scores["top1"], min(found.classes, key=lambda row: 2 if row.top1 is None else row.top1)
-    assert tables.startswith("# RN50 on cifar10, torch\n")
+    assert tables.startswith("# RN50 on cifar10: linear probe, torch\n")
     ends = f"\\[{100 * top1.low:.2f}, {100 * top1.high:.2f}\\]"
     assert f"| top1 | {100 * top1.value:.2f} % {ends} |" in tables
     assert "| SHA-256 of RN50.pt | 12ab |" in tables
