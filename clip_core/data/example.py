@@ -63,7 +63,7 @@ class Place(NamedTuple):
 
 
 @runtime_checkable
-class OrderedSource(Source, Protocol):
+class Ordered(Protocol):
     """A source that says itself in which order an epoch takes its examples; others are shuffled by the loader."""
 
     def order(self, epoch: int, position: int, batch_size: int) -> Place:

@@ -5,7 +5,7 @@ random, follow from seed, epoch and example. Nothing depends on the number of wo
 
 Rules:
 
-- A source with an order of its own (`clip_core.data.example.OrderedSource`) is taken in that order.
+- A source with an order of its own (`clip_core.data.example.Ordered`) is taken in that order.
 - An epoch has whole batches only; the examples of a last part batch come up in other epochs.
 - An example that cannot be used (a damaged picture, no caption) is skipped, reported and counted; the next one of the
   order takes its place, so that every batch is full.
@@ -33,7 +33,7 @@ import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.data.augmentation import Augmentation
-from clip_core.data.example import OrderedSource, Place, Source
+from clip_core.data.example import Ordered, Place, Source
 from clip_core.data.faults import Fault, FaultReport
 from clip_core.data.order import shuffled
 from clip_core.errors import ClipError
@@ -251,8 +251,8 @@ class _Examples:
         return shuffled(len(self.source), self.seed)
 
     @cached_property
-    def _ordered(self) -> OrderedSource | None:  # once: looking for the method takes longer than calling it
-        return self.source if isinstance(self.source, OrderedSource) else None
+    def _ordered(self) -> Ordered | None:  # once: looking for the method takes longer than calling it
+        return self.source if isinstance(self.source, Ordered) else None
 
     def block(self, first: int, size: int) -> _Block:
         resolution, context = self.architecture.image.resolution, self.architecture.text.context_length

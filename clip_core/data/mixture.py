@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.data.example import Example, OrderedSource, Place, Source, Texts, fingerprint_of
+from clip_core.data.example import Example, Ordered, Place, Source, Texts, fingerprint_of
 from clip_core.data.order import shuffled
 from clip_core.errors import ClipError
 
@@ -35,7 +35,7 @@ class Mixture:
 
     def __init__(self, parts: Sequence[Source], weights: Sequence[float] | None, seed: int):
         self._parts, self._seed = parts, seed
-        self._by_turns = any(isinstance(part, OrderedSource) for part in parts)
+        self._by_turns = any(isinstance(part, Ordered) for part in parts)
         sizes = [len(part) for part in parts]
         self._starts = np.cumsum([0, *sizes])
         self.places = sizes if weights is None else _quotas(len(self), weights)
@@ -77,7 +77,7 @@ class Mixture:
         part, before = self._turn(position)
         source, size = self._parts[part], len(self._parts[part])
         place = epoch * self.places[part] + before
-        if isinstance(source, OrderedSource):
+        if isinstance(source, Ordered):
             share = max(1, round(batch_size * self.places[part] / len(self)))  # of a batch
             found = source.order(*divmod(place, size), share).example
         else:
