@@ -149,9 +149,13 @@ def run(
 
 
 def _print(found: Evaluation) -> None:
-    """The scores of every backend with their intervals, how far the backends agree, and what was left out."""
+    """What was scored, the scores of every backend with their intervals, how far they agree, and what was left out."""
     from clip.command.scores import print_scores
+    from clip.report import title
 
+    first = next(iter(found.report["results"].values()))
+    counted = [f"{first[name]:,} {name}" for name in ("pictures", "captions", "pairs", "classes") if name in first]
+    console.print(f"{title(found.report)}: {', '.join(counted)}")
     print_scores(found.scores)
     for choice, agreed in found.agreement.items():
         line = f"{choice}: all backends choose the same for {agreed.equal:,} of {agreed.samples:,}"

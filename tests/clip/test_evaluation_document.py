@@ -85,7 +85,9 @@ def test_the_commands(block, run, data, tmp_path, monkeypatch):
         ended = run(*arguments)
         assert ended.code == 0, ended.err
         lines = [text.split("  ")[0] for text in ended.out.splitlines()]
-        if lines[0] == "score":
+        if "score" in lines:
+            assert re.fullmatch(r"shapes on \w+: [-\w ]+, \w+(, \w+)*: \d.*", lines[0])
+            lines = lines[1:]
             shown = lines[1 : lines.index("calibration error")] if "calibration error" in lines else lines[1:]
             assert set(shown) <= documented | {"class: all backends choose the same for 9 of 9"}
 
