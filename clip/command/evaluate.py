@@ -245,6 +245,10 @@ def _keys(settings: type[Section]) -> dict[str, Any]:
     return found
 
 
+PANELS = {"Pictures with classes": SETS, "Pairs of sentences": SENTENCES, "Pictures with captions": FAMILIES}
+OTHER = "Other questions to a model"
+
+
 def _add_commands() -> None:
     """A command for each data set, and a probe on each that has classes."""
     for kind, settings in {**FAMILIES, **SETS, **SENTENCES}.items():
@@ -256,15 +260,16 @@ def _add_commands() -> None:
         folder = settings.model_fields.get("folder")
         needed = ["data"] if folder is not None and folder.is_required() else []
         title = (settings.__doc__ or kind).strip().splitlines()[0].replace("`", "")
-        app.command(kind, help=title)(_command(partial(_data_set, kind=kind), keys, needed))
+        panel = next(name for name, kinds in PANELS.items() if kind in kinds)
+        app.command(kind, help=title, rich_help_panel=panel)(_command(partial(_data_set, kind=kind), keys, needed))
         if kind in SETS:
             keys = {**keys, "train": Train, "shots": Shots}
             probes.command(kind, help=title)(_command(partial(_probe, kind=kind), keys, ["data"]))
-    app.add_typer(probes, name="probe")
+    app.add_typer(probes, name="probe", rich_help_panel=OTHER)
     options = {"data": Pictures, "kind": Kind, "templates": Templates, "names": Names}
     title = "Write the name of another class onto each picture, and tell how many pictures follow it."
-    app.command("typographic", help=title)(_command(_typographic, options, []))
-    app.command("bias")(bias.run)
+    app.command("typographic", help=title, rich_help_panel=OTHER)(_command(_typographic, options, []))
+    app.command("bias", rich_help_panel=OTHER)(bias.run)
 
 
 _add_commands()

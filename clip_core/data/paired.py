@@ -28,7 +28,7 @@ MAXIMUM_TEXT_BYTES = 1 << 20
 
 
 class Paired(SourceSettings):
-    """A folder of such pictures and texts."""
+    """A folder of pictures, each with a text of the same name."""
 
     kind: Literal["paired"] = "paired"
     folder: str

@@ -73,7 +73,7 @@ class Saved(SourceSettings):
 
 
 class M3it(Saved):
-    """The same with the columns of M3IT; rows with the same picture are one example."""
+    """A folder that ``save_to_disk`` wrote of M3IT; rows with the same picture are one example."""
 
     kind: Literal["m3it"] = "m3it"  # type: ignore[assignment]  # only one of the two is read
     image_column: str = "image_base64_str"

@@ -21,7 +21,7 @@ from clip_core.errors import ClipError
 
 
 class Sbu(SourceSettings):
-    """The folder of the lists and the folder of the pictures."""
+    """The lists of SBU Captions and the folder of the pictures."""
 
     kind: Literal["sbu"] = "sbu"
     folder: str  # of the lists

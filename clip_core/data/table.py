@@ -43,7 +43,7 @@ _MOST_LINES = 64  # of one field in a table separated by tabs
 
 
 class Table(SourceSettings):
-    """A TSV or CSV file."""
+    """A TSV or CSV file with a picture and a caption in each line."""
 
     kind: Literal["table"] = "table"
     file: str  # the table

@@ -23,7 +23,7 @@ MOST_SHARDS = 100_000
 
 
 class WdsRetrieval(SourceSettings):
-    """The folder that has a folder for the shards of each split."""
+    """A folder of CLIP_benchmark's shards for retrieval."""
 
     kind: Literal["wds_retrieval"] = "wds_retrieval"
     folder: str

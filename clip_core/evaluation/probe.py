@@ -6,6 +6,7 @@ pictures: first in steps of a factor of 100, then in ever smaller ones around th
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ HELD_OUT = 0.2  # of the training pictures of each class
 FEW_HELD_OUT = 4  # pictures of each class at most, beside a few shots
 STEPS = 8  # of C, per factor of 10
 DECADES = 6  # of C, on either side of 1
+FITS = 16  # of a search and after it, at most
 
 
 def check_library() -> None:
@@ -99,7 +101,12 @@ def fit(features: np.ndarray, labels: np.ndarray, regularization: float) -> Logi
 
 
 def probe(
-    features: np.ndarray, labels: np.ndarray, classes: Sequence[str], shots: int | None = None, seed: int = 0
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    shots: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """A linear probe of training features.
 
@@ -109,6 +116,7 @@ def probe(
         classes: their names.
         shots: as for `chosen`.
         seed: of the choice of pictures.
+        progress: told how many of how many regressions are fitted.
 
     Returns:
         Weights float32 [classes, d + 1] whose last column is the bias: with a 1 behind each feature, their products are
@@ -118,15 +126,19 @@ def probe(
         ClipError: as `chosen`.
     """
     of_fit, of_judge = chosen(labels, classes, shots, seed)
+    done = itertools.count()
 
     def accuracy(value: float) -> float:
+        progress(next(done), FITS)
         fitted = fit(features[of_fit], labels[of_fit], value)
         return float((fitted.predict(features[of_judge]) == labels[of_judge]).mean())
 
     best = search(accuracy)
     # Few shots are what they are said to be; otherwise the pictures that have judged are worth fitting to as well.
     last = of_fit if shots is not None else np.arange(len(labels))
+    progress(min(next(done), FITS - 1), FITS)
     fitted = fit(features[last], labels[last], best)
+    progress(FITS, FITS)
     weights, bias = fitted.coef_, fitted.intercept_
     if len(classes) == 2:  # of which scikit-learn has the difference of the logits alone
         weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2

@@ -225,9 +225,10 @@ class Probe(Task):
         train = encoder.pictures(OfLabelled(self.train), self.train.fingerprint(), len(self.train))
         test = encoder.pictures(OfLabelled(self.test), self.test.fingerprint())
         labels = self.train.labels[train.indices]
-        encoder.progress("fits of the probe", 0, 1, 0)
-        weights, chosen = probe(train.features, labels, self.train.classes, self.shots, self.seed)
-        encoder.progress("fits of the probe", 1, 1, 0)
+        weights, chosen = probe(
+            *(train.features, labels, self.train.classes, self.shots, self.seed),
+            lambda done, total: encoder.progress("regressions", done, total, 0),
+        )
         faults = {self.train.name(index): fault for index, fault in train.faults.items()}
         return Encoded(
             {

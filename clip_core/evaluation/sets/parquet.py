@@ -38,7 +38,7 @@ MOST_BYTES = 1 << 30
 
 
 class Parquet(PublishedSettings):
-    """The folder with the files, or with folders of them."""
+    """A folder of Parquet files, or of folders of them, as Hugging Face publishes data sets."""
 
     kind: Literal["parquet"] = "parquet"
     split: str | None = None  # by default `test`, else `validation`, else the only one

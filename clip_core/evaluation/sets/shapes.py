@@ -12,7 +12,7 @@ from clip_core.evaluation.shapes import SingleThings
 
 
 class Shapes(LabelledSettings):
-    """Drawn pictures of one thing each (`clip_core.evaluation.shapes`)."""
+    """Drawn pictures of one thing each, as `clip_core.evaluation.shapes` has them."""
 
     kind: Literal["shapes"] = "shapes"
     scores: ClassVar[Mapping[str, int]] = {"held_out_top1": 1}

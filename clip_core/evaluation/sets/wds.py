@@ -32,7 +32,7 @@ CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 
 
 class Wds(PublishedSettings):
-    """The folder with the lists, and with a folder for the shards of each split."""
+    """A folder of CLIP_benchmark's shards, with the lists of classes and templates."""
 
     kind: Literal["wds"] = "wds"
     split: str = "test"
