@@ -335,8 +335,10 @@ class Transformer(Observed):
 
 
 def is_inference(part: Observed, x: paddle.Tensor) -> bool:
-    """Whether ``x`` is on a CPU, and neither gradients nor the stages of what ``part`` computes are wanted."""
-    return not (recorded() or paddle.is_grad_enabled()) and x.place.is_cpu_place() and part.observe is ignore
+    """Whether ``x`` is on a CPU, ``part`` is in evaluation mode, and neither gradients nor stages are wanted of it."""
+    if recorded() or paddle.is_grad_enabled() or part.training:
+        return False
+    return x.place.is_cpu_place() and part.observe is ignore
 
 
 class MixerBlock(Block):

@@ -22,6 +22,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils.checkpoint import checkpoint
 
+from backends.torch.sharding import is_sharded
 from backends.torch.tensors import to_array
 from clip_core.backend import Observe, ignore
 from clip_core.inputs import check_tokens
@@ -464,8 +465,13 @@ class Transformer(Observed):
 
 
 def is_inference(part: Observed, x: torch.Tensor) -> bool:
-    """Whether ``x`` is on a CPU, and neither gradients nor the stages of what ``part`` computes are wanted."""
-    return not torch.is_grad_enabled() and x.device.type == "cpu" and part.observe is ignore
+    """Whether ``x`` is on a CPU, ``part`` is in evaluation mode, and neither gradients nor stages are wanted of it.
+
+    Weights that are spread over processes are there while their block runs, so they want it to run as it is.
+    """
+    if torch.is_grad_enabled() or part.training or x.device.type != "cpu" or part.observe is not ignore:
+        return False
+    return not any(map(is_sharded, part.parameters()))
 
 
 def in_chunks(transformer: Transformer, x: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:

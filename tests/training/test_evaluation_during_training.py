@@ -305,7 +305,7 @@ def test_without_a_section_there_is_nothing_to_score():
     [
         (
             {},
-            "evaluation: there is nothing to score the model on; give evaluation.retrieval, evaluation.zero_shot, or",
+            "evaluation: there is nothing to score the model on; give evaluation.retrieval, evaluation.zero_shot or ",
         ),
         ({"every_steps": 0}, "evaluation.every_steps is 0"),
         ({"retreival": {}}, "there is no key evaluation.retreival; did you mean evaluation.retrieval?"),

@@ -191,7 +191,8 @@ def test_between_steps_nothing_is_dropped(framework):
     expected = backends.get(framework).CLIP(ARCHITECTURE, model.export(), device="cpu").embed_image(pixels)
     model.train()
     with at_once(framework):
-        assert np.array_equal(backends.get(framework).to_array(model.encode_image(pixels)), expected)
+        found = backends.get(framework).to_array(model.encode_image(pixels))
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-5)  # what is not for gradients is computed in other parts
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

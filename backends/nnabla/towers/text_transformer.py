@@ -33,7 +33,7 @@ class TextTransformer(Observed):
 
     def __call__(self, text: nn.Variable) -> nn.Variable:
         text, end, last = ends_of(text, self.tower)
-        if text.shape[0] > 1 and is_inference(self.transformer):
+        if is_inference(self.transformer) and text.shape[0] > 1:
             return TreeTransformer(self, tree_of(to_array(text)[:, : last + 1], to_array(end).astype(np.int64)))()
         length = last + 1
         x = self.token_embedding(text if length == text.shape[1] else section(text, 0, length, axis=1))

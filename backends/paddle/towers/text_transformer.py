@@ -33,7 +33,7 @@ class TextTransformer(Observed):
     def forward(self, text: paddle.Tensor) -> paddle.Tensor:
         end, last = ends_of(text, self.tower)
         whole = looked_at(self.transformer, self.token_embedding, self.ln_final)
-        if not whole and len(text) > 1 and is_inference(self.transformer, text):
+        if not whole and is_inference(self.transformer, text) and len(text) > 1:
             return TreeTransformer(self, tree_of(to_array(text[:, : last + 1]), to_array(end))).forward()
         length = size(text, 1) if whole else last + 1
         x = self.token_embedding(text[:, :length]) + self.positional_embedding[:length]  # [n, l, d]

@@ -33,7 +33,7 @@ class TextTransformer(Observed):
     def forward(self, text: torch.Tensor) -> torch.Tensor:
         end, last = ends_of(text, self.tower)
         whole = self.transformer.is_whole(text, self.token_embedding, self.ln_final)
-        if not whole and len(text) > 1 and is_inference(self.transformer, text):
+        if not whole and is_inference(self.transformer, text) and len(text) > 1:
             return TreeTransformer(self, tree_of(to_array(text[:, : last + 1]), to_array(end))).forward()
         length = text.shape[1] if whole else last + 1
         x = self.token_embedding(text[:, :length]) + self.positional_embedding[:length]  # [n, l, d]
