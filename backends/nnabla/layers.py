@@ -333,7 +333,7 @@ class Transformer(Observed):
 
 
 def is_inference(part: Observed) -> bool:
-    """Whether a CPU computes ``part`` at once, in evaluation mode, and neither gradients nor stages are wanted of it."""
+    """Whether a CPU computes ``part`` at once, in evaluation mode, and no gradients or stages are wanted of it."""
     if part.training:
         return False
     return nn.get_auto_forward() and parameter.current_no_grad and by_numpy() and part.observe is ignore
