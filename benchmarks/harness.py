@@ -51,6 +51,18 @@ def in_rounds(
     return found
 
 
+def parsed(parser: argparse.ArgumentParser, contenders: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a script whose contenders `in_rounds` runs, with the options that all such scripts have."""
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--contenders", default=",".join(contenders))
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.contenders.split(",")) - set(contenders):
+        parser.error(f"there are no contenders {', '.join(sorted(unknown))}; choose some of {', '.join(contenders)}")
+    return arguments
+
+
 def parser(document: str) -> argparse.ArgumentParser:
     """The options of a script whose contenders are compared by `compare`."""
     result = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import resource
 import statistics
 import tempfile
@@ -58,14 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--calls", type=int, default=5, help="timed calls of each round, after two that are not")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--contenders", default=",".join(CONTENDERS))
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if unknown := set(arguments.contenders.split(",")) - set(CONTENDERS):
-        parser.error(f"there are no contenders {', '.join(sorted(unknown))}; choose some of {', '.join(CONTENDERS)}")
-    return arguments
+    return harness.parsed(parser, CONTENDERS)
 
 
 def compare(arguments: argparse.Namespace) -> None:
