@@ -208,6 +208,7 @@ def test_under_autocast(clip):
         assert nn.functional.cosine_similarity(found.float(), expected).min() > 0.99
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace", "ignore::torch.jit.TracerWarning")
 def test_texts_without_their_end_where_no_value_is_known(clip):
     """They end at their largest id, as in OpenAI's package; where values are known, they are refused."""
