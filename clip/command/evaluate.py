@@ -245,7 +245,11 @@ def _keys(settings: type[Section]) -> dict[str, Any]:
     return found
 
 
-PANELS = {"Pictures with classes": SETS, "Pairs of sentences": SENTENCES, "Pictures with captions": FAMILIES}
+PANELS: dict[str, Collection[str]] = {
+    "Pictures with classes": SETS,
+    "Pairs of sentences": SENTENCES,
+    "Pictures with captions": FAMILIES,
+}
 OTHER = "Other questions to a model"
 
 
