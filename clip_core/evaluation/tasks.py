@@ -42,6 +42,7 @@ from clip_core.evaluation.scores import (
 )
 from clip_core.evaluation.sentences import Pairs
 from clip_core.evaluation.sets.labelled import Labelled
+from clip_core.evaluation.zero_shot import means
 from clip_core.similarity import normalize
 from clip_core.text.tokenizer import Tokenizer
 
@@ -329,15 +330,6 @@ class SentencePairs(Task):
 
     def names(self, encoded: Encoded) -> list[str]:
         return [f"pair {number}" for number in range(len(encoded.features["first"]))]
-
-
-def means(features: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """The mean of the unit features [n, d] of each of c groups, made unit again: [c, d].
-
-    Args:
-        counts: of each group; their sum is n.
-    """
-    return normalize(np.stack([part.mean(axis=0) for part in np.split(features, np.cumsum(counts)[:-1])]))
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,16 @@ def class_features(model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequenc
     """
     texts = [prompt for of_class in prompts for prompt in of_class]
     features = text_features(model, tokenizer, texts)
-    ends = np.cumsum([len(of_class) for of_class in prompts])[:-1]
-    return normalize(np.stack([part.mean(axis=0) for part in np.split(features, ends)]))
+    return means(features, [len(of_class) for of_class in prompts])
+
+
+def means(features: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """The mean of the unit features [n, d] of each of c groups, made unit again: [c, d].
+
+    Args:
+        counts: of each group; their sum is n.
+    """
+    return normalize(np.stack([part.mean(axis=0) for part in np.split(features, np.cumsum(counts)[:-1])]))
 
 
 def text_features(model: Model, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
