@@ -13,6 +13,10 @@ from clip_core import similarity
 from clip_core.batching import embed_texts
 from clip_core.errors import CheckpointError, TextError
 from clip_core.evaluation.zero_shot import image_features
+from clip_core.models import SHAPES
+
+PHOTO_TEMPLATE = "a photo of a {}."  # OpenAI's models do best with a sentence
+PLAIN_TEMPLATE = "{}"
 
 
 @dataclass(frozen=True)
@@ -39,20 +43,9 @@ class Classifier:
     """
 
     def __init__(self, loaded: LoadedModel, labels: Sequence[str], template: str, truncate: bool = False) -> None:
-        if not labels:
-            raise TextError("There are no labels; give some with --labels or --labels-file.")
-        label, occurrences = Counter(labels).most_common(1)[0]
-        if occurrences > 1:
-            raise TextError(f"The label {label!r} occurs more than once; give each label once.")
-        if template.count("{}") != 1:
-            raise TextError(
-                f"The template {template!r} has {template.count('{}')} places for the label; it needs one {{}}."
-            )
-        texts = [template.replace("{}", label) for label in labels]
-        for label, text in zip(labels, texts):
-            _check(loaded, label, text, truncate)
+        remedy = "shorten it, or cut it with --truncate"
+        tokens = label_tokens(loaded, labels, template, remedy, truncate)
         self.loaded, self.labels = loaded, list(labels)
-        tokens = loaded.model.tokenizer.tokenize(texts, loaded.model.architecture.text.context_length, truncate=True)
         with np.errstate(all="ignore"):  # what comes of it is looked at with the logits
             self._texts = similarity.normalize(embed_texts(loaded.model, tokens))
 
@@ -64,21 +57,57 @@ class Classifier:
         """
         with np.errstate(all="ignore"):
             images = image_features(self.loaded.model, pixels)
-            logits = similarity.logits(images, self._texts, self.loaded.logit_scale)
-            if self.loaded.logit_bias is not None:
-                logits += logits.dtype.type(self.loaded.logit_bias)
-        if not np.isfinite(logits).all():
-            raise CheckpointError(
-                f"{self.loaded.name} gives logits that are not finite numbers; look at its weights with clip inspect."
-            )
-        alone = self.loaded.logit_bias is not None
-        return Scores(logits, (similarity.pair_probabilities if alone else similarity.probabilities)(logits))
+        return scores(self.loaded, images, self._texts)
 
 
-def _check(loaded: LoadedModel, label: str, text: str, truncate: bool) -> None:
-    """Refuse a label whose text the model would not read to its end."""
+def template_for(loaded: LoadedModel) -> str:
+    """The template that suits a model where nobody gives one."""
+    return PLAIN_TEMPLATE if loaded.model.architecture == SHAPES else PHOTO_TEMPLATE
+
+
+def label_tokens(
+    loaded: LoadedModel, labels: Sequence[str], template: str, remedy: str, truncate: bool = False
+) -> np.ndarray:
+    """Tokens int64 [m, context] of labels, each put into ``template``.
+
+    Args:
+        remedy: what to do with a label that is too long.
+
+    Raises:
+        TextError: there are no labels, one occurs twice or cannot be used, or the template has no place for one.
+    """
+    if not labels:
+        raise TextError("There are no labels; give some with --labels or --labels-file.")
+    label, occurrences = Counter(labels).most_common(1)[0]
+    if occurrences > 1:
+        raise TextError(f"The label {label!r} occurs more than once; give each label once.")
+    if template.count("{}") != 1:
+        raise TextError(
+            f"The template {template!r} has {template.count('{}')} places for the label; it needs one {{}}."
+        )
+    texts = [template.replace("{}", label) for label in labels]
     length = loaded.model.architecture.text.context_length
-    try:
-        loaded.model.tokenizer.check(text, None if truncate else length, "shorten it, or cut it with --truncate")
-    except TextError as error:
-        raise TextError(f"The label {label!r:.100} cannot be used: {error}") from error
+    for label, text in zip(labels, texts):
+        try:
+            loaded.model.tokenizer.check(text, None if truncate else length, remedy)
+        except TextError as error:
+            raise TextError(f"The label {label!r:.100} cannot be used: {error}") from error
+    return loaded.model.tokenizer.tokenize(texts, length, truncate=True)
+
+
+def scores(loaded: LoadedModel, images: np.ndarray, texts: np.ndarray) -> Scores:
+    """Compare features of pictures [n, d] with those of labels [m, d].
+
+    Raises:
+        CheckpointError: a logit is no finite number.
+    """
+    with np.errstate(all="ignore"):
+        logits = similarity.logits(images, texts, loaded.logit_scale)
+        if loaded.logit_bias is not None:
+            logits += logits.dtype.type(loaded.logit_bias)
+    if not np.isfinite(logits).all():
+        raise CheckpointError(
+            f"{loaded.name} gives logits that are not finite numbers; look at its weights with clip inspect."
+        )
+    alone = loaded.logit_bias is not None
+    return Scores(logits, (similarity.pair_probabilities if alone else similarity.probabilities)(logits))

@@ -35,7 +35,7 @@ from clip.command.output import (
     print_table,
 )
 from clip.command.pictures import pictures_of, pixels_of, texts_of
-from clip.zero_shot import Classifier
+from clip.zero_shot import PHOTO_TEMPLATE, Classifier, template_for
 from clip_core import files
 from clip_core.data import shapes
 from clip_core.errors import ClipError, ImageError, visible
@@ -48,8 +48,6 @@ MAX_PLOT_HEIGHT = 500.0  # inches; matplotlib draws no picture of more than 65,5
 DOTS_PER_INCH = 120
 MAX_DRAWN_PIXELS = 512  # of a picture's longer side
 MAX_NAMED = 5  # labels in a warning
-PHOTO_TEMPLATE = "a photo of a {}."  # OpenAI's models do best with a sentence
-PLAIN_TEMPLATE = "{}"
 
 
 @dataclass(frozen=True)
@@ -134,12 +132,9 @@ def run(
         ]
         for target in targets:
             files.check_target(target, inputs, force)
-    knows_shapes_only = loaded.model.architecture == SHAPES
-    if knows_shapes_only:
+    if loaded.model.architecture == SHAPES:
         _warn_of_unknown_words(names)
-    if template is None:
-        template = PLAIN_TEMPLATE if knows_shapes_only else PHOTO_TEMPLATE
-    classifier = Classifier(loaded, names, template, truncate)
+    classifier = Classifier(loaded, names, template_for(loaded) if template is None else template, truncate)
     if loaded.logit_bias is not None:
         errors.print(
             f"clip: {loaded.name} judges each label by itself, so the probabilities of a picture need not add up to 1."
