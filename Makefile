@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kernels test-newest test-browser fuzz lint format types clean
+.PHONY: help demo test test-slow test-kernels test-newest test-browser figures fuzz lint format types clean
 
 help:  ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ test-newest:  ## Run the default tests with the newest versions of everything on
 
 test-browser: $(VENV)/.dev $(VENV)/browser/chromium examples/deploy/browser/node_modules  ## Run the tests of the page in a browser
 	$(BIN)/python -m pytest -m browser
+
+figures: $(VENV)/.dev  ## Draw the picture of README.md
+	$(BIN)/python docs/figures/draw.py
 
 fuzz: $(VENV)/.dev  ## Read 100,000 damaged files of each format, which takes hours
 	$(BIN)/python -m tests.fuzz --inputs 100000 --keep fuzz-failures

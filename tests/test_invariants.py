@@ -416,7 +416,7 @@ def test_tests_share_modules_and_import_no_other_test():
         for path in files
         for module in imports_of(ast.parse(path.read_text(encoding="utf-8")))
     }
-    assert ("tests/test_readme.py", "tests.requested.BACKENDS") in imported
+    assert ("tests/test_documents.py", "tests.requested.BACKENDS") in imported
     assert [
         found for found in sorted(imported) if re.search(r"^tests(\.\w+)*\.(test_\w+|conftest)(\.|$)", found[1])
     ] == []

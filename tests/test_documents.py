@@ -1,4 +1,5 @@
-"""Every command and every piece of Python in README.md runs; what a command prints stands in blocks without a kind."""
+"""Every command and snippet of README.md and of the guides that start from a checkout runs, one after the other as they
+stand there; what a command prints stands in blocks without a kind. Other documents have tests of their own."""
 
 from __future__ import annotations
 
@@ -32,16 +33,14 @@ with warnings.catch_warnings():
         load_backend(name)
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-SHELL = [text for kind, text in BLOCKS if kind in ("sh", "bash")]
-PYTHON = [text for kind, text in BLOCKS if kind == "python"]
-YAML = [text for kind, text in BLOCKS if kind == "yaml"]
+DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in ("frameworks", "convert", "parity", "train", "moving")))
+
+# Commands that another test runs in full.
+ELSEWHERE = {"clip demo": "tests/clip/test_commands.py"}
 
 # What a command gets besides, so that it ends in seconds, and the test that runs it in full.
 SHORTENED = {
     "clip evaluate shapes --backends all": ["--pictures-per-class", "1", "--limit", "20"],
-    "clip evaluate shapes --output report": ["--pictures-per-class", "1", "--limit", "20"],
-    "clip evaluate typographic --limit 50 --plot typographic.png": ["--limit", "20"],
     "clip train -c configs/shapes.yaml": ["--steps", "1"],  # tests/clip/test_torch_train.py trains, stops and resumes
     # tests/clip/test_train_anywhere.py trains in one framework and resumes in another.
     "clip train -c configs/shapes.yaml --backend paddle --steps 20 --output runs/paddle": ["--steps", "1"],
@@ -77,49 +76,69 @@ def checkout(tmp_path, monkeypatch) -> Iterator[Path]:
         nnabla.clear_parameters()
 
 
+def blocks(document: str) -> list[tuple[str, str]]:
+    """Each block of code: its kind and its text."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+
+
 def test_blocks_are_found():
-    assert {kind for kind, _ in BLOCKS} <= {"sh", "bash", "python", "yaml", ""}
-    assert len(SHELL) >= 3
-    assert YAML
-    assert {name for code in PYTHON for name in needed(code)} == {"torch", "paddle", "nnabla"}
+    found = [block for document in DOCUMENTS for block in blocks(document)]
+    assert {kind for kind, _ in found} == {"sh", "python", "yaml", ""}
+    assert {name for kind, text in found if kind == "python" for name in needed(text)} == {"torch", "paddle", "nnabla"}
+    for command, path in ELSEWHERE.items():
+        assert any(command in text for _, text in found)
+        assert f'"{command.split()[1]}"' in (ROOT / path).read_text()
 
 
-@pytest.mark.parametrize("code", [code for code in PYTHON if needed(code) <= set(BACKENDS)])
-def test_python(code, checkout, capsys):
-    script = checkout / "snippet.py"
-    script.write_text(code)
-    found = runpy.run_path(str(script))
-    assert capsys.readouterr().out.count("\n") >= 1
-    if "logits_per_image" in found:  # of a red circle: the first label names it
-        model = found["model"]
-        values = backends.get(model.backend).to_array(found["logits_per_image"])
-        assert values.shape == (1, 3)
-        assert np.argmax(values) == 0
-
-
-@pytest.mark.parametrize("block", YAML)
-def test_parts_of_recipes(block):
-    recipe = yaml.safe_load((ROOT / "configs" / "shapes.yaml").read_text()) | yaml.safe_load(block)
-    assert Recipe.parse(recipe) != Recipe.read(ROOT / "configs" / "shapes.yaml")
-
-
-@pytest.mark.parametrize("block", SHELL)
-def test_commands(block, checkout, monkeypatch, capsys):
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_from_top_to_bottom(document, checkout, monkeypatch, capsys):
     served = checkout / "served" / "ViT-B-32.pt"
     served.parent.mkdir()
     converters.write(ModelFile(sample_weights(VIT), VIT), served)
+    printed: list[np.ndarray] = []
     with serving(monkeypatch) as serve:
         serve("ViT-B/32", served, VIT)
-        for line in block.splitlines():
-            words = shlex.split(line, comments=True)
-            if words and set(re.findall(r"--backend (\w+)", line)) <= set(BACKENDS):
-                check_command(words, monkeypatch)
+        for kind, text in blocks(document):
+            if kind == "sh":
+                for line in text.splitlines():
+                    words = shlex.split(line, comments=True)
+                    if words and set(re.findall(r"--backend (\w+)", line)) <= set(BACKENDS):
+                        check_command(words, monkeypatch)
+            elif kind == "python" and needed(text) <= set(BACKENDS):
+                printed.append(check_snippet(text, checkout, capsys))
+            elif kind == "yaml":
+                check_part_of_a_recipe(text)
     assert "Traceback" not in capsys.readouterr().err
+    if document == "docs/moving.md":  # the snippets are pairs, before and after the move
+        assert printed or "torch" not in BACKENDS
+        for before, after in zip(printed[::2], printed[1::2], strict=True):
+            np.testing.assert_allclose(after, before, rtol=0, atol=1e-4)
+
+
+def check_snippet(text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> np.ndarray:
+    """Run it; the decimal numbers that it prints."""
+    script = folder / "snippet.py"
+    script.write_text(text)
+    capsys.readouterr()
+    found = runpy.run_path(str(script))
+    printed = capsys.readouterr().out
+    assert printed.count("\n") >= 1
+    if "logits_per_image" in found:  # of a red circle: the first label names it
+        logits = backends.get(found["model"].backend).to_array(found["logits_per_image"])
+        assert np.argmax(logits, axis=-1).tolist() == [0]
+    return np.array([float(number) for number in re.findall(r"\d\.\d+(?:e-\d+)?", printed)])
+
+
+def check_part_of_a_recipe(text: str) -> None:
+    recipe = yaml.safe_load((ROOT / "configs" / "shapes.yaml").read_text()) | yaml.safe_load(text)
+    assert Recipe.parse(recipe) != Recipe.read(ROOT / "configs" / "shapes.yaml")
 
 
 def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     program, *arguments = words
     if program == "clip":
+        if shlex.join(words) in ELSEWHERE:
+            return
         extra = SHORTENED.get(shlex.join(words), [])
         monkeypatch.setattr(sys, "argv", [*words, *extra])
         with pytest.raises(SystemExit) as end:
@@ -131,7 +150,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif words[:3] == ["pip", "install", "-e"]:  # `make` installs, so only the names are left to check
         setup = configparser.ConfigParser()
         setup.read(ROOT / "setup.cfg")
-        (extras,) = re.findall(r"^\.\[([\w,-]+)\]$", words[3])
-        assert set(extras.split(",")) <= set(setup["options.extras_require"])
+        (extras,) = re.findall(r"^\.(?:\[([\w,-]+)\])?$", words[3])
+        assert set(filter(None, extras.split(","))) <= set(setup["options.extras_require"])
     else:
-        pytest.fail(f"README.md has a command that no test runs: {shlex.join(words)}")
+        pytest.fail(f"A document has a command that no test runs: {shlex.join(words)}")
