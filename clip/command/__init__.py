@@ -22,7 +22,6 @@ from clip_core.memory import enough_memory
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -62,7 +61,7 @@ def main() -> None:
         try:
             smaller = "choose a smaller model or less at once, or a machine with more memory"
             with _ending_on_signals(), enough_memory("while this was computed", smaller):
-                app()
+                app(prog_name="clip")  # also where it was started as a module
         finally:
             if sys.stdout is not None:  # as it is when it was closed from the start
                 sys.stdout.flush()

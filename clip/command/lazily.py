@@ -22,6 +22,7 @@ SUMMARIES = {
     "tokenize": "Print the tokens of each text, start and end included, without the padding.",
     "download": "Fetch a model's official weights; an interrupted download goes on where it stopped.",
     "train": "Train by a recipe; leaves checkpoints, metrics.jsonl, loss.png and the model in the run's folder.",
+    "recipes": "List the recipes that clip train -c knows by name, or print one.",
     "demo": "Convert the embedded model, classify drawn pictures in every framework, and compare the numbers.",
     "tokenizer": "Learn a vocabulary from texts, and look into tokenizers.",
     "evaluate": "Score a model on a data set, in one backend or in several.",

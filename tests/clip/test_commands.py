@@ -52,7 +52,7 @@ CIRCLE = samples.pictures()["a large solid red circle"]
 STAR = samples.pictures()["a large solid turquoise star"]
 COMMANDS = [
     *("models", "inspect", "convert", "export", "parity", "classify", "similarity", "tokenize", "download"),
-    *("train", "demo"),
+    *("train", "recipes", "demo"),
 ]
 GROUPS = ["tokenizer", "evaluate", "data", "golden"]
 
@@ -977,8 +977,9 @@ def test_evaluate_refuses(run, tmp_path):
 # clip demo ------------------------------------------------------------------------------------------------------------
 
 
-def test_demo(tmp_path):
-    result = ended(process("demo", cwd=tmp_path))
+def test_demo(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("demo")
     assert result.code == 0, result.err
     *_, last = result.out.splitlines()
     start, _, worst = last.rpartition("=")
