@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import clip
 from clip_core.naming import parameters
+from clip_core.training.run_log import read_metrics
 from tests.launching import LAUNCHERS
 from tests.training.sharding_worker import ARCHITECTURE, RATE, batches, steps, trainer_for
 from tests.training.steps import without_key_biases
@@ -160,14 +162,13 @@ def test_the_command_trains_with_sharded_weights(tmp_path):
     }
     recipe["model"]["architecture"]["text"] |= {"vocabulary_size": 600, "end_of_text": 599, "context_length": 24}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    clip.train(tmp_path / "recipe.yaml", backend="torch", output=tmp_path / "whole")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    losses = {}
-    for name, options in (("whole", []), ("sharded", ["-o", "training.fully_sharded=true"])):
-        command = [*LAUNCHERS["torch"], "-m", "clip", "train", "-c", "recipe.yaml", "--output", name, *options]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        losses[name] = [json.loads(line)["loss"] for line in lines]
-        assert (tmp_path / name / "model.safetensors").exists()
-    assert len(losses["whole"]) == 3
-    np.testing.assert_allclose(losses["sharded"], losses["whole"], rtol=1e-6)
+    options = ["--output", "sharded", "-o", "training.fully_sharded=true"]
+    command = [*LAUNCHERS["torch"], "-m", "clip", "train", "-c", "recipe.yaml", *options]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole, found = ([line["loss"] for line in read_metrics(tmp_path / name)] for name in ("whole", "sharded"))
+    assert len(whole) == 3
+    np.testing.assert_allclose(found, whole, rtol=1e-6)
+    assert (tmp_path / "sharded" / "model.safetensors").exists()
