@@ -27,6 +27,7 @@ SUMMARIES = {
     "tokenizer": "Learn a vocabulary from texts, and look into tokenizers.",
     "evaluate": "Score a model on a data set, in one backend or in several.",
     "data": "Collect pictures with captions, and write the tables that recipes read.",
+    "serve": "Serve a model over HTTP: embeddings as OpenAI's API gives them, labels of pictures, and metrics.",
     "golden": "Keep what a checkpoint gives for canary inputs, and check that it still does.",
 }
 """Of each module of this package that is a command, in the order of the help: the first paragraph of its own help."""

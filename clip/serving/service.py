@@ -1,0 +1,239 @@
+"""What the routes ask for: embeddings, labels and matches of what clients send, within the limits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip.api import LoadedModel
+from clip.serving.batcher import Batcher, Pass
+from clip.serving.bodies import Picture
+from clip.serving.limits import Limits
+from clip.serving.logs import log_event
+from clip.serving.metrics import Metrics
+from clip.serving.pictures import content_of, is_address, pixels_of
+from clip.serving.refusals import Refusal, busy
+from clip.zero_shot import Scores, label_tokens, scores, template_for
+from clip_core.batching import embed_texts, lengths
+from clip_core.data.collection import fetching
+from clip_core.errors import ClipError, DownloadError, ImageError, TextError
+from clip_core.image import MAX_FILE_BYTES
+from clip_core.memory import enough_memory
+from clip_core.models import MODELS
+
+TEXT, PICTURE = "text", "picture"
+FETCHES = 8  # pictures that are fetched at once
+KNOWN_LABELS = 64  # sets of labels whose features are kept
+
+
+class Service:
+    """A model and the threads that serve it: one for forward passes, some that tokenize and decode, some that fetch.
+
+    All methods but `start` and `close` belong to the loop of the server.
+
+    Args:
+        name: of the model, or its file.
+        load: opens the model; called in the thread of the forward passes.
+        fetch: whether pictures at addresses are fetched.
+        failed: called when the model cannot be loaded, with `failure` set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], LoadedModel],
+        limits: Limits,
+        metrics: Metrics,
+        fetch: bool,
+        failed: Callable[[], None],
+    ) -> None:
+        self.name = name if name in MODELS else Path(name).name  # clients need not know the server's folders
+        self.limits, self._load, self._failed = limits, load, failed
+        self.loaded: LoadedModel | None = None
+        self.failure: Exception | None = None
+        self.accepted = 0  # inputs that are not answered
+        self._metrics = metrics
+        self._batcher = Batcher((TEXT, PICTURE), self._passes, limits.batch, limits.wait, metrics.observe_pass)
+        self._decoding = ThreadPoolExecutor(max(2, os.cpu_count() or 1), "decoding")
+        self._fetching = ThreadPoolExecutor(FETCHES, "fetching") if fetch else None
+        self._fetcher = (
+            fetching.Fetcher(fetching.Limits(limits.fetch_seconds, min(limits.body, MAX_FILE_BYTES), attempts=1))
+            if fetch
+            else None
+        )
+        self._label_features: OrderedDict[tuple[str, ...], np.ndarray] = OrderedDict()
+
+    def start(self) -> None:
+        self._batcher.start()
+
+    def close(self) -> None:
+        """End all threads; what they compute now is not waited for while the model is being loaded."""
+        if self._fetcher is not None:
+            self._fetcher.stop()
+        self._batcher.close()
+        for pool in (self._decoding, self._fetching):
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+        if self.loaded is not None:
+            self._batcher.join()
+
+    @property
+    def waiting(self) -> int:
+        """Inputs that wait for a forward pass."""
+        return self._batcher.waiting
+
+    @property
+    def ready(self) -> bool:
+        return self.loaded is not None and self._batcher.alive
+
+    def model(self) -> LoadedModel:
+        """The model.
+
+        Raises:
+            Refusal: it is not loaded yet.
+        """
+        if self.loaded is None:
+            raise busy("The model is being loaded; come again.")
+        return self.loaded
+
+    async def embed_texts(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """Features float32 [n, d] of texts, as `Model.embed_text` gives them, and the number of tokens computed.
+
+        Raises:
+            Refusal: a text cannot be used, or there are too many.
+        """
+        loaded = self.model()
+        with self._places(len(texts)):
+            tokens = await self._decoded("input", _tokens, loaded, texts)
+            features = await self._computed(TEXT, tokens)
+        return features, int(lengths(tokens, loaded.model.architecture.text).sum())
+
+    async def embed_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """Features float32 [n, d] of pictures, as `Model.embed_image` gives them.
+
+        Raises:
+            Refusal: a picture cannot be used, or there are too many.
+        """
+        loaded = self.model()
+        with self._places(len(pictures)):
+            pixels = await asyncio.gather(
+                *(self._pixels(loaded, picture, f"input {place}") for place, picture in enumerate(pictures))
+            )
+            return await self._computed(PICTURE, np.stack(pixels))
+
+    async def classify(self, picture: Picture, labels: Sequence[str], template: str | None) -> Scores:
+        """Compare a picture with labels: [1, m].
+
+        Raises:
+            Refusal: the picture, a label or the template cannot be used, or there are too many labels.
+        """
+        loaded = self.model()
+        template = template_for(loaded) if template is None else template
+        key = (template, *labels)
+        texts = self._label_features.get(key)
+        with self._places(1 if texts is not None else 1 + len(labels)):
+            pixels = await self._pixels(loaded, picture, "the picture")
+            image = await self._computed(PICTURE, pixels[None])
+            if texts is None:
+                tokens = await self._decoded("labels", label_tokens, loaded, labels, template, "shorten it")
+                texts = await self._computed(TEXT, tokens)
+                self._keep(key, texts)
+        return scores(loaded, image, texts)
+
+    def _keep(self, key: tuple[str, ...], features: np.ndarray) -> None:
+        self._label_features[key] = features
+        while len(self._label_features) > KNOWN_LABELS:
+            self._label_features.popitem(last=False)
+
+    @contextmanager
+    def _places(self, inputs: int) -> Iterator[None]:
+        """Count inputs as accepted until the block ends.
+
+        Raises:
+            Refusal: they are too many, for one request or now.
+        """
+        if inputs > self.limits.most_inputs:
+            most = self.limits.most_inputs
+            raise Refusal(
+                413, f"The request has {inputs} texts and pictures, and at most {most} are taken; send several."
+            )
+        if self.accepted + inputs > self.limits.queue:
+            raise busy(f"The server has {self.accepted} texts and pictures to embed, and room for no more; come again.")
+        self.accepted += inputs
+        try:
+            yield
+        finally:
+            self.accepted -= inputs
+
+    async def _pixels(self, loaded: LoadedModel, picture: Picture, name: str) -> np.ndarray:
+        """Pixels float32 [3, r, r] of what a client calls ``name``."""
+        content = picture
+        if not isinstance(picture, bytes):
+            pool = self._fetching if is_address(picture) else None
+            content = await self._decoded(name, content_of, picture, self._fetcher, pool=pool)
+        return await self._decoded(name, pixels_of, content, loaded.preprocess, self.limits.pixels)
+
+    async def _decoded(
+        self, name: str, function: Callable[..., Any], *arguments: object, pool: ThreadPoolExecutor | None = None
+    ) -> Any:
+        """What a function gives of something that a client calls ``name``, in a thread of its own.
+
+        Raises:
+            Refusal: it cannot be used.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool or self._decoding, function, *arguments)
+        except (ImageError, TextError, DownloadError) as error:
+            raise Refusal(400, f"{name}: {error}") from error
+
+    async def _computed(self, kind: str, inputs: np.ndarray) -> np.ndarray:
+        """Features [n, d] of inputs [n, ...]."""
+        try:
+            with enough_memory("during a forward pass", "lower --max-batch"):
+                features = await self._batcher.compute(kind, inputs)
+        except ClipError as error:
+            raise Refusal(500, str(error)) from error
+        if not np.isfinite(features).all():
+            raise Refusal(500, "The model gives features that are not finite numbers; its weights are damaged.")
+        return features
+
+    def _passes(self) -> Mapping[str, Pass] | None:
+        """Load the model and compute once, so that the first client does not wait for what frameworks do then."""
+        try:
+            loaded = self._load()
+            tower = loaded.model.architecture.image
+            passes: dict[str, Pass] = {TEXT: partial(embed_texts, loaded.model), PICTURE: loaded.model.embed_image}
+            passes[TEXT](loaded.model.tokenizer.tokenize(["a text"], loaded.model.architecture.text.context_length))
+            passes[PICTURE](np.zeros((1, 3, tower.resolution, tower.resolution), np.float32))
+        except Exception as error:  # which the main thread raises
+            self.failure = error
+            self._failed()
+            return None
+        self.loaded = loaded
+        self._metrics.model.labels(self.name, loaded.model.backend).set(1)
+        log_event("ready", model=self.name, backend=loaded.model.backend)
+        return passes
+
+
+def _tokens(loaded: LoadedModel, texts: Sequence[str]) -> np.ndarray:
+    """Tokens int64 [n, context] of texts.
+
+    Raises:
+        TextError: one cannot be used; the sentence gives its place.
+    """
+    tokenizer, length = loaded.model.tokenizer, loaded.model.architecture.text.context_length
+    for place, text in enumerate(texts):
+        try:
+            tokenizer.check(text, length, "shorten it")
+        except TextError as error:
+            raise TextError(f"text {place} cannot be used: {error}") from error
+    return tokenizer.tokenize(texts, length)
