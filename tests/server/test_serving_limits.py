@@ -14,13 +14,13 @@ import pytest
 from tests.server.running import Running, serving_slowly, within_seconds
 
 QUEUE, CONNECTIONS, BODY = 4, 24, 100_000
-PASS_SECONDS = 0.2
+PASS_SECONDS = 0.4
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Running]:
     limits = {"batch": 1, "queue": QUEUE, "connections": CONNECTIONS, "body": BODY, "bodies": 3 * BODY}
-    limits |= {"head_seconds": 0.4, "body_seconds": 0.8}
+    limits |= {"head_seconds": 0.4, "body_seconds": 2.0, "unread_seconds": 0.3}
     with serving_slowly(tmp_path_factory.mktemp("server"), PASS_SECONDS, **limits) as running:
         yield running
 
@@ -58,7 +58,7 @@ def test_who_goes_away_makes_room(server):
     within_seconds(5, lambda: server.metric("clip_inputs_accepted") == QUEUE)
     for connection in connections:
         connection.close()
-    within_seconds(PASS_SECONDS, lambda: server.metric("clip_inputs_accepted") == 0)
+    within_seconds(5, lambda: server.metric("clip_inputs_accepted") == 0)
     assert server.metric("clip_inputs_waiting") == 0
     assert server.embed("a star").status_code == 200
     assert [line["status"] for line in server.log if line["event"] == "request"].count(499) == QUEUE
@@ -82,7 +82,7 @@ def test_bodies_that_are_too_large_together(server):
     connections = [server.connect() for _ in range(3)]
     for connection in connections:
         connection.sendall(server.request(b"a" * (BODY - 1), f"Content-Length: {BODY}"))
-    within_seconds(0.7, lambda: server.metric("clip_body_bytes") == 3 * (BODY - 1))
+    within_seconds(1.8, lambda: server.metric("clip_body_bytes") == 3 * (BODY - 1))
     answer = server.embed("a star")
     assert answer.status_code == 503
     assert answer.json()["error"]["message"].startswith("The server holds as many bytes of requests as it may")
@@ -94,7 +94,7 @@ def test_bodies_that_are_too_large_together(server):
 def test_bodies_that_do_not_end(server):
     answer = server.say(server.request(b"{", "Content-Length: 10"))
     assert status(answer) == 408
-    assert error(answer)["message"] == "The body did not end within 0.8 seconds."
+    assert error(answer)["message"] == "The body did not end within 2 seconds."
 
 
 @pytest.mark.parametrize("pieces", [[], [b"POST /v1/embe"], [b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"]])
@@ -142,6 +142,14 @@ def test_more_connections_than_there_may_be(server):
     within_seconds(5, lambda: server.client.get("/healthz").status_code == 200)
 
 
+def test_a_client_that_reads_nothing_loses_its_connection(server):
+    with server.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        # The answers are more than the system keeps.
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000)
+        within_seconds(20, lambda: server.metric("clip_connections") == 1)  # of the question itself
+
+
 def test_requests_that_are_there_are_answered_before_the_end(tmp_path):
     with serving_slowly(tmp_path, 0.5) as server, ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(server.embed, text) for text in ("a star", "a circle", "a red star")]
@@ -153,11 +161,3 @@ def test_requests_that_are_there_are_answered_before_the_end(tmp_path):
             server.embed("a star")
     assert server.log[-1]["event"] == "ended"
     assert {line["level"] for line in server.log} == {"info"}
-
-
-def test_a_client_that_reads_nothing_loses_its_connection(tmp_path):
-    with serving_slowly(tmp_path, 0.0, batch=1024, unread_seconds=0.3) as server, server.connect() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        body = json.dumps({"model": "shapes", "input": ["a star"] * 1024}).encode()
-        connection.sendall(server.request(body) * 8)  # whose answers are more than the system keeps
-        within_seconds(20, lambda: server.metric("clip_connections") == 1)  # of the question itself
