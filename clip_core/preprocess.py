@@ -22,7 +22,7 @@ from clip_core.errors import ClipError, ImageError
 from clip_core.image import MAX_PIXELS, in_eight_bits
 from clip_core.pixels import OPENAI_PIXELS, Interpolation, Pixels
 
-_PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # modes whose colours mix in proportion to their alpha
+PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # modes whose colours mix in proportion to their alpha
 
 WIDEST_SUPPORT = 3  # pixels to each side that a filter of Pillow reaches to, where it enlarges
 
@@ -111,9 +111,9 @@ def resize(
     the official transform did when the models were trained; version 13 begins with the height where that is quicker,
     which gives other pixels. Two calls of one axis each give those of version 12 under all of them.
     """
-    mixed_by_alpha = image.mode in _PREMULTIPLIED and size != image.size and resampling != Image.Resampling.NEAREST
+    mixed_by_alpha = image.mode in PREMULTIPLIED and size != image.size and resampling != Image.Resampling.NEAREST
     if mixed_by_alpha:  # Pillow multiplies by alpha around each call, and rounds then, too
-        return resize(image.convert(_PREMULTIPLIED[image.mode]), size, resampling, kept).convert(image.mode)
+        return resize(image.convert(PREMULTIPLIED[image.mode]), size, resampling, kept).convert(image.mode)
     left, top, right, bottom = kept or (0, 0, *size)
     first, last = _made_of(top, bottom, image.height / size[1], image.height)
     rows = image.crop((0, first, image.width, last)) if last - first < image.height else image

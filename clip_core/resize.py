@@ -51,12 +51,12 @@ def resize_positions(positions: np.ndarray, old: int, new: int, leading: int) ->
         leading: the tokens in front of the patches, whose positions are kept.
     """
     grid = positions[leading:].reshape(old, old, -1).astype(np.float64)
-    matrix = _interpolation(old, new)
+    matrix = interpolation(old, new)
     resized = np.einsum("yi,xj,ijw->yxw", matrix, matrix, grid, optimize=True).reshape(new * new, -1)
     return np.concatenate([positions[:leading], resized.astype(positions.dtype)])
 
 
-def _interpolation(old: int, new: int) -> np.ndarray:
+def interpolation(old: int, new: int) -> np.ndarray:
     """The matrix [new, old] that interpolates along one axis; cells have their values in their middle."""
     scale = old / new
     widening = max(scale, 1.0)  # of the filter, so that it covers all cells that become one

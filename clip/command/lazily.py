@@ -24,6 +24,8 @@ SUMMARIES = {
     "train": "Train by a recipe; leaves checkpoints, metrics.jsonl, loss.png and the model in the run's folder.",
     "recipes": "List the recipes that clip train -c knows by name, or print one.",
     "demo": "Convert the embedded model, classify drawn pictures in every framework, and compare the numbers.",
+    "whose": "Name the preprocessing and the activation that made embeddings; exit with 1 when it is none of those "
+    "known.",
     "tokenizer": "Learn a vocabulary from texts, and look into tokenizers.",
     "evaluate": "Score a model on a data set, in one backend or in several.",
     "data": "Collect pictures with captions, and write the tables that recipes read.",

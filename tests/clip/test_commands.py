@@ -52,7 +52,7 @@ CIRCLE = samples.pictures()["a large solid red circle"]
 STAR = samples.pictures()["a large solid turquoise star"]
 COMMANDS = [
     *("models", "inspect", "convert", "export", "parity", "classify", "similarity", "tokenize", "download"),
-    *("train", "recipes", "demo"),
+    *("train", "recipes", "demo", "whose"),
 ]
 GROUPS = ["tokenizer", "evaluate", "data", "golden"]
 
