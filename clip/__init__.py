@@ -1,7 +1,8 @@
 """CLIP in NNabla, Paddle, PyTorch and NumPy, verified to produce the same numbers.
 
 ``clip.load`` gives a model and its preprocessing, and makes that model the one behind the functions of this module;
-``clip.train`` trains one by a recipe, and ``clip.evaluate`` scores one on a data set.
+``clip.train`` trains one by a recipe, ``clip.evaluate`` scores one on a data set, and ``clip.embed`` embeds pictures
+and texts.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         preprocess,
         tokenize,
     )
+    from clip.embedding import Embeddings, embed
     from clip.evaluation import evaluate
     from clip.training import train
 
@@ -38,10 +40,12 @@ __all__ = [
     "CheckpointError",
     "ClipError",
     "DownloadError",
+    "Embeddings",
     "ImageError",
     "TextError",
     "__version__",
     "available_models",
+    "embed",
     "encode_image",
     "encode_text",
     "evaluate",
@@ -58,6 +62,7 @@ _MODULES = {
         ("available_models", "encode_image", "encode_text", "load", "logits", "preprocess", "tokenize"), "clip.api"
     ),
     "CLIP": "clip.nnabla_clip",
+    **dict.fromkeys(("Embeddings", "embed"), "clip.embedding"),
     "evaluate": "clip.evaluation",
     "train": "clip.training",
 }

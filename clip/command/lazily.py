@@ -18,6 +18,7 @@ SUMMARIES = {
     "parity": "Compare every backend with the float64 reference, stage by stage; exit with 1 when one is beyond its "
     "bound.",
     "classify": "Print the probability of each label for each picture, as soon as it is computed.",
+    "embed": "Embed pictures or texts into Parquet parts; an interrupted run goes on where it was.",
     "similarity": "Compare pictures with texts, as they are: no template, and no softmax over the texts.",
     "tokenize": "Print the tokens of each text, start and end included, without the padding.",
     "download": "Fetch a model's official weights; an interrupted download goes on where it stopped.",

@@ -110,13 +110,13 @@ class Folder:
         return open_image(os.path.join(self.source, path))
 
     def fingerprint(self, paths: Sequence[str]) -> str:
-        return fingerprint_of(Texts(paths), [_size(os.path.join(self.source, path)) for path in paths])
+        return fingerprint_of(Texts(paths), [size_of(os.path.join(self.source, path)) for path in paths])
 
     def files(self, paths: Iterable[str]) -> Iterable[str]:
         return (os.path.join(self.source, path) for path in paths)
 
 
-def _size(path: str) -> int:
+def size_of(path: str) -> int:
     """Of a file, in bytes; -1 where it is missing."""
     try:
         return os.path.getsize(path)
@@ -124,7 +124,7 @@ def _size(path: str) -> int:
         return -1
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a member of an archive lies."""
 
     start: int
@@ -140,7 +140,7 @@ class Archive:
 
     source: str
     file: str  # that has them, which is another one for an archive that was compressed
-    places: dict[str, _Place]
+    places: dict[str, Place]
 
     def by_folder(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {"": []}
@@ -153,12 +153,9 @@ class Archive:
     def has(self, path: str) -> bool:
         return path in self.places
 
-    def read(self, path: str) -> bytes:
-        return self._content(path, MOST_BYTES)
-
     def picture(self, path: str) -> Image.Image:
         try:
-            return open_image(self._content(path, MAX_FILE_BYTES))
+            return open_image(self.read(path, MAX_FILE_BYTES))
         except ClipError as error:
             raise ImageError(f"{path} in {self.source}: {error}") from error
 
@@ -173,7 +170,7 @@ class Archive:
         inside = {path[len(folder) + 1 :]: at for path, at in self.places.items() if path.startswith(f"{folder}/")}
         return Archive(f"{self.source}/{folder}", self.file, inside)
 
-    def _content(self, path: str, limit: int) -> bytes:
+    def read(self, path: str, limit: int = MOST_BYTES) -> bytes:
         if path not in self.places:
             raise ClipError(f"{self.source} has no {path}; get it again.")
         place = self.places[path]
@@ -193,7 +190,7 @@ class Archive:
             raise ClipError(f"{self.source} is cut short within {path}; get it again.")
         return data
 
-    def _checked(self, data: bytes, place: _Place, path: str) -> bytes:
+    def _checked(self, data: bytes, place: Place, path: str) -> bytes:
         try:
             if place.deflated:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(1, place.size))
@@ -236,18 +233,18 @@ def gunzipped(data: bytes, source: str) -> bytes:
 
 
 def _tar(source: str, path: str) -> Archive:
-    places: dict[str, _Place] = {}
+    places: dict[str, Place] = {}
     with open_regular(path) as file:
         for member in regular_members(file, source):
             name = member.name.removeprefix("./")
             if name in places:
                 raise ClipError(f"{source} has {name} twice; get it again.")
-            places[name] = _Place(member.offset_data, member.size, member.size)
+            places[name] = Place(member.offset_data, member.size, member.size)
     return Archive(source, path, places)
 
 
 def _zip(source: str, file: BinaryIO) -> Archive:
-    places: dict[str, _Place] = {}
+    places: dict[str, Place] = {}
     try:
         with zipfile.ZipFile(file) as content:
             members = content.infolist()
@@ -262,7 +259,7 @@ def _zip(source: str, file: BinaryIO) -> Archive:
             raise ClipError(f"{source} has {member.filename} encrypted or in a rare compression; unpack it yourself.")
         deflated = member.compress_type == zipfile.ZIP_DEFLATED
         sizes = member.compress_size, member.file_size
-        places[member.filename] = _Place(member.header_offset, *sizes, deflated, member.CRC)
+        places[member.filename] = Place(member.header_offset, *sizes, deflated, member.CRC)
     return Archive(source, source, places)
 
 

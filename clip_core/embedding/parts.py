@@ -22,7 +22,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -32,6 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 from clip_core.embedding.stamp import Stamp
 from clip_core.errors import ClipError
 from clip_core.files import atomic_path, open_regular, read_regular, reason, write_bytes, write_text
+from clip_core.parquet import open_parquet, require_pyarrow
 
 PART = 4096  # pictures or texts of one part, by default
 
@@ -52,6 +52,8 @@ MOST_BYTES = 4 << 30  # of a part
 
 _NAME = re.compile(r"from-(\d{8,18})\.(parquet|npy|json)")
 _STAMP, _PART = "triclip", "triclip.part"  # keys of the metadata
+_REMEDY = "embed again"
+_AGAIN = "run the same clip embed with --resume"
 
 
 class Fault(NamedTuple):
@@ -97,7 +99,10 @@ def write(folder: Path, part: Part, stamp: Stamp, format: Format = "parquet") ->
         content = {_STAMP: json.loads(stamp.to_json()), _PART: asdict(part.place), "columns": part.columns}
         write_text(path.with_suffix(".json"), json.dumps(content) + "\n")
         return path
-    pyarrow, parquet = _pyarrow(path)
+    require_pyarrow(path, ", or embed with --format npy")
+    import pyarrow
+    from pyarrow import parquet
+
     types = {str: pyarrow.string(), int: pyarrow.int32()}
     kinds = TEXT_COLUMNS if "text" in part.columns else PICTURE_COLUMNS
     arrays = [pyarrow.array(part.columns[name], types[kind]) for name, kind in kinds.items()]
@@ -114,7 +119,7 @@ class Parts:
     """The parts of a folder, read one by one.
 
     Args:
-        whole: whether the last part has to be there, too.
+        whole: whether every part has to be there.
 
     Attributes:
         stamp: of all parts.
@@ -131,6 +136,8 @@ class Parts:
         self._paths = _paths_in(self.folder)
         self._heads = [_read_head(path) for path in self._paths]
         self.stamp, first, self.texts, self.dimension = self._heads[0]
+        self.total, self.inputs = first.total, first.inputs  # the numbers of the input, and its digest
+        self.format = self._paths[0].suffix[1:]
         end = 0
         for path, head in zip(self._paths, self._heads):
             if head.stamp != self.stamp:
@@ -139,17 +146,19 @@ class Parts:
                     "each in a folder of its own."
                 )
             of_input = (head.place.total, head.place.inputs, head.texts, head.dimension)
-            if of_input != (first.total, first.inputs, self.texts, self.dimension):
+            if of_input != (self.total, self.inputs, self.texts, self.dimension):
                 raise ClipError(f"{path} is of another input than {self._paths[0].name}; embed into a new folder.")
-            if head.place.first != end:
-                raise ClipError(f"{self.folder} lacks the part from {end} to {head.place.first}; embed it again.")
+            if head.place.first < end or head.place.end > self.total or (whole and head.place.first > end):
+                found = f"{head.place.first} and not at {end}"
+                raise ClipError(f"{path} begins at {found}, where the part before it ends; {_AGAIN}.")
             end = head.place.end
-        self.end, self.total = end, first.total  # the number behind the last one that is there, and of all
         if whole and end != self.total:
-            raise ClipError(
-                f"{self.folder} was not embedded to its end, it has {end} of {self.total}; run the same clip embed "
-                "with --resume."
-            )
+            raise ClipError(f"{self.folder} was not embedded to its end, it has {end} of {self.total}; {_AGAIN}.")
+
+    @property
+    def places(self) -> list[Place]:
+        """Which numbers of the input each part has."""
+        return [head.place for head in self._heads]
 
     def __len__(self) -> int:
         """The number of embeddings."""
@@ -168,6 +177,15 @@ class Parts:
         return np.concatenate([part.embeddings for part in self])
 
 
+def any_in(folder: Path) -> bool:
+    """Whether a folder has a part of embeddings.
+
+    Raises:
+        ClipError: it cannot be read, or has files like parts that are none.
+    """
+    return bool(_numbered(folder))
+
+
 class _Head(NamedTuple):
     """What a file says of itself."""
 
@@ -178,11 +196,19 @@ class _Head(NamedTuple):
 
 
 def _paths_in(folder: Path) -> list[Path]:
-    """The parts of a folder by their numbers: the files with the embeddings.
+    """The parts of a folder in the order of their numbers.
 
     Raises:
-        ClipError: there are none, or a file is none of ours.
+        ClipError: as `any_in`, or there are none.
     """
+    found = _numbered(folder)
+    if not found:
+        raise ClipError(f"{folder} has no embeddings; make them with clip embed.")
+    return [found[number] for number in sorted(found)]
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The file with the embeddings of each part, by the first number of the part."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
     except (OSError, ValueError) as error:
@@ -198,9 +224,7 @@ def _paths_in(folder: Path) -> list[Path]:
                 raise ClipError(f"{folder} has {found[number].name} and {name}; remove what is not wanted.")
             if name.endswith(".parquet") or f"{Path(name).stem}.json" in names:  # else it was cut off
                 found[number] = folder / name
-    if not found:
-        raise ClipError(f"{folder} has no embeddings; make them with clip embed.")
-    return [found[number] for number in sorted(found)]
+    return found
 
 
 def _read_head(path: Path) -> _Head:
@@ -211,7 +235,7 @@ def _read_head(path: Path) -> _Head:
         with open_regular(path) as file, _readable(path):
             rows, dimension = _header_of(file)[0]
     else:
-        with _opened(path) as parquet:
+        with open_parquet(path, _REMEDY) as parquet:
             schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
         metadata = schema.metadata or {}
         stamp, place = (metadata.get(key.encode(), b"").decode(errors="replace") for key in (_STAMP, _PART))
@@ -240,7 +264,7 @@ def _read(path: Path, head: _Head) -> Part:
                 raise ValueError("its order or type is another one")
             embeddings = np.frombuffer(file.read(MOST_BYTES), dtype).reshape(shape)
     else:
-        with _opened(path) as parquet:
+        with open_parquet(path, _REMEDY) as parquet:
             table = parquet.read(use_threads=False).combine_chunks()
             table.validate(full=True)
             columns = {name: table[name].to_pylist() for name in names}
@@ -283,17 +307,6 @@ def _header_of(file: BinaryIO) -> tuple[tuple[int, int], bool, np.dtype]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A Parquet file."""
-    _, parquet = _pyarrow(path)
-    with open_regular(path) as file, _readable(path):
-        opened = parquet.ParquetFile(file)
-        if opened.metadata.num_rows > os.fstat(file.fileno()).st_size:
-            raise ValueError(f"it states {opened.metadata.num_rows} rows, more than it has bytes")
-        yield opened
-
-
-@contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file makes its reader raise into one sentence."""
     try:
@@ -301,22 +314,4 @@ def _readable(path: Path) -> Iterator[None]:
     except ClipError:
         raise
     except Exception as error:
-        first = str(error).partition(". ")[0].rstrip(".")  # pyarrow says more than a sentence
-        raise ClipError(f"{path} is damaged: {first}; embed again.") from error
-
-
-def _pyarrow(path: Path) -> tuple[Any, Any]:
-    """The modules pyarrow and pyarrow.parquet.
-
-    Raises:
-        ClipError: they are not installed.
-    """
-    if find_spec("pyarrow") is None:
-        raise ClipError(
-            f"{path} needs pyarrow, which is not installed; run: pip install 'triclip[search]', or embed with "
-            "--format npy."
-        )
-    import pyarrow
-    from pyarrow import parquet
-
-    return pyarrow, parquet
+        raise ClipError(f"{path} is damaged: {error}; {_REMEDY}.") from error

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from math import floor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -29,11 +24,11 @@ from clip_core.backend import Model
 from clip_core.batching import embed_texts
 from clip_core.buffers import Tensor
 from clip_core.data.example import fingerprint_of
-from clip_core.data.loader import follow_the_parent
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.files import exclusive, read_regular, write_bytes, write_text
 from clip_core.pixels import Pixels
 from clip_core.preprocess import preprocess
+from clip_core.processes import in_order
 from clip_core.similarity import normalize
 from clip_core.text.tokenizer import Tokenizer
 
@@ -177,7 +172,7 @@ def encode_pictures(
             for begin, end in zip(range(first, total, PART), ends)
         ]
         decode = _Decode(pictures, model.architecture.image.resolution, model.architecture.image.pixels)
-        decoded = stack.enter_context(_in_order(decode, [batch for of_part in batches for batch in of_part], workers))
+        decoded = stack.enter_context(in_order(decode, [batch for of_part in batches for batch in of_part], workers))
         for of_part in batches:
             encoded: list[PictureFeatures] = []
             for batch in of_part:
@@ -213,7 +208,7 @@ def encode_texts(
     """
     tokens = tokenizer.tokenize(texts, model.architecture.text.context_length, truncate)
     features = embed_texts(model, tokens, lambda done, total: progress(what, done, total, 0))
-    return normalize(_checked(model, features))
+    return normalize(checked(model, features))
 
 
 class _Block(NamedTuple):
@@ -247,53 +242,6 @@ class _Decode:
         )
 
 
-_decode: _Decode  # of a process that decodes
-
-
-def _begin(decode: _Decode) -> None:
-    """Make a new process ready: the pictures are sent to it once, not with every batch."""
-    global _decode
-    _decode = decode
-    follow_the_parent()
-
-
-def _decode_here(batch: range) -> _Block:
-    return _decode(batch)
-
-
-@contextmanager
-def _in_order(decode: _Decode, batches: Sequence[range], workers: int) -> Iterator[Iterator[_Block]]:
-    """The blocks of ``batches`` one after the other, a few of them ahead of time where there are processes for that."""
-    if not workers:
-        yield map(decode, batches)
-        return
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork would copy a framework's threads in the middle of their work
-    pool = ProcessPoolExecutor(workers, context, _begin, (decode,))
-    try:
-        yield _ahead(pool, batches, 2 * workers)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ahead(pool: ProcessPoolExecutor, batches: Sequence[range], count: int) -> Iterator[_Block]:
-    """The blocks in their order, of which ``count`` are asked for before they are needed."""
-    rest = iter(batches)
-    waiting: deque[Future[_Block]] = deque(pool.submit(_decode_here, batch) for batch in islice(rest, count))
-    while waiting:
-        try:
-            block = waiting.popleft().result()
-            waiting.extend(pool.submit(_decode_here, batch) for batch in islice(rest, 1))
-        except BrokenProcessPool as error:
-            raise ClipError(
-                "A process that decodes pictures has died; most often memory has run out: choose fewer --workers or a "
-                "smaller --batch-size. Such a process imports the script that it belongs to, which therefore has to "
-                'evaluate below `if __name__ == "__main__":`.'
-            ) from error
-        yield block
-
-
 def _check_faults(faults: Mapping[int, str], allowed: int, total: int) -> None:
     if len(faults) > min(allowed, total - 1):
         last = faults[max(faults)]
@@ -306,11 +254,15 @@ def _check_faults(faults: Mapping[int, str], allowed: int, total: int) -> None:
 def _image_features(model: Model, pixels: np.ndarray) -> np.ndarray:
     if not len(pixels):
         return np.empty((0, model.architecture.embed_dim), np.float32)
-    return _checked(model, model.embed_image(pixels))
+    return checked(model, model.embed_image(pixels))
 
 
-def _checked(model: Model, features: np.ndarray) -> np.ndarray:
-    """The features, if each has a direction."""
+def checked(model: Model, features: np.ndarray) -> np.ndarray:
+    """The features, if each has a direction.
+
+    Raises:
+        CheckpointError: one is no finite number, or all its numbers are 0.
+    """
     with np.errstate(all="ignore"):
         directed = np.isfinite(normalize(features)).all()
     if not directed:

@@ -108,7 +108,8 @@ def test_what_is_not_whole_is_refused(tmp_path):
     assert len(Parts(tmp_path / "out", whole=False)) == 3
     last.write_bytes(content)
     (tmp_path / "out" / "from-00000000.parquet").unlink()
-    refused(tmp_path / "out", "lacks the part from 0 to 3")
+    refused(tmp_path / "out", "begins at 3 and not at 0", "--resume")
+    assert [place.first for place in Parts(tmp_path / "out", whole=False).places] == [3]
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path):

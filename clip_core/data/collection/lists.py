@@ -18,7 +18,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +28,11 @@ from clip_core import files
 from clip_core.data.listing import read_json
 from clip_core.errors import ClipError
 from clip_core.files import open_regular
+from clip_core.parquet import open_parquet
 
 PICTURES = ("url", "image_url", "photo_image_url", "image", "filepath", "img")
 CAPTIONS = ("caption", "text", "title", "query", "q")
+LABELS = ("label", "class", "cls")
 """Names of columns, in lower case, that are taken where none is given."""
 
 _BATCH = 1024  # rows of a Parquet file that are in memory
@@ -56,6 +58,9 @@ class Columns(NamedTuple):
 USUAL = Columns()
 
 
+Choose = Callable[[Sequence[str]], Sequence[str | None]]
+
+
 class Joined(NamedTuple):
     rows: int
     kept: int
@@ -70,11 +75,25 @@ def read_list(path: str | os.PathLike[str], columns: Columns = USUAL) -> Iterato
         ClipError: it cannot be read, is of another kind, or lacks a column.
     """
     name = os.fspath(path)
-    suffix = Path(name).suffix.lower()
+    for row in read_columns(name, partial(_chosen, name, columns), bare=not any(columns)):
+        yield Row(*row)
+
+
+def read_columns(path: str, choose: Choose, bare: bool = False) -> Iterator[tuple[str, ...]]:
+    """Of each row of a list, the texts in the chosen columns; what is missing, or no text, is empty.
+
+    Args:
+        choose: gives the names of the columns, of all that there are; None stands for a column that is always empty.
+        bare: whether a table may be without a line that names the columns; its rows are an address and a caption then.
+
+    Raises:
+        ClipError: as `read_list`.
+    """
+    suffix = Path(path).suffix.lower()
     if suffix not in _READERS:
-        raise ClipError(f"{name} is no list of pictures by its name; give a file that ends in {', '.join(_READERS)}.")
-    for row in _READERS[suffix](name, columns):
-        yield Row(*(value.strip() if isinstance(value, str) else "" for value in row))
+        raise ClipError(f"{path} is no list of pictures by its name; give a file that ends in {', '.join(_READERS)}.")
+    for row in _READERS[suffix](path, choose, bare):
+        yield tuple(value.strip() if isinstance(value, str) else "" for value in row)
 
 
 def join(paths: Sequence[str | os.PathLike[str]], target: Path, columns: Columns, replace: bool) -> Joined:
@@ -136,14 +155,14 @@ def _digest(row: Row) -> bytes:
     return hashlib.blake2b(pair, digest_size=16).digest()
 
 
-def _comma_separated(path: str, columns: Columns) -> Iterator[tuple[Any, Any]]:
+def _comma_separated(path: str, choose: Choose, bare: bool) -> Iterator[Sequence[Any]]:
     with open_regular(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        yield from _table(path, csv.reader(text, strict=True), columns)
+        yield from _table(path, csv.reader(text, strict=True), choose, bare)
 
 
-def _tab_separated(path: str, columns: Columns) -> Iterator[tuple[Any, Any]]:
+def _tab_separated(path: str, choose: Choose, bare: bool) -> Iterator[Sequence[Any]]:
     with open_regular(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n") as text:
-        yield from _table(path, map(_fields, text), columns)
+        yield from _table(path, map(_fields, text), choose, bare)
 
 
 def _fields(line: str) -> list[str]:
@@ -158,22 +177,22 @@ def _fields(line: str) -> list[str]:
     return plain
 
 
-def _table(path: str, rows: Iterator[list[str]], columns: Columns) -> Iterator[tuple[str, str]]:
+def _table(path: str, rows: Iterator[list[str]], choose: Choose, bare: bool) -> Iterator[Sequence[Any]]:
     number = 1
     try:
         first = next(rows, [])
         addresses = [place for place, field in enumerate(first) if field.startswith(("http://", "https://"))]
-        if len(first) == 2 and len(addresses) == 1 and not any(columns):
-            places = (addresses[0], 1 - addresses[0])
-            yield first[places[0]], first[places[1]]
+        places: list[int | None]
+        if len(first) == 2 and len(addresses) == 1 and bare:
+            places = [addresses[0], 1 - addresses[0]]
+            yield first[addresses[0]], first[1 - addresses[0]]
         else:
-            picture, caption = _chosen(path, first, columns)
-            places = (first.index(picture), first.index(caption))
+            places = [None if name is None else first.index(name) for name in choose(first)]
         for number, row in enumerate(rows, 2):
             if row and row != [""]:
                 if len(row) > len(first):
                     raise ClipError(f"{path} has {len(row)} fields in row {number}, and {len(first)} columns; mend it.")
-                yield tuple(row[place] if place < len(row) else "" for place in places)  # type: ignore[misc]
+                yield [row[place] if place is not None and place < len(row) else "" for place in places]
     except UnicodeDecodeError as error:
         raise ClipError(f"{path} is not UTF-8 in or behind row {number}: {error.reason}; save it in UTF-8.") from error
     except csv.Error as error:
@@ -182,7 +201,7 @@ def _table(path: str, rows: Iterator[list[str]], columns: Columns) -> Iterator[t
         ) from error
 
 
-def _json_lines(path: str, columns: Columns) -> Iterator[tuple[Any, Any]]:
+def _json_lines(path: str, choose: Choose, _: bool) -> Iterator[Sequence[Any]]:
     def objects() -> Iterator[Any]:
         with open_regular(path) as file:
             for number, line in enumerate(file, 1):
@@ -192,51 +211,41 @@ def _json_lines(path: str, columns: Columns) -> Iterator[tuple[Any, Any]]:
                     except (ValueError, RecursionError) as error:
                         raise ClipError(f"{path} has no JSON in line {number}: {error}; mend it.") from error
 
-    return _objects(path, objects(), columns)
+    return _objects(path, objects(), choose)
 
 
-def _json(path: str, columns: Columns) -> Iterator[tuple[Any, Any]]:
+def _json(path: str, choose: Choose, _: bool) -> Iterator[Sequence[Any]]:
     found = read_json(path)
     if not isinstance(found, list):
         raise ClipError(f"{path} holds no list; give a JSON file with a list of objects, one for each picture.")
-    return _objects(path, iter(found), columns)
+    return _objects(path, iter(found), choose)
 
 
-def _objects(path: str, objects: Iterator[Any], columns: Columns) -> Iterator[tuple[Any, Any]]:
-    chosen = None
+def _objects(path: str, objects: Iterator[Any], choose: Choose) -> Iterator[Sequence[Any]]:
+    chosen: Sequence[str | None] = ()
     for number, found in enumerate(objects, 1):
         if not isinstance(found, dict):
             raise ClipError(f"{path}: entry {number} is no object; give one with a picture and a caption.")
-        chosen = chosen or _chosen(path, list(found), columns)
-        yield found.get(chosen[0]), found.get(chosen[1])
+        chosen = chosen or choose(list(found))
+        yield [found.get(name) for name in chosen]
 
 
-def _parquet(path: str, columns: Columns) -> Iterator[tuple[Any, Any]]:
-    if find_spec("pyarrow") is None:
-        raise ClipError(f"{path} is read with pyarrow, which is not installed; run: pip install 'triclip[data]'.")
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
+def _parquet(path: str, choose: Choose, _: bool) -> Iterator[Sequence[Any]]:
+    with open_parquet(path) as parquet:
+        from pyarrow.types import is_large_string, is_string
 
-    with open_regular(path) as file:
-        try:
-            parquet = ParquetFile(file)
-            names = parquet.schema_arrow.names
-            chosen = _chosen(path, names, columns)
-            for name in chosen:
-                kind = parquet.schema_arrow.field(name).type
-                if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-                    raise ClipError(f"{path} has the column {name} of type {kind}; give one of texts.")
-            if parquet.metadata.num_rows > os.fstat(file.fileno()).st_size:
-                raise ClipError(
-                    f"{path} states {parquet.metadata.num_rows} rows, more than it has bytes; get it again."
-                )
-            for batch in parquet.iter_batches(_BATCH, columns=list(dict.fromkeys(chosen)), use_threads=False):
-                yield from zip(*(batch.column(name).to_pylist() for name in chosen))
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ClipError(f"{path} cannot be read as Parquet: {error}; get it again.") from error
+        chosen = choose(parquet.schema_arrow.names)
+        names = list(dict.fromkeys(name for name in chosen if name is not None))
+        for name in names:
+            kind = parquet.schema_arrow.field(name).type
+            if not (is_string(kind) or is_large_string(kind)):
+                raise ClipError(f"{path} has the column {name} of type {kind}; give one of texts.")
+        for batch in parquet.iter_batches(_BATCH, columns=names, use_threads=False):
+            values = {name: batch.column(name).to_pylist() for name in names} | {None: [""] * len(batch)}
+            yield from zip(*(values[name] for name in chosen))
 
 
-_READERS: dict[str, Callable[[str, Columns], Iterator[tuple[Any, Any]]]] = {
+_READERS: dict[str, Callable[[str, Choose, bool], Iterator[Sequence[Any]]]] = {
     ".csv": _comma_separated,
     ".tsv": _tab_separated,
     ".json": _json,
@@ -245,15 +254,24 @@ _READERS: dict[str, Callable[[str, Columns], Iterator[tuple[Any, Any]]]] = {
 }
 
 
-def _chosen(path: str, names: Sequence[str], columns: Columns) -> tuple[str, str]:
+def _chosen(path: str, columns: Columns, names: Sequence[str]) -> tuple[str, str]:
     """The names of the two columns among those that there are."""
-    caption = _column(path, names, columns.caption, CAPTIONS, "--caption-column")
+    caption = column(path, names, columns.caption, CAPTIONS, "--caption-column")
     if columns.picture == "":
         return caption, caption
-    return _column(path, names, columns.picture, PICTURES, "--image-column"), caption
+    return column(path, names, columns.picture, PICTURES, "--image-column"), caption
 
 
-def _column(path: str, names: Sequence[str], given: str | None, usual: Sequence[str], option: str) -> str:
+def column(path: str, names: Sequence[str], given: str | None, usual: Sequence[str], option: str) -> str:
+    """The name of a column among those of a list.
+
+    Args:
+        given: by the user; None: it is the one with a usual name.
+        option: of the command, by which users give it.
+
+    Raises:
+        ClipError: there is none, or several could be meant.
+    """
     fitting = [name for name in names if (name == given if given is not None else name.lower() in usual)]
     if len(fitting) == 1:
         return fitting[0]
