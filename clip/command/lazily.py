@@ -31,6 +31,7 @@ SUMMARIES = {
     "evaluate": "Score a model on a data set, in one backend or in several.",
     "data": "Collect pictures with captions, and write the tables that recipes read.",
     "serve": "Serve a model over HTTP: embeddings as OpenAI's API gives them, labels of pictures, and metrics.",
+    "web": "Serve a page on which pictures are classified and compared, in every framework that is installed.",
     "golden": "Keep what a checkpoint gives for canary inputs, and check that it still does.",
 }
 """Of each module of this package that is a command, in the order of the help: the first paragraph of its own help."""
