@@ -22,6 +22,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils.checkpoint import checkpoint
 
+from backends.torch import packs
 from backends.torch.sharding import is_sharded
 from backends.torch.tensors import to_array
 from clip_core.backend import Observe, ignore
@@ -236,24 +237,50 @@ def _has_mode() -> bool:
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """`F.linear`, in float32 inference on a CPU by oneDNN.
+    """`F.linear`, in inference on a CPU by oneDNN, in bf16 with packed weights.
 
-    PyTorch itself takes MKL, which has half of that speed on AMD's processors. Where tensors are of other kinds, or
-    other code watches what is called, it is `F.linear`.
+    In float32 PyTorch itself takes MKL, which has half of that speed on AMD's processors; packed weights would gain
+    less, and take as much memory as the model. Where tensors are of other kinds, or other code watches what is called,
+    it is `F.linear`.
     """
     if (
-        HAS_ONEDNN
+        x.dtype == weight.dtype
+        and x.dtype in ONEDNN
         and torch.backends.mkldnn.enabled
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and x.dtype == weight.dtype == torch.float32
         and x.device == weight.device == CPU
         and type(weight) in (torch.Tensor, nn.Parameter)
         and x.numel() > 0
         and not looked_at(x)
     ):
+        if x.dtype == torch.bfloat16 and type(weight) is nn.Parameter and packs.AVAILABLE:
+            weight = packs.packed(weight)
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if torch.is_grad_enabled():
+        packs.forget(id(weight))
     return F.linear(x, weight, bias)
+
+
+def embed_patches(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """``layer`` over pictures [n, c, h, w] -> [n, patches, d].
+
+    In inference on a CPU, patches that tile the picture are the rows of a matrix, which oneDNN multiplies faster.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu" or looked_at(x, layer) or not _tiles(layer, x):
+        return layer(x).flatten(2).transpose(1, 2)  # [n, d, rows, columns] -> [n, patches, d]
+    height, width = layer.kernel_size
+    x = x.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [n, c, rows, height, columns, width]
+    x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [n, patches, c * height * width]
+    return linear(x, layer.weight.flatten(1), layer.bias)
+
+
+def _tiles(layer: nn.Module, x: torch.Tensor) -> bool:
+    """Whether ``layer`` is a convolution that looks at each pixel of ``x`` once."""
+    if type(layer) is not nn.Conv2d or (layer.padding, layer.dilation, layer.groups) != ((0, 0), (1, 1), 1):
+        return False
+    height, width = layer.kernel_size
+    return layer.stride == (height, width) and x.shape[2] % height == x.shape[3] % width == 0
 
 
 def apply(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -529,12 +556,20 @@ class Mixer(Observed):
 
 # The classes that a transformer is made of, the functions that they call, and all of these at first.
 KINDS = {
-    *(nn.Embedding, nn.GELU, nn.Linear, type(nn.MultiheadAttention(1, 1).out_proj)),
+    *(nn.Conv2d, nn.Embedding, nn.GELU, nn.Linear, type(nn.MultiheadAttention(1, 1).out_proj)),
     *(nn.MultiheadAttention, Blocks, LayerNorm, MLP, QuickGELU, ResidualAttentionBlock, Transformer),
 }
-FUNCTIONS = ("embedding", "layer_norm", "linear", "multi_head_attention_forward", "scaled_dot_product_attention")
+FUNCTIONS = (
+    *("conv2d", "embedding", "layer_norm", "linear", "multi_head_attention_forward"),
+    "scaled_dot_product_attention",
+)
 CPU = torch.device("cpu")
 CHUNK = 2_500_000  # bytes that the states of a transformer's tokens take at once, such as 16 pictures of ViT-B/32
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+ONEDNN: set[torch.dtype] = set()  # what its linear layer computes in, on this processor
+if HAS_ONEDNN:
+    ONEDNN.add(torch.float32)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        ONEDNN.add(torch.bfloat16)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 METHODS = _methods()

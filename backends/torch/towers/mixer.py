@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Mixer, Observed, ends_of
+from backends.torch.layers import LayerNorm, Mixer, Observed, embed_patches, ends_of
 from clip_core.towers import mixer as core
 
 
@@ -22,7 +22,7 @@ class VisionMixer(Observed):
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
+        x = embed_patches(self.conv1, x)  # [n, 3, r, r] -> [n, grid * grid, d]
         x = self.ln_pre(torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1))
         self.observe("ln_pre", x)
         first = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)

@@ -14,6 +14,7 @@ from backends.torch.layers import (
     attend_queries,
     attention_of,
     checked,
+    embed_patches,
 )
 from clip_core.towers import siglip as core
 
@@ -47,7 +48,7 @@ class SiglipVisionTransformer(Observed):
         self.attnpool = AttentionPool(tower)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
+        x = embed_patches(self.conv1, x)  # [n, 3, r, r] -> [n, grid * grid, d]
         x = x + self.positional_embedding.to(x.dtype)
         self.observe("conv1", x)
         x = self.patch_dropout(x, self.training)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Observed, PatchDropout, Transformer
+from backends.torch.layers import LayerNorm, Observed, PatchDropout, Transformer, embed_patches
 from clip_core.towers import vision_transformer as core
 
 
@@ -25,7 +25,7 @@ class VisionTransformer(Observed):
         self.ln_post = LayerNorm(tower.width, tower.epsilon)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv1(x).flatten(2).transpose(1, 2)  # [n, 3, r, r] -> [n, grid * grid, d]
+        x = embed_patches(self.conv1, x)  # [n, 3, r, r] -> [n, grid * grid, d]
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
         self.observe("ln_pre", x)

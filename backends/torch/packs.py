@@ -1,0 +1,70 @@
+"""Weights as oneDNN multiplies by them fastest, kept from call to call for as long as nobody changes the weights.
+
+The version of a tensor does not tell of all changes: those through ``.data`` are counted elsewhere. Its memory does. A
+lazy clone shares the memory of a weight until somebody writes to either, by whatever view; then PyTorch gives what is
+written memory of its own. So a weight that still shares the memory of its clone is unchanged. A writer whom PyTorch
+does not see, such as NumPy, holds the memory of the weight, which is then not packed; nor is one whose memory is not
+PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class _Use(NamedTuple):
+    """A weight as of its last use."""
+
+    weight: weakref.ref[nn.Parameter]
+    address: int
+    packable: bool = True  # whether it may be packed at the next use
+    packed: torch.Tensor | None = None
+    clone: torch.Tensor | None = None  # keeps others from getting memory of the same address
+
+    def was_of(self, weight: nn.Parameter) -> bool:
+        """Whether it is of this weight; one that came later may have the identity of one that is gone."""
+        return self.weight() is weight
+
+
+_uses: dict[int, _Use] = {}  # by the identities of weights
+
+
+def packed(weight: nn.Parameter) -> torch.Tensor:
+    """A weight [out, in] on the CPU as oneDNN multiplies by it fastest, from its second use on; before that, itself."""
+    key, address = id(weight), torch._C._data_address(weight)
+    use = _uses.get(key)
+    if use is None or not use.was_of(weight) or use.address != address or not weight.is_contiguous():
+        _uses[key] = _Use(weakref.ref(weight, lambda _: forget(key)), address)
+        return weight
+    if use.packed is not None:
+        return use.packed if use.packed.shape == weight.shape else weight
+    values = weight.detach()
+    if not use.packable or torch._C._storage_Use_Count(values.untyped_storage()._cdata) > ALONE:
+        return weight
+    try:
+        torch._lazy_clone(values)
+    except RuntimeError:  # the memory is not PyTorch's own
+        _uses[key] = use._replace(packable=False)
+        return weight
+    result: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(values)  # which asks for the memory like a writer
+    clone = torch._lazy_clone(values)
+    _uses[key] = use._replace(address=torch._C._data_address(weight), packed=result, clone=clone)
+    return result
+
+
+def forget(key: int) -> None:
+    """Free what is kept of the weight with this identity, if anything is."""
+    _uses.pop(key, None)
+
+
+ALONE = 3  # who hold the memory of a weight that nobody else holds: the weight, a view of it, and the storage asked
+AVAILABLE = (
+    torch.backends.mkldnn.is_available()
+    and all(hasattr(torch._C, name) for name in ("_data_address", "_storage_Use_Count"))
+    and hasattr(torch, "_lazy_clone")
+    and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+)
