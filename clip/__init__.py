@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from clip.embedding import Embeddings, embed
     from clip.evaluation import evaluate
+    from clip.search import Index
     from clip.training import train
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "DownloadError",
     "Embeddings",
     "ImageError",
+    "Index",
     "TextError",
     "__version__",
     "available_models",
@@ -64,6 +66,7 @@ _MODULES = {
     "CLIP": "clip.nnabla_clip",
     **dict.fromkeys(("Embeddings", "embed"), "clip.embedding"),
     "evaluate": "clip.evaluation",
+    "Index": "clip.search",
     "train": "clip.training",
 }
 """Where that is which is imported when it is asked for, so that importing this package is quick."""

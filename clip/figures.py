@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from clip_core.errors import visible
 from clip_core.evaluation.agreement import Agreement
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 120
+MAX_DRAWN_PIXELS = 256  # of a picture's longer side
 MOST_CELLS = 20  # classes of a drawn confusion matrix, and confusions in its place
 MOST_CLASSES = 40  # of the bars of classes
 LEAST_MARGIN = 1e-9  # that is drawn; smaller ones are put there
@@ -63,6 +65,12 @@ def png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DOTS_PER_INCH)
     return picture.getvalue()
+
+
+def small(picture: Image.Image) -> Image.Image:
+    """A picture that takes little memory and is as large as it is drawn."""
+    picture = picture.convert("RGB")
+    return picture.reduce(max(1, max(picture.size) // MAX_DRAWN_PIXELS))
 
 
 def is_share(score: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from clip.api import LoadedModel
-from clip.figures import png
+from clip.figures import png, small
 from clip_core.errors import CheckpointError, ClipError, visible
 from clip_core.evaluation.features import encode_texts
 from clip_core.evaluation.zero_shot import image_features
@@ -21,7 +21,6 @@ from clip_core.evaluation.zero_shot import image_features
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_DRAWN_PIXELS = 256  # of a picture's longer side
 MOST_COLUMNS, MOST_ROWS = 60, 120  # of a heat map; beyond them nobody reads it
 MOST_BARS = 1000
 CELL, LETTER, WRAP = 1.0, 0.075, 40  # inches of a column and of a letter, letters of a line
@@ -140,7 +139,7 @@ def heat_map(found: Similarities, pictures: Sequence[Image.Image]) -> Figure:
             dark = high > low and (value - low) / (high - low) < 0.6
             colour = "white" if dark else "black"
             axes.text(column, place, f"{value:.2f}", color=colour, ha="center", va="center", fontsize=9)
-        for column, picture in enumerate(map(_small, pictures)):
+        for column, picture in enumerate(map(small, pictures)):
             half_width, half_height = (0.46 * side / max(picture.size) for side in picture.size)
             bottom = -0.54 - (0.46 - half_height) * CELL / row
             axes.imshow(
@@ -165,7 +164,7 @@ def bars(found: Similarities, pictures: Sequence[Image.Image]) -> Figure:
         figure = Figure(figsize=(9, height * len(pictures)), layout="constrained")
         rows = figure.subplots(len(pictures), 2, squeeze=False, width_ratios=(1, 3))
         for (left, right), picture, name, cosines in zip(rows, pictures, found.images, found.cosines):
-            left.imshow(_small(picture))
+            left.imshow(small(picture))
             left.set_axis_off()
             left.set_title(fill(visible(Path(name).name), 24), fontsize=8)
             places = range(len(cosines))
@@ -178,9 +177,3 @@ def bars(found: Similarities, pictures: Sequence[Image.Image]) -> Figure:
             right.spines[["top", "right", "bottom"]].set_visible(False)
         figure.suptitle(f"cosines, {visible(found.model)}, {found.backend}", fontsize=9)
     return figure
-
-
-def _small(picture: Image.Image) -> Image.Image:
-    """A picture that takes little memory and is as large as it is drawn."""
-    picture = picture.convert("RGB")
-    return picture.reduce(max(1, max(picture.size) // MAX_DRAWN_PIXELS))

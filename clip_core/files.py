@@ -154,6 +154,56 @@ def _replace_files(source: Path, target: Path, names: list[str], owned: Iterable
 
 
 @contextmanager
+def atomic_tree(target: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
+    """Give a temporary folder beside ``target``; when the block ends well, it becomes ``target``, with all below it.
+
+    A folder that is there is put aside first, and back if the rename fails. Killed between the two renames, there is
+    none. On any error, also Ctrl-C, the temporary folder is removed and ``target`` is as it was.
+
+    Args:
+        replace: whether a folder that is there is replaced.
+
+    Raises:
+        ClipError: the target is something other than a folder, is there and not to be replaced, or cannot be written.
+    """
+    with errors_about(target, "written"):
+        real = real_path(target)
+        if real == real.parent or (os.path.lexists(real) and not real.is_dir()):
+            raise ClipError(f"{target} cannot be the folder of the files; give the name of another one.")
+        if real.exists() and not replace:
+            raise _taken(target)
+        temporary, aside = (beside(real, secrets.token_hex(_TOKEN_BYTES)) for _ in range(2))
+        with _tidied(real):
+            try:
+                temporary.mkdir()
+                yield temporary
+                _sync_tree(temporary)
+                if real.exists():
+                    if not replace:
+                        raise _taken(target)
+                    os.rename(real, aside)
+                try:
+                    os.rename(temporary, real)
+                except OSError:
+                    if aside.exists():
+                        os.rename(aside, real)
+                    raise
+                sync_folder(real.parent)
+            finally:
+                for folder in (temporary, aside):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Put all files below ``folder``, and their names, on the disk."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with open(os.path.join(parent, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(parent))
+
+
+@contextmanager
 def set_aside(path: str | os.PathLike[str]) -> Iterator[None]:
     """Take a file away: when the block fails, it is put back, and when it ends well, it is gone.
 

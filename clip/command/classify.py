@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -32,6 +31,7 @@ from clip.command.output import (
     console,
     errors,
     heads_of,
+    lines_of_csv,
     print_table,
 )
 from clip.command.pictures import pictures_of, pixels_of, texts_of
@@ -239,19 +239,13 @@ def _as_tables(batches: Iterable[list[Result]], to: Console) -> Iterator[str]:
 
 def _as_csv(batches: Iterable[list[Result]], _: Console) -> Iterator[str]:
     """RFC 4180, with the best label of each picture first."""
-    yield _lines_of_csv([("image", "rank", "label", "probability", "logit")])
+    yield lines_of_csv([("image", "rank", "label", "probability", "logit")])
     for batch in batches:
-        yield _lines_of_csv(
+        yield lines_of_csv(
             (visible(result.image), rank, visible(label), probability, logit)
             for result in batch
             for rank, (label, probability, logit) in enumerate(result.ranked(), 1)
         )
-
-
-def _lines_of_csv(rows: Iterable[Iterable[object]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
 
 
 def _as_json(batches: Iterable[list[Result]], _: Console) -> Iterator[str]:

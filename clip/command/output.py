@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -108,6 +110,13 @@ def heads_of(text: str | None) -> tuple[int, int] | None:
 def print_json(value: Any) -> None:
     """One JSON value on standard output, in ASCII, which every terminal and pipe can carry."""
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def lines_of_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as RFC 4180 has them."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 def shortened(names: Sequence[str]) -> str:
