@@ -18,24 +18,24 @@ SUMMARIES = {
     "parity": "Compare every backend with the float64 reference, stage by stage; exit with 1 when one is beyond its "
     "bound.",
     "classify": "Print the probability of each label for each picture, as soon as it is computed.",
-    "embed": "Embed pictures or texts into Parquet parts; an interrupted run goes on where it was.",
     "similarity": "Compare pictures with texts, as they are: no template, and no softmax over the texts.",
     "tokenize": "Print the tokens of each text, start and end included, without the padding.",
     "download": "Fetch a model's official weights; an interrupted download goes on where it stopped.",
     "train": "Train by a recipe; leaves checkpoints, metrics.jsonl, loss.png and the model in the run's folder.",
     "recipes": "List the recipes that clip train -c knows by name, or print one.",
-    "demo": "Convert the embedded model, classify drawn pictures in every framework, and compare the numbers.",
-    "whose": "Name the preprocessing and the activation that made embeddings; exit with 1 when it is none of those "
-    "known.",
-    "tokenizer": "Learn a vocabulary from texts, and look into tokenizers.",
-    "evaluate": "Score a model on a data set, in one backend or in several.",
-    "data": "Collect pictures with captions, and write the tables that recipes read.",
-    "index": "Make embeddings an index, change it, and say what it holds.",
+    "embed": "Embed pictures or texts into Parquet parts; an interrupted run goes on where it was.",
     "search": "Find what is nearest to a text, a picture or both in an index; scores are cosines.",
     "duplicates": "Find groups of pictures that are nearly the same, and among them copies of one file.",
     "cluster": "Divide an index into clusters by k-means, and name each by the label that is nearest to it.",
     "serve": "Serve a model over HTTP: embeddings as OpenAI's API gives them, labels of pictures, and metrics.",
     "web": "Serve a page on which pictures are classified and compared, in every framework that is installed.",
+    "whose": "Name the preprocessing and the activation that made embeddings; exit with 1 when it is none of those "
+    "known.",
+    "demo": "Convert the embedded model, classify drawn pictures in every framework, and compare the numbers.",
+    "tokenizer": "Learn a vocabulary from texts, and look into tokenizers.",
+    "evaluate": "Score a model on a data set, in one backend or in several.",
+    "data": "Collect pictures with captions, and write the tables that recipes read.",
+    "index": "Make embeddings an index, change it, and say what it holds.",
     "golden": "Keep what a checkpoint gives for canary inputs, and check that it still does.",
 }
 """Of each module of this package that is a command, in the order of the help: the first paragraph of its own help."""

@@ -52,9 +52,9 @@ CIRCLE = samples.pictures()["a large solid red circle"]
 STAR = samples.pictures()["a large solid turquoise star"]
 COMMANDS = [
     *("models", "inspect", "convert", "export", "parity", "classify", "similarity", "tokenize", "download"),
-    *("train", "recipes", "demo", "whose"),
+    *("train", "recipes", "embed", "search", "duplicates", "cluster", "serve", "web", "whose", "demo"),
 ]
-GROUPS = ["tokenizer", "evaluate", "data", "golden"]
+GROUPS = ["tokenizer", "evaluate", "data", "index", "golden"]
 
 
 # All commands ---------------------------------------------------------------------------------------------------------
