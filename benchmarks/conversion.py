@@ -28,7 +28,8 @@ def main() -> None:
     parser.set_defaults(calls=1)
     arguments = parser.parse_args()
     if not arguments.contender:
-        return harness.compare(__file__, CONTENDERS, "files", arguments)
+        harness.compare(__file__, CONTENDERS, "files", arguments)
+        return
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "source.pt", Path(folder) / "target"
         harness.save_model(arguments.model, source)

@@ -1,12 +1,13 @@
 """Speed and memory of encoding pictures and texts in every backend and runtime, side by side with open_clip's model.
 
-    python benchmarks/inference.py --model ViT-B/32 --batch 8
+    python benchmarks/inference.py --model ViT-B/32 --batches 64,16,1
     python benchmarks/inference.py --contenders open_clip,torch,onnxruntime --rounds 5 --json figures.json
 
 Every contender runs in a process of its own with the same weights, inputs and threads, alternating in rounds so that a
 busy machine is unfair to none. Reported are pictures and texts per second, by the best and by the median of the timed
-calls of all rounds, their ratios to open_clip, peak resident memory, and how far embeddings of length 1 are from those
-of open_clip, which shows that all do the same work. Nothing is downloaded: the weights are random.
+calls of all rounds, their ratios to open_clip, how far the first embeddings of length 1 are from those of open_clip,
+which shows that all do the same work, and the peak of resident memory up to then. Nothing is downloaded: the weights
+are random.
 """
 
 from __future__ import annotations
@@ -14,12 +15,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import resource
-import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import harness
@@ -37,113 +35,68 @@ OF_BACKENDS = {
     "onnxruntime": "onnx",
     "openvino": "openvino",
 }
-CONTENDERS = ("open_clip", *OF_BACKENDS, "onnxruntime int8", "openvino int8", "torchscript")
+CONTENDERS = ("open_clip", "transformers", *OF_BACKENDS, "onnxruntime int8", "openvino int8", "torchscript")
+PACKAGES = {"transformers": "transformers", "nnabla": "nnabla", "openvino": "openvino", "openvino int8": "nncf"}
+IN_BF16 = ("open_clip", "transformers", "torch")
 KINDS = ("image", "text")
 
 Encode = Callable[[np.ndarray], np.ndarray]  # pixels or tokens -> features [n, d]
 
 
 def main() -> None:
-    arguments = parse()
+    parser = harness.parser(__doc__)
+    parser.add_argument("--model", default="ViT-B/32", choices=list(MODELS))
+    parser.add_argument("--batches", default="8", help="numbers of pictures or texts of a call, with commas between")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="image, text or both")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.set_defaults(rounds=3, calls=5, threads=harness.CORES)
+    arguments = parser.parse_args()
     if arguments.contender:
         print(json.dumps(measure(arguments)))
     else:
-        compare(arguments)
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ViT-B/32", choices=list(MODELS))
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--calls", type=int, default=5, help="timed calls of each round, after two that are not")
-    parser.add_argument("--rounds", type=int, default=3)
-    return harness.parsed(parser, CONTENDERS)
-
-
-def compare(arguments: argparse.Namespace) -> None:
-    """Run every contender in turn, round by round, and print a table for pictures and one for texts."""
-    names = arguments.contenders.split(",")
-    options = {key: getattr(arguments, key) for key in ("model", "batch", "calls")}
-    found = harness.in_rounds(__file__, names, arguments.rounds, arguments.threads, options)
-    base = "open_clip" if "open_clip" in names else names[0]
-    rows: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for kind in KINDS:
-        for name, rounds in found.items():
-            seconds = [second for each in rounds for second in each[kind]["seconds"]]
-            rows[name][kind] = {
-                "best": arguments.batch / min(seconds),
-                "median": arguments.batch / statistics.median(seconds),
-                "difference": difference(rounds[0][kind], found[base][0][kind]),
-            }
-    for name, row in rows.items():
-        row["peak_memory_mib"] = max(each["peak_memory_mib"] for each in found[name])
-        for kind in KINDS:
-            for figure in ("best", "median"):
-                row[kind][f"ratio_of_{figure}"] = row[kind][figure] / rows[base][kind][figure]
-    facts = harness.machine()
-    print(f"{arguments.model}, batch {arguments.batch}, {arguments.threads} threads, {facts['processor']}")
-    for kind in KINDS:
-        heads = (f"{kind}s/s best", "ratio", "median", "ratio", "difference", "peak MiB")
-        print(f"{'contender':18}" + "".join(f"{head:>15}" for head in heads))
-        for name, row in rows.items():
-            own = row[kind]
-            print(
-                f"{name:18}{own['best']:15.1f}{own['ratio_of_best']:15.2f}{own['median']:15.1f}"
-                f"{own['ratio_of_median']:15.2f}{own['difference']:15.1e}{row['peak_memory_mib']:15.0f}"
-            )
-    if arguments.json:
-        settings = {key: value for key, value in vars(arguments).items() if key not in ("json", "contender")}
-        arguments.json.write_text(json.dumps({"settings": settings, "machine": facts, "contenders": rows}, indent=2))
-
-
-def difference(found: dict[str, Any], expected: dict[str, Any]) -> float:
-    """The largest difference of the first embeddings of two contenders."""
-    return float(np.abs(np.subtract(found["first_embedding"], expected["first_embedding"])).max())
+        names = CONTENDERS if arguments.precision == "fp32" else IN_BF16
+        harness.compare(__file__, names, "inputs", arguments, PACKAGES)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each call but the first two, the first embedding, and the peak memory of this process."""
-    inputs = dict(zip(KINDS, harness.batch(arguments.model, arguments.batch)))
+    """Of each kind of input and size of batch: seconds of each call, the first embedding, and the peak of memory."""
+    sizes = [int(size) for size in arguments.batches.split(",")]
+    inputs = dict(zip(KINDS, harness.batch(arguments.model, max(sizes))))
+    encoders = dict(zip(KINDS, make(arguments, inputs)))
     found: dict[str, Any] = {}
-    for kind, encode in zip(KINDS, make(arguments, inputs)):
-        first = normalize(encode(inputs[kind]))[0]
-        encode(inputs[kind])  # TorchScript is compiled in its second call
-        seconds = []
-        for _ in range(arguments.calls):
-            started = perf_counter()
-            encode(inputs[kind])
-            seconds.append(perf_counter() - started)
-        found[kind] = {"seconds": seconds, "first_embedding": first.tolist()}
-    return found | {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    for kind in arguments.kinds.split(","):
+        for size in sizes:
+            batch = inputs[kind][:size]
+            first = normalize(encoders[kind](batch))[0]
+            found[f"{kind}, batch {size}"] = {
+                # TorchScript is compiled in its second call.
+                "seconds": harness.seconds_of(lambda: encoders[kind](batch), arguments.calls),  # noqa: B023
+                "amount": size,
+                "first": first.tolist(),
+                "peak_memory_mib": harness.peak_memory_mib(),
+            }
+    return found
 
 
 def make(arguments: argparse.Namespace, inputs: dict[str, np.ndarray]) -> tuple[Encode, Encode]:
     """What a contender makes features of pictures and of texts with."""
-    name = arguments.contender
-    if name in ("open_clip", "torch", "torchscript"):
+    name, model, architecture = arguments.contender, arguments.model, MODELS[arguments.model].architecture
+    if name in ("open_clip", "transformers", "torch", "torchscript"):
         importlib.import_module("torch").set_num_threads(arguments.threads)
     if name == "open_clip":
-        return make_open_clip(arguments.model)
+        peer = harness.open_clip_model(model, random_weights(architecture, 0), arguments.precision)
+        return harness.encoder(peer.encode_image, arguments.precision), harness.encoder(peer.encode_text)
+    if name == "transformers":
+        peer = harness.transformers_model(model, random_weights(architecture, 0), arguments.precision)
+        image, text = harness.transformers_encoders(peer)
+        return harness.encoder(image, arguments.precision), harness.encoder(text)
     if name in OF_BACKENDS:
         backend = importlib.import_module("backends").get(OF_BACKENDS[name])
-        architecture = MODELS[arguments.model].architecture
-        clip = backend.CLIP(architecture, random_weights(architecture, 0), device="cpu")
+        weights = random_weights(architecture, 0)
+        clip = backend.CLIP(architecture, weights, device="cpu", precision=arguments.precision)
         return clip.embed_image, clip.embed_text
     with tempfile.TemporaryDirectory() as folder:
-        return make_exported(name, arguments.model, inputs, Path(folder))
-
-
-def make_open_clip(model: str) -> tuple[Encode, Encode]:
-    """open_clip's model, called as its documentation calls it."""
-    import torch
-
-    peer = harness.open_clip_model(model, random_weights(MODELS[model].architecture, 0)).eval()
-
-    def encode(method: Callable[[Any], Any], array: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return method(torch.from_numpy(array)).numpy()
-
-    return lambda pixels: encode(peer.encode_image, pixels), lambda tokens: encode(peer.encode_text, tokens)
+        return make_exported(name, model, inputs, Path(folder))
 
 
 def make_exported(name: str, model: str, inputs: dict[str, np.ndarray], folder: Path) -> tuple[Encode, Encode]:

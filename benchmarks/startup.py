@@ -35,7 +35,8 @@ def main() -> None:
     parser.set_defaults(calls=2)
     arguments = parser.parse_args()
     if not arguments.contender:
-        return harness.compare(__file__, ["loading", "clip classify", "clip --help"], "runs", arguments)
+        harness.compare(__file__, ["loading", "clip classify", "clip --help"], "runs", arguments)
+        return
     with tempfile.TemporaryDirectory() as folder:
         path, picture = Path(folder) / "model.safetensors", next(iter(pictures().values()))
         harness.save_model(arguments.model, path)

@@ -11,112 +11,133 @@ import pytest
 
 from tests.requested import FRAMEWORKS
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "training.py"
-INFERENCE = SCRIPT.with_name("inference.py")
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ONCE = ["--rounds", "1", "--calls", "1"]
+
+
+def run(script: str, *options: object, timeout: int = 600) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent, timeout=timeout)
+
+
+def works_of(tmp_path: Path, script: str, *options: object) -> dict[str, dict[str, dict[str, float]]]:
+    """{kind of work: {contender: figures}} of a script that is run once, which has to end well."""
+    done = run(script, *ONCE, *options, "--json", tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert {"processor", "cores", "versions"} <= figures["machine"].keys()
+    return figures["works"]
 
 
 @pytest.mark.slow
 def test_contenders_start_from_the_same_loss(tmp_path):
-    options = [
-        "--model",
-        "shapes",
-        "--batch",
-        "4",
-        "--steps",
-        "1",
-        "--rounds",
-        "1",
-        "--json",
-        str(tmp_path / "out.json"),
-    ]
     asked = ["open_clip", *FRAMEWORKS, *(["nnabla native"] if "nnabla" in FRAMEWORKS else [])]
-    command = [sys.executable, str(SCRIPT), *options, "--contenders", ",".join(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=600)
-    assert done.returncode == 0, done.stderr
-    contenders = json.loads((tmp_path / "out.json").read_text())["contenders"]
-    assert list(contenders) == asked
-    for name, figures in contenders.items():
-        assert figures["first_loss"] == pytest.approx(contenders["open_clip"]["first_loss"], rel=1e-5), name
-        assert figures["samples_per_second"] > 0
-    assert contenders["open_clip"]["ratio"] == 1.0
-
-
-@pytest.mark.slow
-def test_the_loader_is_measured_beside_torchvision():
-    command = [sys.executable, str(SCRIPT), "--loader", "--model", "shapes"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["clip_core", "torchvision"]
+    works = works_of(tmp_path, "training.py", "--model", "shapes", "--batch", 4, "--contenders", ",".join(asked))
+    rows = works["training step"]
+    assert list(rows) == asked
+    for name, row in rows.items():
+        assert row["difference"] < 1e-4, name
+        assert row["best"] > 0
+    assert (rows["open_clip"]["ratio_of_best"], rows["open_clip"]["ratio_of_median"]) == (1, 1)
 
 
 @pytest.mark.slow
 def test_contenders_give_the_same_embeddings(tmp_path):
     frameworks = [name for name in FRAMEWORKS if name != "numpy"]
-    asked = ["open_clip", *frameworks, "numpy", "onnxruntime", "openvino", "onnxruntime int8", "openvino int8"]
-    asked += ["torchscript"]
-    options = ["--model", "shapes", "--batch", "8", "--calls", "1", "--rounds", "1", "--json", tmp_path / "out.json"]
-    command = [sys.executable, INFERENCE, *options, "--contenders", ",".join(asked)]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=600)
-    assert done.returncode == 0, done.stderr
-    figures = json.loads((tmp_path / "out.json").read_text())
-    assert list(figures["contenders"]) == asked
-    assert {"processor", "cores", "versions"} <= figures["machine"].keys()
-    for name, contender in figures["contenders"].items():
-        for kind in ("image", "text"):
-            assert contender[kind]["difference"] < (0.1 if "int8" in name else 1e-5), (name, kind)
-            assert contender[kind]["best"] >= contender[kind]["median"] > 0
-        assert contender["peak_memory_mib"] > 0
-    own = figures["contenders"]["open_clip"]["image"]
-    assert (own["ratio_of_best"], own["ratio_of_median"], own["difference"]) == (1, 1, 0)
+    asked = ["open_clip", "transformers", *frameworks, "numpy", "onnxruntime", "openvino", "onnxruntime int8"]
+    asked += ["openvino int8", "torchscript"]
+    works = works_of(
+        tmp_path, "inference.py", "--model", "shapes", "--batches", "8,1", "--contenders", ",".join(asked)
+    )
+    assert list(works) == ["image, batch 8", "image, batch 1", "text, batch 8", "text, batch 1"]
+    for kind, rows in works.items():
+        assert list(rows) == asked
+        for name, row in rows.items():
+            assert row["difference"] < (0.1 if "int8" in name else 1e-5), (name, kind)
+            assert row["best"] >= row["median"] > 0
+            assert row["peak_memory_mib"] > 0
+        own = rows["open_clip"]
+        assert (own["ratio_of_best"], own["ratio_of_median"], own["difference"]) == (1, 1, 0)
 
 
 def test_a_contender_that_is_unknown():
-    command = [sys.executable, str(INFERENCE), "--contenders", "torch,tensorrt"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=60)
+    done = run("inference.py", "--contenders", "torch,tensorrt", timeout=60)
+    assert done.returncode == 1
+    assert "there are no contenders tensorrt; choose some of open_clip, transformers, torch" in done.stderr
+
+
+def test_the_page_keeps_the_figures_of_other_subjects(tmp_path):
+    rows = {
+        "open_clip": {"best": 20.0, "median": 18.0, "ratio_of_best": 1, "ratio_of_median": 1},
+        "torch": {"best": 30.0, "median": 22.5, "ratio_of_best": 1.5, "ratio_of_median": 1.25},
+    }
+    kept = {
+        "measured": "2026-01-02",
+        "took_seconds": 3,
+        "settings": {"batches": "16", "unit": "inputs"},
+        "machine": {"processor": "P", "cores": 2, "system": "S", "python": "3.10.1", "versions": {"torch": "2.4.0"}},
+        "left_out": {"nnabla": "nnabla"},
+        "works": {"image, batch 16": rows},
+    }
+    (tmp_path / "benchmarks.json").write_text(json.dumps({"image": kept}))
+    options = ["--only", "growth", "--folder", tmp_path, "--model", "shapes", "--contenders", "numpy"]
+    done = run("run.py", *options, *ONCE, timeout=120)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert list(figures) == ["image", "growth"]
+    assert figures["image"] == kept
+    assert list(figures["growth"]["works"]) == ["batch", "texts", "patches"]
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert "|  | open_clip, inputs/s | torch |\n| --- | --- | --- |\n| image, batch 16 | 20 | **1.50** (1.25) |\n" in page
+    assert "nnabla is left out, since nnabla was not installed." in page
+    assert f"| batch, numpy | **{figures['growth']['works']['batch']['numpy']['slope']:.2f}** | 1: " in page
+    assert "| image | 2026-01-02 | 3 s | P | 2 | S | 3.10.1 |" in page
+    assert (tmp_path / "benchmarks.svg").read_text().startswith("<?xml")
+
+
+def test_a_subject_that_is_unknown(tmp_path):
+    done = run("run.py", "--only", "image,sound", "--folder", tmp_path, timeout=60)
     assert done.returncode == 2
-    assert "there are no contenders tensorrt; choose some of open_clip, torch" in done.stderr
+    assert "there are no subjects sound; choose some of image, image-bf16, text" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options", "kinds", "contenders"),
     [
-        ("tokenizer", ["--texts", "200"], ["captions", "prose"], ["open_clip", "clip"]),
         (
-            "preprocessing",
-            ["--sizes", "64x48,48x64", "--resolution", "32"],
-            ["64x48", "48x64"],
-            ["torchvision", "clip"],
+            *("tokenizer.py", ["--texts", "200", "--contenders", "open_clip,transformers,clip"]),
+            *(["captions", "prose"], ["open_clip", "transformers", "clip"]),
         ),
-        ("conversion", ["--model", "shapes"], ["shapes"], ["torch", ".h5", ".pdparams", ".safetensors", ".pt"]),
         (
-            *("startup", ["--model", "shapes", "--backend", "numpy"], ["shapes"]),
+            "preprocessing.py",
+            ["--sizes", "64x48,48x64", "--resolution", "32", "--contenders", "torchvision,transformers,clip"],
+            ["64x48", "48x64"],
+            ["torchvision", "transformers", "clip"],
+        ),
+        ("conversion.py", ["--model", "shapes"], ["shapes"], ["torch", ".h5", ".pdparams", ".safetensors", ".pt"]),
+        (
+            *("startup.py", ["--model", "shapes", "--backend", "numpy"], ["shapes"]),
             ["loading", "clip classify", "clip --help"],
         ),
     ],
 )
 def test_files_and_inputs_are_measured_beside_their_peers(script, options, kinds, contenders, tmp_path):
-    options = [*options, "--rounds", "1", "--calls", "1", "--json", str(tmp_path / "out.json")]
-    command = [sys.executable, str(SCRIPT.with_name(f"{script}.py")), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=300)
-    assert done.returncode == 0, done.stderr
-    works = json.loads((tmp_path / "out.json").read_text())["works"]
+    works = works_of(tmp_path, script, *options)
     assert list(works) == kinds
-    for figures in works.values():
-        assert list(figures) == contenders
-        assert figures[contenders[0]]["ratio_of_best"] == 1
-        assert all(row["best"] >= row["median"] > 0 for row in figures.values())
+    for rows in works.values():
+        assert list(rows) == contenders
+        assert rows[contenders[0]]["ratio_of_best"] == 1
+        assert all(row["best"] >= row["median"] > 0 for row in rows.values())
 
 
 @pytest.mark.slow
 def test_texts_give_the_same_embeddings(tmp_path):
-    options = ["--classes", "1", "--calls", "1", "--rounds", "1", "--contenders", "open_clip,torch"]
-    command = [sys.executable, str(SCRIPT.with_name("text.py")), *options, "--json", str(tmp_path / "out.json")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1], timeout=900)
-    assert done.returncode == 0, done.stderr
-    kinds = json.loads((tmp_path / "out.json").read_text())["kinds"]
-    assert list(kinds) == ["short captions", "captions", "classifier"]
-    for kind, rows in kinds.items():
-        assert rows["torch"]["difference"] < 1e-5, kind
-        assert rows["torch"]["best"] >= rows["torch"]["median"] > 0
+    works = works_of(tmp_path, "text.py", "--classes", 1, "--contenders", "open_clip,transformers,torch")
+    assert list(works) == ["short captions", "captions", "classifier"]
+    for kind, rows in works.items():
+        for name, row in rows.items():
+            assert row["difference"] < 1e-5, (kind, name)
+            assert row["best"] >= row["median"] > 0
         assert rows["open_clip"]["ratio_of_best"] == 1

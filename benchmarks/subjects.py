@@ -1,0 +1,92 @@
+"""What `run.py` measures: the script of each subject, the options of its short version, and what its figures mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Subject:
+    title: str
+    script: str  # in this folder; writes {"settings", "machine", "left_out", "works"} with --json
+    options: str
+    about: str
+    limits: tuple[str, ...] = ()  # what keeps a figure from being better, each a sentence with its profile
+
+
+SUBJECTS = {
+    "image": Subject(
+        "Encoding pictures, float32",
+        "inference.py",
+        "--kinds image --batches 64,16,1 --rounds 2 --calls 3 "
+        "--contenders open_clip,transformers,onnxruntime,torch,paddle,nnabla,numpy",
+        "Pixels to features by ViT-B/32 with random weights. onnxruntime runs the file that `clip export` writes.",
+    ),
+    "image-bf16": Subject(
+        "Encoding pictures, bfloat16",
+        "inference.py",
+        "--kinds image --batches 64,16,1 --rounds 3 --calls 3 --precision bf16",
+        "The same in bfloat16, with the peers' weights cast as their libraries do it.",
+    ),
+    "text": Subject(
+        "Encoding texts, float32",
+        "text.py",
+        "--rounds 2 --calls 2",
+        "Tokens to features by ViT-B/32: 64 captions of the form *a photo of a cat*, 64 captions as long as those of "
+        "COCO, and a zero-shot classifier of OpenAI's 80 templates. open_clip computes the whole context of each text; "
+        "transformers computes as much as the longest text of a call needs.",
+    ),
+    "text-bf16": Subject(
+        "Encoding texts, bfloat16",
+        "text.py",
+        "--rounds 2 --calls 2 --precision bf16",
+        "The same in bfloat16.",
+    ),
+    "training": Subject(
+        "Training step, float32",
+        "training.py",
+        "--rounds 1 --calls 3 --contenders open_clip,torch,paddle,nnabla",
+        "One step of AdamW on a batch of 32 pictures and captions, ViT-B/32. The difference of the first losses shows "
+        "that all start from the same model.",
+    ),
+    "training-bf16": Subject(
+        "Training step, bfloat16",
+        "training.py",
+        "--rounds 2 --calls 3 --precision bf16",
+        "The same under bfloat16 autocast, which open_clip calls `amp_bf16`.",
+    ),
+    "tokenizer": Subject(
+        "Tokenizing",
+        "tokenizer.py",
+        "--rounds 3",
+        "Texts to rows of 77 tokens, one thread. The difference is the share of texts that get other tokens than "
+        "OpenAI's tokenizer gives.",
+    ),
+    "preprocessing": Subject(
+        "Preprocessing",
+        "preprocessing.py",
+        "--rounds 4",
+        "JPEG files to pixels, one core, beside OpenAI's transform of torchvision's parts. The difference is the "
+        "largest of any pixel.",
+    ),
+    "conversion": Subject(
+        "Converting a file",
+        "conversion.py",
+        "--rounds 2 --calls 2",
+        "`clip convert` of a .pt of 605 MB as a whole process: reading, hashing, writing, reading back, comparing and "
+        "flushing. The peer is `torch.load` and `torch.save` of the same file, which does none of the checks.",
+    ),
+    "startup": Subject(
+        "Starting",
+        "startup.py",
+        "--rounds 2 --calls 2",
+        "Whole processes. The peer is a script that imports the package, loads ViT-B/32 from .safetensors, and encodes "
+        "one picture and two labels.",
+    ),
+    "growth": Subject(
+        "Growth",
+        "growth.py",
+        "--rounds 1 --calls 2",
+        "The slope of the logarithm of the time over that of the size; 1 is linear.",
+    ),
+}
