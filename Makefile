@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kernels test-newest test-browser figures fuzz lint format types clean
+.PHONY: help demo test test-slow test-kernels test-newest test-browser figures bench fuzz lint format types clean
 
 help:  ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ test-browser: $(VENV)/.dev $(VENV)/browser/chromium examples/deploy/browser/node
 
 figures: $(VENV)/.dev  ## Draw the picture of README.md
 	$(BIN)/python docs/figures/draw.py
+
+bench: $(VENV)/.dev  ## Measure all benchmarks, or those of ONLY=text,training, and write docs/benchmarks.md
+	$(BIN)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY))
 
 fuzz: $(VENV)/.dev  ## Read 100,000 damaged files of each format, which takes hours
 	$(BIN)/python -m tests.fuzz --inputs 100000 --keep fuzz-failures

@@ -46,9 +46,7 @@ def test_contenders_give_the_same_embeddings(tmp_path):
     frameworks = [name for name in FRAMEWORKS if name != "numpy"]
     asked = ["open_clip", "transformers", *frameworks, "numpy", "onnxruntime", "openvino", "onnxruntime int8"]
     asked += ["openvino int8", "torchscript"]
-    works = works_of(
-        tmp_path, "inference.py", "--model", "shapes", "--batches", "8,1", "--contenders", ",".join(asked)
-    )
+    works = works_of(tmp_path, "inference.py", "--model", "shapes", "--batches", "8,1", "--contenders", ",".join(asked))
     assert list(works) == ["image, batch 8", "image, batch 1", "text, batch 8", "text, batch 1"]
     for kind, rows in works.items():
         assert list(rows) == asked
@@ -88,7 +86,9 @@ def test_the_page_keeps_the_figures_of_other_subjects(tmp_path):
     assert figures["image"] == kept
     assert list(figures["growth"]["works"]) == ["batch", "texts", "patches"]
     page = (tmp_path / "benchmarks.md").read_text()
-    assert "|  | open_clip, inputs/s | torch |\n| --- | --- | --- |\n| image, batch 16 | 20 | **1.50** (1.25) |\n" in page
+    assert (
+        "|  | open_clip, inputs/s | torch |\n| --- | --- | --- |\n| image, batch 16 | 20 | **1.50** (1.25) |\n" in page
+    )
     assert "nnabla is left out, since nnabla was not installed." in page
     assert f"| batch, numpy | **{figures['growth']['works']['batch']['numpy']['slope']:.2f}** | 1: " in page
     assert "| image | 2026-01-02 | 3 s | P | 2 | S | 3.10.1 |" in page
