@@ -17,6 +17,7 @@ from clip_core.data.shapes import vocabulary_captions
 from clip_core.text.bpe import BytePairTokenizer
 from clip_core.text.bpe_training import learn, padded
 from clip_core.text.loading import read_tokenizer
+from clip_core.training.checkpoint import newest, read
 from tests.clip.running import RECIPE, assert_refused, ended, metrics, process
 from tests.training.tiny import METRICS
 
@@ -204,8 +205,9 @@ def test_train_stops_on_a_signal(recipe, tmp_path):
     command.send_signal(signal.SIGTERM)
     result = ended(command)
     assert result.code == 128 + signal.SIGTERM
-    steps = metrics(folder)[-1]["step"]
-    assert (folder / "checkpoints" / f"step-{steps:08d}").is_dir()
+    steps = len(metrics(folder))
+    assert metrics(folder)[-1]["step"] == read(newest(folder)).step == steps
+    assert (folder / "loss.png").is_file()
     assert f"stopped early at step {steps}, loss {metrics(folder)[-1]['loss']:.4f}; go on with --resume {folder}; " in (
         result.err
     )

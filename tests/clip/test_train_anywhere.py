@@ -47,6 +47,7 @@ def test_a_run_resumes_in_another_framework(run, recipe, tmp_path, first, second
     np.testing.assert_allclose(losses(parts)[3:], losses(whole)[3:], rtol=1e-4)
 
 
+@pytest.mark.slow  # the launchers themselves also start two processes in the tests of docs/migrating.md
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_two_processes_by_the_frameworks_launcher(run, recipe, tmp_path, framework):
     assert run("train", "-c", recipe, "--backend", framework, "--output", tmp_path / "one").code == 0

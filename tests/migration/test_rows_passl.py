@@ -181,6 +181,7 @@ def sharded(row: Row, train: Trainings) -> None:
     run = as_written(row, train, command)
     assert run.recipe.training.fully_sharded
     assert run.column("loss") == pytest.approx(whole.column("loss"), rel=1e-4)
+    assert (run.folder / "model.safetensors").is_file()
 
 
 CHECKS: dict[str, Check] = {

@@ -156,13 +156,13 @@ def test_damaged_lines_are_passed_over_and_said_once(uninterrupted, tokenizer, t
     assert [int(line.split()[0]) for line in series] == [*range(1, 13)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_with_a_checkpoint_of_its_last_step(number, tmp_path):
+def test_an_interrupt_ends_the_run_with_a_checkpoint_of_its_last_step(tmp_path):
+    """Another signal does so in tests/clip/test_torch_train.py."""
     output = tmp_path / "run"
     process = started(output, tmp_path, tiny_recipe(100_000))
     wait_for(lambda: len(read_metrics(output)) >= 2, process)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == 128 + number
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 128 + signal.SIGINT
     assert read(newest(output)).step == len(read_metrics(output))
     assert (output / "loss.png").is_file()
 
@@ -179,9 +179,9 @@ def started(output: Path, folder: Path, recipe: Recipe) -> subprocess.Popen:
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
-        assert time.monotonic() < deadline, "nothing happened for a minute"
+        assert time.monotonic() < deadline, "nothing happened for five minutes"
         assert process.poll() is None or condition(), f"the run ended with {process.returncode}"
         time.sleep(0.05)
 

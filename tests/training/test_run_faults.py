@@ -59,7 +59,7 @@ def dies_at(call, function, death):
     counted.calls = 0
     return counted
 
-def train_and_die(place, call, recipe, output):
+def train_and_die(place, call, recipe, output, tokenizer):
     trainer = tiny_trainer(recipe)
     if place == "step":
         trainer.step = dies_at(call, trainer.step, die)
@@ -69,15 +69,17 @@ def train_and_die(place, call, recipe, output):
         os.rename = dies_at(call, os.rename, die)
     elif place == "remove":
         shutil.rmtree = dies_at(call, shutil.rmtree, die)
-    train(recipe, trainer, tiny_data(recipe), BytePairTokenizer(learn(vocabulary_captions(), 200)), output)
+    train(recipe, trainer, tiny_data(recipe), tokenizer, output)
 
+folder = Path(sys.argv[1])
+tokenizer = BytePairTokenizer(learn(vocabulary_captions(), 200))
+tiny_trainer(Recipe.read(folder / "foreground.yaml"))  # what PyTorch imports for it, it imports once for all processes
 for place in sys.argv[2:]:
     function, call, recipe = place.split("-")
-    folder = Path(sys.argv[1])
     process = os.fork()
     if process == 0:
         try:
-            train_and_die(function, int(call), Recipe.read(folder / f"{recipe}.yaml"), folder / place)
+            train_and_die(function, int(call), Recipe.read(folder / f"{recipe}.yaml"), folder / place, tokenizer)
         finally:
             os._exit(1)
     status = os.waitpid(process, 0)[1]
