@@ -24,6 +24,7 @@ SUMMARIES = {
     "train": "Train by a recipe; leaves checkpoints, metrics.jsonl, loss.png and the model in the run's folder.",
     "recipes": "List the recipes that clip train -c knows by name, or print one.",
     "embed": "Embed pictures or texts into Parquet parts; an interrupted run goes on where it was.",
+    "label": "Write the labels that fit each of many pictures best into a table.",
     "search": "Find what is nearest to a text, a picture or both in an index; scores are cosines.",
     "duplicates": "Find groups of pictures that are nearly the same, and among them copies of one file.",
     "cluster": "Divide an index into clusters by k-means, and name each by the label that is nearest to it.",
