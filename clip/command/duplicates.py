@@ -50,4 +50,5 @@ def run(
     for number, members in enumerate(found, 1):
         cells = [[f"{member.cosine:.4f}", member.path, member.copy_of or ""] for member in members]
         print_table(["cosine", "path", "copy of"], cells, f"group {number}")
-    console.print(f"{len(found)} groups with {sum(map(len, found))} of {len(store)} rows")
+    counted = "1 group" if len(found) == 1 else f"{len(found)} groups"
+    console.print(f"{sum(map(len, found))} of {len(store)} rows are in {counted}")
