@@ -95,8 +95,11 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {"error": f"There is nothing at {address.path}; post to /classify."})
         elif not 0 < len(labels) <= MAX_LABELS:
             self.answer(400, {"error": f"There are {len(labels)} labels; give 1 to {MAX_LABELS} as label=..."})
-        elif not length.isdecimal() or int(length) > MAX_PICTURE_BYTES:
-            self.answer(413, {"error": f"The picture must have a length of at most {MAX_PICTURE_BYTES} bytes."})
+        elif not length.isdecimal():
+            what = f"Content-Length {length!r}" if length else "no Content-Length"
+            self.answer(411, {"error": f"The request has {what}; say there how many bytes the picture has."})
+        elif int(length) > MAX_PICTURE_BYTES:
+            self.answer(413, {"error": f"The picture has {length} bytes, and at most {MAX_PICTURE_BYTES} are taken."})
         else:
             try:
                 self.answer(200, self.classifier(self.rfile.read(int(length)), labels))

@@ -11,8 +11,9 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import torch
@@ -98,6 +99,25 @@ def test_what_it_refuses(address, path, body, status, sentence):
     found, answer = post(address + path, body)
     assert found == status
     assert sentence in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("length", "status", "sentence"),
+    [
+        (None, 411, "The request has no Content-Length; say there how many bytes the picture has."),
+        ("ten", 411, "The request has Content-Length 'ten'; say there how many bytes the picture has."),
+        ("99999999", 413, "The picture has 99999999 bytes, and at most 33554432 are taken."),
+    ],
+)
+def test_lengths_that_it_refuses(address, length, status, sentence):
+    connection = HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection.putrequest("POST", "/classify?label=a")
+    if length is not None:
+        connection.putheader("Content-Length", length)
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert (answer.status, json.load(answer)["error"]) == (status, sentence)
+    connection.close()
 
 
 def test_folders_that_it_cannot_serve(tmp_path):
