@@ -32,6 +32,17 @@ if TYPE_CHECKING:
 LEAST_LENGTH = 1e-3  # of a sum of unit vectors that has a direction
 
 
+def direction(total: np.ndarray) -> np.ndarray:
+    """A sum [d] of unit vectors, made unit again.
+
+    Raises:
+        ClipError: they cancel each other out.
+    """
+    if not np.linalg.norm(total) > LEAST_LENGTH:
+        raise ClipError("What is searched for and what is not cancel each other out; give other texts.")
+    return normalize(total)
+
+
 class Index:
     """An index on disk.
 
@@ -181,9 +192,7 @@ class Index:
         if image is not None:
             picture = image if isinstance(image, Image.Image) else open_image(os.fspath(image))
             total = total + image_features(model, self.loaded.preprocess.pixels(picture)[None])[0]
-        if not np.linalg.norm(total) > LEAST_LENGTH:
-            raise ClipError("What is searched for and what is not cancel each other out; give other texts.")
-        return normalize(total)
+        return direction(total)
 
     def label_vectors(self, labels: Sequence[str], template: str | None = None) -> np.ndarray:
         """Unit vectors float32 [m, d] of labels.

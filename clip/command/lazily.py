@@ -28,7 +28,7 @@ SUMMARIES = {
     "search": "Find what is nearest to a text, a picture or both in an index; scores are cosines.",
     "duplicates": "Find groups of pictures that are nearly the same, and among them copies of one file.",
     "cluster": "Divide an index into clusters by k-means, and name each by the label that is nearest to it.",
-    "serve": "Serve a model over HTTP: embeddings as OpenAI's API gives them, labels of pictures, and metrics.",
+    "serve": "Serve a model over HTTP: embeddings as OpenAI's API gives them, labels of pictures, and searches.",
     "web": "Serve a page on which pictures are classified and compared, in every framework that is installed.",
     "whose": "Name the preprocessing and the activation that made embeddings; exit with 1 when it is none of those "
     "known.",

@@ -5,19 +5,23 @@ from __future__ import annotations
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from clip.api import open_model
-from clip.command.output import Activation, Backend, Device, Heads, Like, Model, Precision, heads_of
+from clip.command.output import Activation, Backend, Device, Heads, Like, Precision, heads_of
 from clip_core.errors import ClipError
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
 
 def run(
-    model: Model = "shapes",
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="A model; by default that of the index, and without one, shapes."),
+    ] = None,
+    index: Annotated[Path | None, typer.Option(help="The folder of an index, for searches.")] = None,
     backend: Backend = None,
     device: Device = None,
     precision: Precision = "fp32",
@@ -40,27 +44,27 @@ def run(
         bool, typer.Option("--allow-fetch", help="Fetch pictures at public addresses that clients send.")
     ] = False,
 ) -> None:
-    """Serve a model over HTTP: embeddings as OpenAI's API gives them, labels of pictures, and metrics."""
+    """Serve a model over HTTP: embeddings as OpenAI's API gives them, labels of pictures, and searches."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ClipError(f"Serving needs {missing[0]}, which is not installed; run: pip install 'triclip[serve]'.")
     from clip.serving import server
     from clip.serving.limits import Limits
 
-    server.run(
-        model,
-        partial(
-            open_model,
-            model,
-            backend=backend,
-            device=device,
-            precision=precision,
-            like=like,
-            activation=activation,
-            heads=heads_of(heads),
-        ),
-        host,
-        port,
-        Limits(batch=max_batch, wait=max_wait / 1000, queue=max_queue),
-        token_file,
-        allow_fetch,
-    )
+    options: dict[str, Any] = {
+        "backend": backend,
+        "device": device,
+        "precision": precision,
+        "like": like,
+        "activation": activation,
+        "heads": heads_of(heads),
+    }
+    limits = Limits(batch=max_batch, wait=max_wait / 1000, queue=max_queue)
+    if index is None:
+        name = model or "shapes"
+        server.run(name, partial(open_model, name, **options), host, port, limits, token_file, allow_fetch)
+    else:
+        from clip.search import Index
+
+        opened = Index(index, model=model, **options)
+        name = model or opened.stamp.source
+        server.run(name, lambda: opened.loaded, host, port, limits, token_file, allow_fetch, opened)

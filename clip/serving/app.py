@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 import clip
 from clip.serving.access import OPEN
-from clip.serving.bodies import ClassifyBody, EmbeddingsBody, documented, read
+from clip.serving.bodies import ClassifyBody, EmbeddingsBody, SearchBody, documented, read
 from clip.serving.gate import RECORD
 from clip.serving.metrics import CONTENT_TYPE, Metrics
 from clip.serving.refusals import Refusal
@@ -91,6 +91,14 @@ def application(service: Service, metrics: Metrics) -> FastAPI:
                 "logits": dict(zip(body.labels, found.logits[0].tolist())),
             }
         )
+
+    @app.post("/search", openapi_extra=documented(SearchBody, form=True))
+    async def search(request: Request) -> Response:
+        """What is nearest to a text, a picture or both in the index; scores are cosines."""
+        body = await read(request, SearchBody)
+        request.scope[RECORD].inputs = (body.text is not None) + (body.image is not None)
+        hits = await service.search(body.text, body.image, body.top)
+        return JSONResponse({"model": service.name, "results": [{"score": hit.score, **hit.row} for hit in hits]})
 
     @app.head(HEALTH, include_in_schema=False)
     @app.get(HEALTH)

@@ -10,7 +10,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from clip.serving.limits import MOST_LABELS
+from clip.serving.limits import MOST_LABELS, MOST_MATCHES
 from clip.serving.refusals import Refusal
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -56,6 +56,14 @@ class ClassifyBody(_Body):
     image: Picture
     labels: list[str] = Field(min_length=1, max_length=MOST_LABELS)
     template: str | None = None
+
+
+class SearchBody(_Body):
+    """Of ``/search``: a text, a picture or both."""
+
+    text: str | None = None
+    image: Picture | None = None
+    top: int = Field(20, ge=1, le=MOST_MATCHES, strict=False)  # in a form it is a text
 
 
 async def read(request: Request, kind: type[Body]) -> Body:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MOST_LABELS = 1000  # of one classification
+MOST_MATCHES = 1000  # of one search
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from types import FrameType
 import uvicorn
 
 from clip.api import LoadedModel
+from clip.search import Index
 from clip.serving.access import Access, read_token
 from clip.serving.app import application
 from clip.serving.gate import Gate
@@ -43,6 +44,7 @@ def run(
     limits: Limits,
     token_file: Path | None = None,
     fetch: bool = False,
+    index: Index | None = None,
 ) -> None:
     """Serve a model until a signal ends this process; requests that are there by then are answered.
 
@@ -52,6 +54,7 @@ def run(
         port: 0 takes a free one; the log says which.
         token_file: with the token that requests need.
         fetch: whether pictures at addresses are fetched.
+        index: to search in.
 
     Raises:
         ClipError: the port or the token cannot be used, others could ask without a token, or the model cannot be
@@ -62,7 +65,9 @@ def run(
         log_as_json()
         _allow_connections(limits.connections)
         metrics = Metrics()
-        service = Service(name, load, limits, metrics, fetch, failed=lambda: setattr(server, "should_exit", True))
+        service = Service(
+            name, load, limits, metrics, fetch, index, failed=lambda: setattr(server, "should_exit", True)
+        )
         gate = Gate(application(service, metrics), limits, Access(token), metrics)
         server = _Server(
             uvicorn.Config(

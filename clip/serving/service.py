@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clip.api import LoadedModel
+from clip.search import Index, direction
 from clip.serving.batcher import Batcher, Pass
 from clip.serving.bodies import Picture
 from clip.serving.limits import Limits
@@ -29,6 +30,8 @@ from clip_core.errors import ClipError, DownloadError, ImageError, TextError
 from clip_core.image import MAX_FILE_BYTES
 from clip_core.memory import enough_memory
 from clip_core.models import MODELS
+from clip_core.search.store import Hit
+from clip_core.similarity import normalize
 
 TEXT, PICTURE = "text", "picture"
 FETCHES = 8  # pictures that are fetched at once
@@ -44,6 +47,7 @@ class Service:
         name: of the model, or its file.
         load: opens the model; called in the thread of the forward passes.
         fetch: whether pictures at addresses are fetched.
+        index: for `search`; the model is that of its embeddings.
         failed: called when the model cannot be loaded, with `failure` set.
     """
 
@@ -54,10 +58,11 @@ class Service:
         limits: Limits,
         metrics: Metrics,
         fetch: bool,
+        index: Index | None,
         failed: Callable[[], None],
     ) -> None:
         self.name = name if name in MODELS else Path(name).name  # clients need not know the server's folders
-        self.limits, self._load, self._failed = limits, load, failed
+        self.limits, self._load, self._index, self._failed = limits, load, index, failed
         self.loaded: LoadedModel | None = None
         self.failure: Exception | None = None
         self.accepted = 0  # inputs that are not answered
@@ -148,6 +153,32 @@ class Service:
                 texts = await self._computed(TEXT, tokens)
                 self._keep(key, texts)
         return scores(loaded, image, texts)
+
+    async def search(self, text: str | None, picture: Picture | None, count: int) -> list[Hit]:
+        """The rows of the index that are nearest to a text, a picture or both, the nearest first.
+
+        Raises:
+            Refusal: there is no index or nothing to search for, or the text or the picture cannot be used.
+        """
+        index, loaded = self._index, self.model()
+        if index is None:
+            raise Refusal(404, "This server has no index; it is given one by clip serve --index.")
+        if text is None and picture is None:
+            raise Refusal(400, "There is nothing to search for; give a text, an image, or both.")
+        total = np.zeros(loaded.model.architecture.embed_dim, np.float32)
+        with self._places((text is not None) + (picture is not None)):
+            if text is not None:
+                tokens = await self._decoded("text", _tokens, loaded, [text])
+                total += normalize(await self._computed(TEXT, tokens))[0]
+            if picture is not None:
+                pixels = await self._pixels(loaded, picture, "the picture")
+                total += normalize(await self._computed(PICTURE, pixels[None]))[0]
+            try:
+                query = direction(total)[None]
+                nearest = await asyncio.get_running_loop().run_in_executor(self._decoding, index.nearest, query, count)
+            except ClipError as error:
+                raise Refusal(500, str(error)) from error
+        return nearest[0]
 
     def _keep(self, key: tuple[str, ...], features: np.ndarray) -> None:
         self._label_features[key] = features

@@ -14,6 +14,8 @@ import pytest
 
 from clip import samples
 from clip.api import LoadedModel, open_model
+from clip.embedding import embed_into
+from clip.search import Index
 from clip.zero_shot import Classifier
 from clip_core.image import open_image
 from tests.server.running import Running, serving
@@ -25,8 +27,16 @@ URI = f"data:image/png;base64,{base64.b64encode(CIRCLE.read_bytes()).decode()}"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Running]:
-    with serving(tmp_path_factory.mktemp("server"), "--backend", "numpy") as running:
+def index(tmp_path_factory) -> Index:
+    folder = tmp_path_factory.mktemp("index")
+    embed_into(folder / "embeddings", list(map(str, samples.pictures().values())), backend="numpy", workers=0)
+    return Index.build(folder / "embeddings", folder / "index.lance", backend="numpy")
+
+
+@pytest.fixture(scope="module")
+def server(index, tmp_path_factory) -> Iterator[Running]:
+    options = ["--backend", "numpy", "--index", index.store.folder]
+    with serving(tmp_path_factory.mktemp("server"), *options) as running:
         yield running
 
 
@@ -117,6 +127,30 @@ def test_labels_of_an_upload_and_of_json(server, loaded):
     assert other["logits"] != found["logits"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "searched", "best"),
+    [
+        ({"text": "a red circle", "top": 3}, {"text": "a red circle", "count": 3}, "a-large-solid-red-circle.png"),
+        ({"image": URI}, {"image": CIRCLE}, "a-large-solid-red-circle.png"),
+        ({"text": "blue", "image": URI}, {"text": "blue", "image": CIRCLE}, "a-large-solid-blue-circle.png"),
+    ],
+)
+def test_search(server, index, asked, searched, best):
+    found = server.client.post("/search", json=asked).json()["results"]
+    expected = index.search(**searched)
+    assert [{**hit, "score": pytest.approx(hit["score"], abs=1e-5)} for hit in found] == [
+        {"score": hit.score, **hit.row} for hit in expected
+    ]
+    assert Path(found[0]["path"]).name == best
+
+
+def test_search_by_an_upload(server):
+    form = {"data": {"top": "1"}, "files": {"image": CIRCLE.read_bytes()}}
+    (found,) = server.client.post("/search", **form).json()["results"]
+    assert Path(found["path"]) == CIRCLE
+    assert found["score"] == pytest.approx(1, abs=1e-3)
+
+
 def declaring(width: int, height: int) -> str:
     """The header of a picture without pixels, in base64."""
     return base64.b64encode(f"P6 {width} {height} 255\n".encode()).decode()
@@ -178,6 +212,15 @@ def declaring(width: int, height: int) -> str:
         ("/classify", {"image": URI, "labels": ["a", "a"]}, 400, "The label 'a' occurs more than once"),
         ("/classify", {"image": URI, "labels": ["a"], "template": "x"}, 400, "has 0 places for the label"),
         ("/classify", {"image": URI, "labels": list(map(str, range(1001)))}, 400, "'labels' cannot be used"),
+        ("/search", {}, 400, "There is nothing to search for; give a text, an image, or both."),
+        ("/search", {"text": "a star", "top": 0}, 400, "'top' cannot be used"),
+        (
+            "/search",
+            {"text": "a star", "where": "1 = 1"},
+            400,
+            "There is no key 'where'; the keys are text",
+        ),
+        ("/search", {"text": "a " * 99}, 400, "the text is too long"),
         ("/v1/other", {}, 404, "There is nothing at this path; /openapi.json lists all"),
         ("/../../etc/passwd", {}, 404, "There is nothing at this path"),
         ("/readyz", {}, 405, "This path is asked by another method"),

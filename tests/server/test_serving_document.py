@@ -11,7 +11,10 @@ from typing import Any
 
 import httpx
 
-from clip.serving.limits import MOST_LABELS, Limits
+from clip import samples
+from clip.embedding import embed_into
+from clip.search import Index
+from clip.serving.limits import MOST_LABELS, MOST_MATCHES, Limits
 from clip.serving.metrics import Metrics
 from tests.server.running import ROOT, serving
 
@@ -25,12 +28,17 @@ def test_snippets_and_commands(tmp_path, monkeypatch, capsys):
     commands = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
     asked = [command for command in commands if command.startswith("curl ")]
     assert commands[0] == "clip serve --model shapes --port 8000"
-    assert len(asked) == 2
-    with serving(tmp_path, "--backend", "numpy") as server:
+    assert len(asked) == 3
+    pictures = list(map(str, samples.pictures().values()))
+    embed_into(tmp_path / "embeddings", pictures, backend="numpy", workers=0)
+    Index.build(tmp_path / "embeddings", tmp_path / "index.lance")
+    with serving(tmp_path, "--backend", "numpy", "--index", tmp_path / "index.lance") as server:
         address = server.address.removeprefix("http://")
-        embeddings, labels = (answered(command.replace(PORT, address)) for command in asked)
+        embeddings, labels, matches = (answered(command.replace(PORT, address)) for command in asked)
         assert len(embeddings["data"][0]["embedding"]) == 128
         assert labels["probabilities"]["a red circle"] > 0.9
+        assert matches["results"][0]["path"].endswith("a-large-solid-red-circle.png")
+        assert len(matches["results"]) == 5
         for kind, text in BLOCKS:
             if kind == "python":
                 snippet = tmp_path / "snippet.py"
@@ -59,6 +67,7 @@ def answered(command: str) -> Any:
 
 
 def test_numbers_and_names():
+    assert MOST_LABELS == MOST_MATCHES
     limits, flat = Limits(), SECTION.replace(",", "").replace("\n", " ")
     for sentence in (
         f"`--max-batch` ({limits.batch})",
@@ -68,7 +77,7 @@ def test_numbers_and_names():
         f"| body of a request | {limits.body >> 20} MiB",
         f"client_max_body_size {limits.body >> 20}m",
         f"| texts or pictures of a request | {limits.request_inputs} or",
-        f"| labels | {MOST_LABELS} |",
+        f"| labels and results of a search | {MOST_LABELS} |",
         f"| pixels of a picture before it is decoded | {limits.pixels} |",
         f"| connections | {limits.connections} else",
         f"end of the body | {limits.head_seconds:g} and {limits.body_seconds:g} else",

@@ -150,6 +150,12 @@ def test_a_client_that_reads_nothing_loses_its_connection(server):
         within_seconds(20, lambda: server.metric("clip_connections") == 1)  # of the question itself
 
 
+def test_a_server_without_an_index(server):
+    answer = server.client.post("/search", json={"text": "a star"})
+    assert answer.status_code == 404
+    assert answer.json()["error"] == "This server has no index; it is given one by clip serve --index."
+
+
 def test_requests_that_are_there_are_answered_before_the_end(tmp_path):
     with serving_slowly(tmp_path, 0.5) as server, ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(server.embed, text) for text in ("a star", "a circle", "a red star")]

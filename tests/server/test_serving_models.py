@@ -22,7 +22,7 @@ TEXTS = ["a red circle", "two small blue squares left of a green star", "a star"
 def test_features_do_not_depend_on_what_they_were_computed_with(backend):
     metrics = Metrics()
     load = partial(open_model, "shapes", backend=backend.name)
-    service = Service("shapes", load, Limits(batch=5, queue=64), metrics, fetch=False, failed=lambda: None)
+    service = Service("shapes", load, Limits(batch=5, queue=64), metrics, fetch=False, index=None, failed=lambda: None)
     files = [path.read_bytes() for path in samples.pictures().values()]
 
     async def ask() -> list:
