@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -129,6 +130,7 @@ def embed_into(
     fault_share: float = 0.01,
     resume: bool = False,
     part: int = PART,
+    cluster: str | None = None,
     progress: Progress = quiet,
 ) -> Parts:
     """Embed pictures, or the texts of a list, into a folder of parts (`clip_core.embedding.parts`).
@@ -141,45 +143,62 @@ def embed_into(
         format: of the parts.
         resume: go on with what an interrupted run has left, or do nothing where all is there.
         part: pictures or texts of one file.
+        cluster: of Ray, which embeds the pictures: ``auto``, ``HOST:PORT`` or ``local`` (`clip.cluster_engine`); by
+            default this process embeds them.
         model, backend, device, precision, like, activation, heads, batch_size, workers, normalize, dtype, truncate,
             fault_share, progress: as for `embed`.
 
     Raises:
         ClipError: as `embed`, or the folder cannot be written, or has other embeddings.
     """
+    from clip import cluster_engine  # which opens models by this module
+
     if bool(pictures) == (texts is not None):
         raise ClipError("Give either pictures or, with --texts, a list of texts.")
+    if cluster is not None and texts is not None:
+        raise ClipError("A cluster embeds pictures alone; embed texts without --engine ray.")
     if not resume:
         engine.check_new(Path(output))  # before the work of opening pictures and model
     opened = sources.open_pictures(pictures, columns) if pictures else None
     lines = Texts(() if texts is None else sources.texts_of(os.fspath(texts), columns.caption))
-    loaded, stamp = open_stamped(
-        model,
-        backend=backend,
-        device=device,
-        precision=precision,
-        like=like,
-        activation=activation,
-        heads=heads,
-        dtype=dtype,
-        normalize=normalize,
-    )
+    wanted = {
+        "model": model,
+        "backend": backend,
+        "device": device,
+        "precision": precision,
+        "like": like,
+        "activation": activation,
+        "heads": heads,
+        "dtype": dtype,
+        "normalize": normalize,
+    }
+    loaded, stamp = open_stamped(**wanted)
     what = "texts" if opened is None else "pictures"
     if opened is None:
         plan = Plan(len(lines), fingerprint_of(lines), batch_size, part)
     else:
         plan = Plan(len(opened), opened.fingerprint(), batch_size, part)
-    with engine.run_in(output, plan, stamp, format=format, fault_share=fault_share, resume=resume, what=what) as run:
+    with ExitStack() as stack:
+        if cluster is not None:
+            stack.enter_context(cluster_engine.connected(cluster))
+        run = stack.enter_context(
+            engine.run_in(output, plan, stamp, format=format, fault_share=fault_share, resume=resume, what=what)
+        )
         parts: Iterator[Part]
         if opened is None:
             source = Path(str(texts)).name
             parts = engine.text_parts(
                 loaded.model, lines, source, stamp, plan, run.faults, run.missing, truncate=truncate, progress=progress
             )
-        else:
+        elif cluster is None:
             parts = engine.picture_parts(
                 loaded.model, opened, stamp, plan, run.faults, run.missing, workers=workers, progress=progress
             )
+        else:
+            wanted["backend"] = loaded.model.backend  # which another machine might not choose by itself
+            made_there = cluster_engine.embedded_batches(wanted, opened, stamp, plan, run.missing, workers)
+            batches = stack.enter_context(closing(made_there))
+            parts = engine.collected(batches, plan, run.faults, run.missing, progress)
         for made in parts:
             run.write(made)
     return Parts(output)

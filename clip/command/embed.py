@@ -64,6 +64,13 @@ class Form(str, Enum):
     NPY = "npy"
 
 
+class Engine(str, Enum):
+    """What embeds."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 def run(
     pictures: Pictures = None,
     *,
@@ -92,6 +99,11 @@ def run(
     truncate: Truncate = False,
     fault_share: FaultShare = 0.01,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run has left.")] = False,
+    engine: Annotated[Engine, typer.Option(help="This machine, or a cluster of Ray.")] = Engine.LOCAL,
+    address: Annotated[
+        str,
+        typer.Option(help="Of the cluster: auto for that of this machine, HOST:PORT, or local to start one here."),
+    ] = "auto",
     json: Json = False,
 ) -> None:
     """Embed pictures or texts into Parquet parts; an interrupted run goes on where it was.
@@ -124,6 +136,7 @@ def run(
             truncate=truncate,
             fault_share=fault_share,
             resume=resume,
+            cluster=address if engine is Engine.RAY else None,
             progress=bar,
         )
     summary = {

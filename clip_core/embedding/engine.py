@@ -70,6 +70,14 @@ class Decoded(NamedTuple):
     faults: list[Fault]
 
 
+class Embedded(NamedTuple):
+    """A batch of pictures whose pixels have become embeddings."""
+
+    embeddings: np.ndarray  # [n, d]
+    columns: dict[str, list[Any]]  # as of `Decoded`
+    faults: list[Fault]
+
+
 @dataclass(frozen=True)
 class Decode:
     """Numbers of pictures -> a batch; the stage that runs in other processes."""
@@ -125,13 +133,12 @@ def kept(model: Model, features: np.ndarray, stamp: Stamp) -> np.ndarray:
     return result
 
 
-def joined(place: Place, embeddings: Sequence[np.ndarray], columns: Sequence[dict[str, list[Any]]]) -> Part:
+def joined(plan: Plan, part: range, batches: Sequence[Embedded]) -> Part:
     """A part of its batches."""
-    names = columns[0]
     return Part(
-        place,
-        np.concatenate(embeddings),
-        {name: [value for of_batch in columns for value in of_batch[name]] for name in names},
+        plan.place(part, [fault for batch in batches for fault in batch.faults]),
+        np.concatenate([batch.embeddings for batch in batches]),
+        {name: [value for batch in batches for value in batch.columns[name]] for name in PICTURE_COLUMNS},
     )
 
 
@@ -202,28 +209,34 @@ def picture_parts(
         ClipError: too many pictures cannot be used, or the model's features cannot; or a process that decodes has died.
     """
     missing = list(plan.parts()) if missing is None else missing
-    left = sum(map(len, missing))
-    done = plan.total - left
     if workers is None:
-        workers = min(MOST_WORKERS, os.cpu_count() or 1) if left >= MANY else 0
+        workers = min(MOST_WORKERS, os.cpu_count() or 1) if sum(map(len, missing)) >= MANY else 0
     tower = model.architecture.image
     decode = Decode(pictures, tower.resolution, tower.pixels)
-    progress("pictures", done, plan.total, faults.count)
     batches = (batch for part in missing for batch in plan.batches(part))
     with in_order(decode, batches, workers) as decoded:
-        for part in missing:
-            embeddings: list[np.ndarray] = []
-            columns: list[dict[str, list[Any]]] = []
-            of_part: list[Fault] = []
-            for batch in plan.batches(part):
-                block = next(decoded)
-                faults.add(block.faults)
-                of_part += block.faults
-                embeddings.append(embedded(model, block.pixels, stamp))
-                columns.append(block.columns)
-                done += len(batch)
-                progress("pictures", done, plan.total, faults.count)
-            yield joined(plan.place(part, of_part), embeddings, columns)
+        made = (Embedded(embedded(model, each.pixels, stamp), each.columns, each.faults) for each in decoded)
+        yield from collected(made, plan, faults, missing, progress)
+
+
+def collected(
+    batches: Iterator[Embedded], plan: Plan, faults: FaultLog, missing: Sequence[range], progress: Progress = quiet
+) -> Iterator[Part]:
+    """The parts ``missing`` of a plan, of their batches, which come in order.
+
+    Raises:
+        ClipError: too many pictures cannot be used.
+    """
+    done = plan.total - sum(map(len, missing))
+    progress("pictures", done, plan.total, faults.count)
+    for part in missing:
+        of_part: list[Embedded] = []
+        for batch in plan.batches(part):
+            of_part.append(next(batches))
+            faults.add(of_part[-1].faults)
+            done += len(batch)
+            progress("pictures", done, plan.total, faults.count)
+        yield joined(plan, part, of_part)
 
 
 def text_parts(
