@@ -25,6 +25,7 @@ from clip_core.buffers import Tensor
 from clip_core.initialize import random_weights
 from clip_core.layouts import LAYOUTS
 from clip_core.models import MODELS, OPENAI_VOCABULARY_SIZE
+from clip_core.processor import choose_openblas_kernels
 from clip_core.towers.vision_transformer import VisionTransformer
 
 PACKAGES = (
@@ -45,6 +46,7 @@ def in_rounds(
     Args:
         script: is run with ``--contender NAME`` and the ``options``, in a process for each contender and round.
     """
+    choose_openblas_kernels()  # as the `clip` command does
     given = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
     environment |= {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from paddle.base import initializer
 
 from clip_core.chunks import threads
 from clip_core.errors import ClipError
+from clip_core.processor import choose_mkl_kernels
 
-PROCESSOR = Path("/proc/cpuinfo")
+OPENMP = Path(paddle.__file__).parent / "libs" / "libiomp5.so"  # Intel's, which wheels for Linux on x86 have
 
 
 def to_tensor(array: np.ndarray) -> paddle.Tensor:
@@ -43,10 +45,8 @@ def use_device(device: str | None) -> None:
         ClipError: this build of Paddle has no such device.
     """
     paddle.core.set_num_threads(threads())  # left alone, Paddle uses one
-    # The MKL in Paddle's wheels takes AMD's processors for the oldest ones, at less than half of their speed.
-    processor = PROCESSOR.read_text() if PROCESSOR.is_file() else ""
-    if "AuthenticAMD" in processor and "avx2" in processor:
-        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # has AVX2; read at the first matrix product
+    choose_mkl_kernels()
+    _let_threads_sleep()
     if device is None:
         return
     try:
@@ -57,11 +57,41 @@ def use_device(device: str | None) -> None:
         ) from error
 
 
+def _let_threads_sleep() -> None:
+    """Let this thread's helpers in Paddle's OpenMP sleep a millisecond after their work, unless the user chose a time.
+
+    By default they keep their cores busy for 200 more milliseconds, in which PyTorch and NumPy do not get them.
+    """
+    if "KMP_BLOCKTIME" not in os.environ and "OMP_WAIT_POLICY" not in os.environ and OPENMP.is_file():
+        ctypes.CDLL(str(OPENMP)).kmp_set_blocktime(1)
+
+
+@contextmanager
+def no_initial_values() -> Iterator[None]:
+    """Let parameters have no values, and no memory, until they are set."""
+    with _initial_values(NoValues()):
+        yield
+
+
 @contextmanager
 def constant_initial_values() -> Iterator[None]:
     """Keep Paddle from drawing random numbers for values that are about to be overwritten."""
+    with _initial_values(nn.initializer.Constant()):
+        yield
+
+
+class NoValues(nn.initializer.Initializer):
+    """Leaves a parameter as it is: without memory."""
+
+    def forward(self, var: paddle.Tensor, block: object = None) -> paddle.Tensor:
+        return var
+
+
+@contextmanager
+def _initial_values(chosen: nn.initializer.Initializer) -> Iterator[None]:
+    """Give this initial value to all parameters that are created, whatever the user has set."""
     users = initializer._global_weight_initializer(), initializer._global_bias_initializer()
-    nn.initializer.set_global_initializer(nn.initializer.Constant(), nn.initializer.Constant())
+    nn.initializer.set_global_initializer(chosen, chosen)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ import clip
 from clip.command.lazily import Commands
 from clip_core.errors import AssumptionWarning, ClipError, EndedBySignal, visible
 from clip_core.memory import enough_memory
+from clip_core.processor import choose_openblas_kernels
 
 app = typer.Typer(
     cls=Commands,
@@ -51,6 +52,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the work
+    choose_openblas_kernels()  # NumPy is not imported yet
     # What frameworks say of themselves while they are imported is no part of the command's output.
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", "No ccache found", UserWarning)

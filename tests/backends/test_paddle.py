@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 
 import paddle
 import pytest
@@ -41,26 +41,15 @@ def test_threads(monkeypatch, asked, threads):
     assert given == [threads]
 
 
-@pytest.mark.parametrize(
-    ("processor", "given", "expected"),
-    [
-        ("vendor_id : AuthenticAMD\nflags : fpu avx avx2", None, "5"),
-        ("vendor_id : AuthenticAMD\nflags : fpu avx", None, None),
-        ("vendor_id : GenuineIntel\nflags : fpu avx avx2", None, None),
-        ("vendor_id : AuthenticAMD\nflags : fpu avx avx2", "4", "4"),
-        (None, None, None),
-    ],
-)
-def test_mkl_is_told_of_amds_instructions(monkeypatch, tmp_path, processor, given, expected):
-    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "to be put back")
-    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
-    if given is not None:
-        monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", given)
-    monkeypatch.setattr(tensors, "PROCESSOR", tmp_path / "cpuinfo")
-    if processor is not None:
-        (tmp_path / "cpuinfo").write_text(processor)
-    use_device(None)
-    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
+def test_paddles_threads_sleep_soon_after_their_work(monkeypatch):
+    openmp = ctypes.CDLL(str(tensors.OPENMP))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for chosen, expected in ((None, 1), ("7", 200)):
+        openmp.kmp_set_blocktime(200)
+        if chosen is not None:
+            monkeypatch.setenv("KMP_BLOCKTIME", chosen)
+        use_device(None)
+        assert openmp.kmp_get_blocktime() == expected
 
 
 def test_the_users_initial_values_come_back():
