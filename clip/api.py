@@ -20,6 +20,7 @@ from clip_core import preprocess as preprocessing
 from clip_core.backend import Model, Tensor
 from clip_core.download import cache_folder, download
 from clip_core.errors import AssumptionWarning, CheckpointError, ClipError
+from clip_core.handover import HandedOver
 from clip_core.models import ARCHITECTURES, MODELS, OPENAI_CONTEXT_LENGTH, NamedArchitecture, NamedModel, name_of
 from clip_core.naming import count
 from clip_core.pixels import Pixels
@@ -177,23 +178,23 @@ def open_model(
     framework = backends.get(backend or _backend_for(name))  # before a long download, not after it
     path, named = weights_file(name, download_root)
     original = None if like is None else original_of(like, download_root)
-    file = converters.read(path, like=original, activation=activation, heads=heads)
+    file = converters.read(path, like=original, activation=activation, heads=heads, as_stored=True)
     if named is not None and file.architecture != named.architecture:
         found = name_of(file.architecture) or "another model"
         remedy = "remove it, and it is fetched again" if named.url else "install triclip again"
         raise CheckpointError(f"{path} holds {found}, expected {named.name}; {remedy}.")
     if resolution is not None:
         file = file.at_resolution(resolution)
+    logit_scale = float(np.exp(file.weights["logit_scale"], dtype=np.float64))
+    logit_bias = float(file.weights["logit_bias"]) if file.architecture.logit_bias else None
     model = framework.CLIP(
         file.architecture,
-        file.weights,
+        HandedOver(file.weights),
         device=device,
         precision=precision,
         source=str(path),
         vocabulary=file.vocabulary,
     )
-    logit_scale = float(np.exp(file.weights["logit_scale"], dtype=np.float64))
-    logit_bias = float(file.weights["logit_bias"]) if file.architecture.logit_bias else None
     warn_of_assumptions(path, file)
     if file.left_out:
         taken = f"below {file.prefix!r}" if file.prefix else "of one model"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedReader
 from math import prod
 from pathlib import Path
 
@@ -93,6 +94,28 @@ def equal(first: np.ndarray, second: np.ndarray) -> bool:
     )
 
 
+class Memory(mmap.mmap):
+    """Memory of this process alone, parts of which can be given back to the system."""
+
+
+def read_whole(file: BufferedReader, size: int) -> Buffer:
+    """The bytes of a file of at most ``size`` bytes from where it stands.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+    if not size or not hasattr(mmap, "MAP_PRIVATE"):
+        return file.read(size)
+    try:
+        memory = Memory(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError from error
+    view, found = memoryview(memory), 0
+    while count := file.readinto(view[found:]):
+        found += count
+    return memory if found == size else bytes(view[:found])  # somebody has cut the file
+
+
 def map_file(path: Path) -> Buffer:
     """The bytes of a file of our own, mapped: nothing else writes to it, and its pages can be let go of."""
     with open(path, "rb") as file:
@@ -104,7 +127,7 @@ def map_file(path: Path) -> Buffer:
 
 def release(buffer: Buffer) -> None:
     """Let go of the pages of a mapped file; they come back from the file when they are read again."""
-    if isinstance(buffer, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    if isinstance(buffer, mmap.mmap) and not isinstance(buffer, Memory) and hasattr(mmap, "MADV_DONTNEED"):
         buffer.madvise(mmap.MADV_DONTNEED)
 
 
@@ -175,7 +198,7 @@ def checked_sizes(sizes: object, what: str) -> Shape:
 
 
 def view(buffer: Buffer | memoryview, dtype: np.dtype, shape: Shape, offset: int = 0) -> np.ndarray:
-    """A read-only array of ``shape`` over the bytes from ``offset``, which the caller has checked to be there."""
+    """An array of ``shape`` over the bytes from ``offset``, which the caller has checked to be there."""
     if 0 in shape:
         return np.zeros(shape, dtype)
     return np.frombuffer(buffer, dtype, prod(shape), offset).reshape(shape)

@@ -309,7 +309,7 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
 
 
 @contextmanager
-def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
     """Open a regular file for reading; a folder, pipe, device or broken link is refused before anything is read.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 
 from clip_core import files, naming, resize
 from clip_core.architecture import Architecture
-from clip_core.buffers import BFLOAT16, START_BYTES, Buffer, Content, from_bfloat16, threads
+from clip_core.buffers import BFLOAT16, START_BYTES, Buffer, Content, from_bfloat16, read_whole, threads
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts import LAYOUTS
 from clip_core.layouts.parts import Layout, Word
@@ -129,7 +129,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     if not folders.is_index(path):
         return [path]
     with _about(path):
-        return [path, *folders.parts(path, _bytes_of(path, folders.MAX_INDEX_BYTES))]
+        return [path, *folders.parts(path, bytes(_bytes_of(path, folders.MAX_INDEX_BYTES)))]
 
 
 def read(
@@ -141,6 +141,7 @@ def read(
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
     expected: Architecture | None = None,
+    as_stored: bool = False,
 ) -> ModelFile:
     """Read weights of any format and layout; the bytes, read once, are what is hashed and parsed.
 
@@ -155,6 +156,7 @@ def read(
             that `write` made carry both, and so do configurations beside a file; without any of these, the weights are
             taken to be like OpenAI's, and `ModelFile.assumed` says so.
         expected: what is assumed in place of OpenAI's, as a recipe has it.
+        as_stored: True gives arrays that may be views of the file in another axis order, or not aligned.
 
     Raises:
         ClipError: the path cannot be read.
@@ -163,7 +165,7 @@ def read(
     with enough_memory(path):
         model = open_model(path, Given(prefix, like, word_of_the_user(activation, heads), expected), strict)
         weights = model.weights
-        for name in weights:  # in place, so that the old array can go before the next one is made
+        for name in () if as_stored else weights:  # in place, so that the old array can go before the next one is made
             # Not ascontiguousarray, which turns a scalar into a vector.
             weights[name] = np.require(weights[name], requirements=["C", "A"])
         return model
@@ -261,17 +263,17 @@ def _opened(path: Path) -> tuple[Content, int, str]:
 
 def _joined(index: Path) -> tuple[Content, int, str]:
     """The tensors of all files that ``index`` names, their bytes and the index's, and the digest of these."""
-    data = _bytes_of(index, folders.MAX_INDEX_BYTES)
+    data = bytes(_bytes_of(index, folders.MAX_INDEX_BYTES))
     with _about(index):
         parts = folders.parts(index, data)
     size, digest = len(data), hashlib.sha256(data)
     container = ""
     tensors: Weights = {}
     for part, names in parts.items():
-        data = _bytes_of(part, MAX_FILE_BYTES - size, formats.of)
-        size += len(data)
-        digest.update(data)
-        content = _content(part, data)
+        own = _bytes_of(part, MAX_FILE_BYTES - size, formats.of)
+        size += len(own)
+        digest.update(own)
+        content = _content(part, own)
         for name in sorted(content.tensors.keys() ^ names):
             found = "is not in it" if name in names else "is in it"
             raise CheckpointError(f"{part}: {name!r:.200} {found}, and {index.name} says otherwise; fetch both again.")
@@ -300,7 +302,7 @@ def enough_memory(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _bytes_of(path: Path, limit: int, check: Callable[[Path, bytes], object] | None = None) -> bytes:
+def _bytes_of(path: Path, limit: int, check: Callable[[Path, bytes], object] | None = None) -> Buffer:
     """The bytes of a file, which is read whole when its first ones have passed ``check``."""
     with files.open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -310,7 +312,7 @@ def _bytes_of(path: Path, limit: int, check: Callable[[Path, bytes], object] | N
             with _about(path):
                 check(path, file.read(START_BYTES))
             file.seek(0)
-        return file.read(size)
+        return read_whole(file, size)
 
 
 def _content(path: Path, data: Buffer) -> Content:

@@ -23,6 +23,7 @@ from backends.nnabla.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
 from clip_core.backend import below, class_of
 from clip_core.errors import ClipError
+from clip_core.handover import take
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.layouts import LAYOUTS
 from clip_core.naming import Weights, check, parameters
@@ -118,7 +119,7 @@ class CLIP(Observed):
         variables = dict(self.named_parameters())
         for parameter in parameters(self.architecture):
             dtype = np.int64 if parameter.kind == "counter" else np.float32
-            variables[parameter.name].data.get_data("w", dtype)[...] = weights[parameter.name]
+            variables[parameter.name].data.get_data("w", dtype)[...] = take(weights, parameter.name)
 
     def export(self) -> Weights:
         """The weights under their canonical names, shapes and axis order; float32, counters int64."""

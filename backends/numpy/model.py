@@ -15,6 +15,7 @@ from backends.numpy.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
 from clip_core.backend import Observe, below, class_of, ignore
 from clip_core.errors import ClipError
+from clip_core.handover import take
 from clip_core.inputs import check_pixels, check_tokens
 from clip_core.naming import Weights, check, parameters
 from clip_core.similarity import logits
@@ -66,7 +67,9 @@ class CLIP:
         """
         check(self.architecture, weights, source)
         self.weights: Weights = {
-            parameter.name: np.array(weights[parameter.name], dtype=None if parameter.kind == "counter" else self.dtype)
+            parameter.name: np.array(
+                take(weights, parameter.name), None if parameter.kind == "counter" else self.dtype, order="C"
+            )
             for parameter in parameters(self.architecture)
         }
 

@@ -17,11 +17,12 @@ import paddle
 from paddle import nn
 
 from backends.paddle.layers import Attention, Block, Observed, normalize, recorded
-from backends.paddle.tensors import constant_initial_values, empty, to_array, to_tensor, use_device
+from backends.paddle.tensors import constant_initial_values, empty, no_initial_values, to_array, to_tensor, use_device
 from backends.paddle.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
 from clip_core.backend import below, class_of
 from clip_core.errors import ClipError, ImageError, TextError
+from clip_core.handover import take
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
 from clip_core.text.loading import tokenizer_of
@@ -80,7 +81,8 @@ class CLIP(Observed):
         use_device(device)
         if precision != "fp32" and paddle.get_device() == "cpu":
             raise ClipError(f"Paddle has no {precision} kernels for the CPU; use precision fp32, or a GPU.")
-        with constant_initial_values():
+        # A change of precision needs values.
+        with no_initial_values() if precision == "fp32" else constant_initial_values():
             text = class_of(TEXT_TOWERS, architecture.text, "paddle")(architecture.text, architecture.embed_dim)
             # The parts of a text tower at the root are the model's own, its tensors first, as in OpenAI's class.
             own = text if architecture.text.at_root else nn.Layer()
@@ -124,10 +126,14 @@ class CLIP(Observed):
     def _set(self, weights: Mapping[str, np.ndarray]) -> None:
         state = self.state_dict()
         for parameter in parameters(self.architecture):
-            tensor, array = state[parameter.name], weights[parameter.name]
+            tensor, array = state[parameter.name], take(weights, parameter.name)
             if parameter.kind == "linear":
-                array = np.ascontiguousarray(array.T)
-            tensor.set_value(paddle.to_tensor(array).astype(tensor.dtype))
+                array = array.T
+            if tensor.dtype in (paddle.float32, paddle.int64):  # which NumPy has, so that one copy is enough
+                dtype = np.int64 if parameter.kind == "counter" else np.float32
+                tensor.set_value(np.require(array, dtype, ["C", "A"]))
+            else:
+                tensor.set_value(paddle.to_tensor(np.require(array, requirements=["C", "A"])).astype(tensor.dtype))
 
     def export(self) -> Weights:
         """The weights under their canonical names, shapes and axis order; float32, counters int64."""

@@ -21,6 +21,7 @@ from backends.torch.towers import IMAGE_TOWERS, TEXT_TOWERS
 from clip_core.architecture import Architecture
 from clip_core.backend import below, class_of
 from clip_core.errors import ClipError, ImageError, TextError
+from clip_core.handover import take
 from clip_core.initialize import initialize
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
 from clip_core.naming import Weights, check, parameters
@@ -144,9 +145,9 @@ class CLIP(Observed):
     def _set(self, weights: Mapping[str, np.ndarray]) -> None:
         with torch.no_grad():
             state = self.state_dict()
-            for name in weights:
-                # PyTorch takes no array that is read backwards.
-                array = torch.from_numpy(np.array(weights[name], order="C"))
+            for name in list(weights):
+                # PyTorch takes no array that is read backwards or must not be written.
+                array = torch.from_numpy(np.require(take(weights, name), requirements=["C", "A", "W"]))
                 part_of(state[name]).copy_(part_of(state[name], array))
 
     def export(self) -> Weights:
