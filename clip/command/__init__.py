@@ -33,11 +33,28 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _use_threads(count: int | None) -> None:
+    """Let NumPy and the frameworks, which are not imported yet, read the wish where they look for it."""
+    if count is not None:
+        for name in THREADS:
+            os.environ[name] = str(count)
+
+
 @app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            callback=_use_threads,
+            is_eager=True,
+            help="Threads that compute on the CPU, in every framework; by default $OMP_NUM_THREADS, or one a core.",
+        ),
+    ] = None,
 ) -> None:
     """One CLIP for NNabla, Paddle, PyTorch and NumPy, verified to produce the same numbers."""
 
@@ -75,6 +92,10 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         _refuse(f"{error.filename or 'The output'} cannot be used: {error.strerror or error}.")
+
+
+# What says how many threads: to PyTorch, Paddle and this project, and to the libraries below NumPy and PyTorch.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def _refuse(sentence: str) -> NoReturn:

@@ -87,6 +87,7 @@ def test_entry_points_name_the_same_function():
         *(["paint"], ["models", "--yaml"], ["convert", "one.pt"], ["convert", "a.pt", "b.h5", "--dtype", "int8"]),
         *(["evaluate", "imagenet"], ["tokenize", "--context-length", "1", "a"], ["train"], ["classify"], ["inspect"]),
         *(["tokenize", "--context-length", "1000000000000", "a"], ["classify", "a.png", "--batch-size", "0"]),
+        ["--threads", "0", "models"],
     ],
 )
 def test_wrong_usage(arguments, run):
@@ -126,6 +127,21 @@ def test_help_imports_no_command(run):
 def test_version(run):
     result = run("--version")
     assert (result.code, result.out) == (0, f"triclip {clip.__version__}\n")
+
+
+@pytest.mark.parametrize("wish", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_framework_computes_with_the_threads_that_are_wished(wish):
+    """One thread is the process itself, in which all of them compute one after the other."""
+    arguments = ["--threads", str(wish), "parity", "shapes", "--backends", ",".join(BACKENDS)]
+    code = (
+        "import os; from clip.command import app; from clip_core.chunks import threads; "
+        f"app({arguments}, standalone_mode=False); print(threads(), len(os.listdir('/proc/self/task')))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "parity: PASS" in shown
+    counted, running = map(int, shown.splitlines()[-1].split())
+    assert counted == wish
+    assert running == 1 if wish == 1 else running >= wish
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
