@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+from clip_core.data.trees import MOST_EXPANSION
 from clip_core.errors import ClipError
 from clip_core.files import open_regular
+
+_SMALL = 1 << 24  # bytes that a file may have inside whatever its own size
 
 
 def require_pyarrow(path: str | os.PathLike[str], otherwise: str = "") -> None:
@@ -44,7 +47,12 @@ def open_parquet(path: str | os.PathLike[str], remedy: str = "get it again") -> 
     with open_regular(path) as file:
         try:
             parquet = ParquetFile(file)
-            if parquet.metadata.num_rows > os.fstat(file.fileno()).st_size:
+            size = os.fstat(file.fileno()).st_size
+            groups = range(parquet.metadata.num_row_groups)
+            inside = sum(parquet.metadata.row_group(number).total_byte_size for number in groups)
+            if inside > max(_SMALL, MOST_EXPANSION * size):
+                raise ClipError(f"{path} has more than {MOST_EXPANSION} times its own bytes inside; {remedy}.")
+            if parquet.metadata.num_rows > size:
                 raise ClipError(f"{path} states {parquet.metadata.num_rows} rows, more than it has bytes; {remedy}.")
             yield parquet
         except (pyarrow.ArrowException, OSError, ValueError) as error:

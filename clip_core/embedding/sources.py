@@ -48,7 +48,7 @@ PARQUET = ".parquet"
 MOST_TEXT_BYTES = 1 << 20  # of a caption or label
 AT_ONCE = 16  # addresses that a process fetches at the same time
 
-_ROWS = 64  # of a Parquet file that are in memory
+_ROWS = 16  # of a Parquet file that are in memory
 
 
 class Columns(NamedTuple):
@@ -282,8 +282,8 @@ class Rows:
                 _ROWS, row_groups=range(group, len(self._ends) - 1), columns=wanted, use_threads=False
             ):
                 batch.validate(full=True)
-                values = {name: batch.column(name).to_pylist() for name in wanted}
-                yield from zip(*([None] * len(batch) if name is None else values[name] for name in names))
+                for row in range(len(batch)):  # one at a time: in a small file, all rows may share a large picture
+                    yield tuple(None if name is None else batch.column(name)[row].as_py() for name in names)
 
     def _encoded(self, number: int, image: object, caption: object, label: object) -> Encoded | ClipError:
         stored = image.get("bytes") if isinstance(image, dict) else image
