@@ -54,12 +54,14 @@ def _decoded(text: str) -> bytes:
         raise ImageError(f"it is not base64 ({str(error).rstrip('.')}); encode the picture's file whole.") from error
 
 
-def pixels_of(content: bytes, preprocess: Preprocess, most_pixels: int) -> np.ndarray:
-    """Pixels float32 [3, r, r] of a picture's file.
+def pixels_of(picture: str | bytes, fetcher: Fetcher | None, preprocess: Preprocess, most_pixels: int) -> np.ndarray:
+    """Pixels float32 [3, r, r] of a picture, given as for `content_of`.
 
     Raises:
         ImageError: it cannot be used, or declares more than ``most_pixels``.
+        DownloadError: as `content_of`.
     """
+    content = content_of(picture, fetcher)
     width, height = image_size(content)
     if width * height > most_pixels:
         raise ImageError(f"it has {width} x {height} pixels; at most {most_pixels} are decoded, so send it smaller.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +21,7 @@ from clip.serving.bodies import Picture
 from clip.serving.limits import Limits
 from clip.serving.logs import log_event
 from clip.serving.metrics import Metrics
-from clip.serving.pictures import content_of, is_address, pixels_of
+from clip.serving.pictures import is_address, pixels_of
 from clip.serving.refusals import Refusal, busy
 from clip.zero_shot import Scores, label_tokens, scores, template_for
 from clip_core.batching import embed_texts, lengths
@@ -35,6 +35,7 @@ from clip_core.similarity import normalize
 
 TEXT, PICTURE = "text", "picture"
 FETCHES = 8  # pictures that are fetched at once
+BATCHES_DECODED = 4  # forward passes whose pictures are decoded, while others wait as files
 KNOWN_LABELS = 64  # sets of labels whose features are kept
 
 
@@ -75,6 +76,8 @@ class Service:
             if fetch
             else None
         )
+        # Of pictures that wait, files are kept, whose sum has a limit, and pixels of few.
+        self._room = asyncio.Semaphore(BATCHES_DECODED * limits.batch)
         self._label_features: OrderedDict[tuple[str, ...], np.ndarray] = OrderedDict()
 
     def start(self) -> None:
@@ -130,10 +133,8 @@ class Service:
         """
         loaded = self.model()
         with self._places(len(pictures)):
-            pixels = await asyncio.gather(
-                *(self._pixels(loaded, picture, f"input {place}") for place, picture in enumerate(pictures))
-            )
-            return await self._computed(PICTURE, np.stack(pixels))
+            named = [(picture, f"input {place}") for place, picture in enumerate(pictures)]
+            return np.concatenate(await _together([self._picture(loaded, *each) for each in named]))
 
     async def classify(self, picture: Picture, labels: Sequence[str], template: str | None) -> Scores:
         """Compare a picture with labels: [1, m].
@@ -146,8 +147,7 @@ class Service:
         key = (template, *labels)
         texts = self._label_features.get(key)
         with self._places(1 if texts is not None else 1 + len(labels)):
-            pixels = await self._pixels(loaded, picture, "the picture")
-            image = await self._computed(PICTURE, pixels[None])
+            image = await self._picture(loaded, picture, "the picture")
             if texts is None:
                 tokens = await self._decoded("labels", label_tokens, loaded, labels, template, "shorten it")
                 texts = await self._computed(TEXT, tokens)
@@ -171,8 +171,7 @@ class Service:
                 tokens = await self._decoded("text", _tokens, loaded, [text])
                 total += normalize(await self._computed(TEXT, tokens))[0]
             if picture is not None:
-                pixels = await self._pixels(loaded, picture, "the picture")
-                total += normalize(await self._computed(PICTURE, pixels[None]))[0]
+                total += normalize(await self._picture(loaded, picture, "the picture"))[0]
             try:
                 query = direction(total)[None]
                 nearest = await asyncio.get_running_loop().run_in_executor(self._decoding, index.nearest, query, count)
@@ -205,13 +204,13 @@ class Service:
         finally:
             self.accepted -= inputs
 
-    async def _pixels(self, loaded: LoadedModel, picture: Picture, name: str) -> np.ndarray:
-        """Pixels float32 [3, r, r] of what a client calls ``name``."""
-        content = picture
-        if not isinstance(picture, bytes):
-            pool = self._fetching if is_address(picture) else None
-            content = await self._decoded(name, content_of, picture, self._fetcher, pool=pool)
-        return await self._decoded(name, pixels_of, content, loaded.preprocess, self.limits.pixels)
+    async def _picture(self, loaded: LoadedModel, picture: Picture, name: str) -> np.ndarray:
+        """Features float32 [1, d] of what a client calls ``name``."""
+        fetched = isinstance(picture, str) and is_address(picture)
+        arguments = (picture, self._fetcher, loaded.preprocess, self.limits.pixels)
+        async with self._room:
+            pixels = await self._decoded(name, pixels_of, *arguments, pool=self._fetching if fetched else None)
+            return await self._computed(PICTURE, pixels[None])
 
     async def _decoded(
         self, name: str, function: Callable[..., Any], *arguments: object, pool: ThreadPoolExecutor | None = None
@@ -253,6 +252,16 @@ class Service:
         self._metrics.model.labels(self.name, loaded.model.backend).set(1)
         log_event("ready", model=self.name, backend=loaded.model.backend)
         return passes
+
+
+async def _together(works: list[Coroutine[Any, Any, np.ndarray]]) -> list[np.ndarray]:
+    """What all of them give; when one fails, the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _tokens(loaded: LoadedModel, texts: Sequence[str]) -> np.ndarray:
