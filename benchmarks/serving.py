@@ -59,7 +59,8 @@ def main() -> None:
 def compare(arguments: Any) -> None:
     """Run every contender in turn, round by round, and print a table for each kind of inputs."""
     options = {key: getattr(arguments, key) for key in ("model", "backend", "seconds")}
-    found = harness.in_rounds(__file__, CONTENDERS, arguments.rounds, arguments.threads, options)
+    names, left_out = harness.chosen(CONTENDERS, arguments.contenders, {})
+    found = harness.in_rounds(__file__, names, arguments.rounds, arguments.threads, options)
     facts = harness.machine()
     print(f"{arguments.model}, {arguments.backend}, {arguments.threads} threads, {facts['processor']}")
     works: dict[str, dict[str, dict[str, float]]] = {}
@@ -67,13 +68,15 @@ def compare(arguments: Any) -> None:
         works[kind] = {name: figures([each[kind] for each in rounds]) for name, rounds in found.items()}
         print(f"\n{kind:16}{'best/s':>10}{'ratio':>8}{'median/s':>10}{'ratio':>8}{'p50 ms':>10}{'p99 ms':>10}")
         for name, row in works[kind].items():
-            row |= {f"ratio_of_{key}": row[key] / works[kind]["direct"][key] for key in ("best", "median")}
+            row |= {f"ratio_of_{key}": row[key] / works[kind][names[0]][key] for key in ("best", "median")}
             print(
                 f"{name:16}{row['best']:10.1f}{row['ratio_of_best']:8.2f}{row['median']:10.1f}"
                 f"{row['ratio_of_median']:8.2f}{row['p50_ms']:10.2f}{row['p99_ms']:10.2f}"
             )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"settings": options, "machine": facts, "works": works}, indent=2))
+        settings = options | {"rounds": arguments.rounds, "threads": arguments.threads, "unit": "answers"}
+        result = {"settings": settings, "machine": facts, "left_out": left_out, "works": works}
+        arguments.json.write_text(json.dumps(result, indent=2))
 
 
 def figures(rounds: list[dict[str, Any]]) -> dict[str, float]:

@@ -83,6 +83,13 @@ SUBJECTS = {
         "Whole processes. The peer is a script that imports the package, loads ViT-B/32 from .safetensors, and encodes "
         "one picture and two labels.",
     ),
+    "serving": Subject(
+        "Serving",
+        "serving.py",
+        "--model ViT-B/32 --rounds 2 --seconds 2",
+        "Answers of `clip serve` to 1, 8 and 64 clients on the same machine, each of which sends one text or JPEG file "
+        "after the other. The peer calls the model directly, with one input after the other or with 32 at once.",
+    ),
     "growth": Subject(
         "Growth",
         "growth.py",

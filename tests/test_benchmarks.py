@@ -133,6 +133,16 @@ def test_files_and_inputs_are_measured_beside_their_peers(script, options, kinds
 
 
 @pytest.mark.slow
+def test_a_server_is_measured_beside_its_model(tmp_path):
+    works = works_of(tmp_path, "serving.py", "--backend", "numpy", "--seconds", 0.3)
+    assert list(works) == ["texts", "pictures"]
+    for rows in works.values():
+        assert list(rows) == ["direct", "direct batches", "1 clients", "8 clients", "64 clients"]
+        assert rows["direct"]["ratio_of_best"] == 1
+        assert all(0 < row["p50_ms"] <= row["p99_ms"] for row in rows.values())
+
+
+@pytest.mark.slow
 def test_texts_give_the_same_embeddings(tmp_path):
     works = works_of(tmp_path, "text.py", "--classes", 1, "--contenders", "open_clip,transformers,torch")
     assert list(works) == ["short captions", "captions", "classifier"]
