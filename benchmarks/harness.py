@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,17 @@ from clip_core.towers.vision_transformer import VisionTransformer
 
 PACKAGES = (
     *("numpy", "pillow", "torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "paddlepaddle"),
-    *("nnabla", "onnxruntime", "openvino", "nncf", "instant-clip-tokenizer", "hf-processors-rs"),
+    *(
+        "nnabla",
+        "onnxruntime",
+        "openvino",
+        "nncf",
+        "instant-clip-tokenizer",
+        "hf-processors-rs",
+        "lancedb",
+        "pyarrow",
+        "faiss-cpu",
+    ),
 )
 PEER_BATCH = 80  # the prompts of one class
 CORES = len(os.sched_getaffinity(0))
@@ -164,7 +173,7 @@ def seconds_of(work: Callable[[], object], calls: int, before: int = 1) -> list[
 
 def peak_memory_mib() -> float:
     """Of this process until now, what was resident at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return int(next(line for line in _lines("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def save_model(name: str, path: Path) -> None:
