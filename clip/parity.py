@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -16,7 +16,7 @@ from backends.numpy import CLIP as Reference
 from clip import samples
 from clip.api import LoadedModel, open_model, weights_file
 from clip_core import similarity, tolerances
-from clip_core.backend import Model, Tensor
+from clip_core.backend import Model, Tensor, plainly
 from clip_core.errors import ClipError
 from clip_core.image import open_image
 from clip_core.initialize import random_weights
@@ -98,6 +98,7 @@ def compare(
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
     random: bool = False,
+    plain: bool = False,
 ) -> Report:
     """Load ``name``, a model's name or a file, in each backend and compare it with the reference.
 
@@ -106,6 +107,7 @@ def compare(
         layers: compare every block as well.
         activation, heads: as for `clip.load`.
         random: with seeded random weights rather than a file's; ``name`` is that of any architecture that is known.
+        plain: compare the plain way of computing (`plainly`), in place of the fast one of inference.
 
     Raises:
         ClipError: the file cannot be read, or a backend that was asked for is missing.
@@ -116,17 +118,17 @@ def compare(
     for backend in chosen:
         backends.get(backend)  # before the work, not in the middle of it
     if random:
-        return _compare_random(str(name), chosen, layers)
+        return _compare_random(str(name), chosen, layers, plain)
     judge = open_model(name, backend="numpy", precision="fp64", activation=activation, heads=heads)
     path = weights_file(name)[0]
     models = (
         open_model(path, backend=backend, device="cpu", activation=activation, heads=heads).model for backend in chosen
     )
-    report = compare_models(str(path), judge.model, models, sample_inputs(judge), layers)
+    report = compare_models(str(path), judge.model, models, sample_inputs(judge), layers, plain)
     return replace(report, assumed=judge.assumed)
 
 
-def _compare_random(name: str, chosen: Sequence[str], layers: bool) -> Report:
+def _compare_random(name: str, chosen: Sequence[str], layers: bool, plain: bool) -> Report:
     architecture = architecture_of(name)
     if architecture is None:
         raise ClipError(f"There is no architecture {name!r}; clip models lists those that are known.")
@@ -134,11 +136,16 @@ def _compare_random(name: str, chosen: Sequence[str], layers: bool) -> Report:
     judge = Reference(architecture, weights, precision="fp64")
     inputs = sample_inputs(LoadedModel(name, judge, float(np.exp(weights["logit_scale"]))))
     models = (backends.get(backend).CLIP(architecture, weights, device="cpu") for backend in chosen)
-    return compare_models(f"{name} with random weights", judge, models, inputs, layers)
+    return compare_models(f"{name} with random weights", judge, models, inputs, layers, plain)
 
 
 def compare_models(
-    checkpoint: str, judge: Reference | Model, models: Iterable[Model], inputs: Inputs, layers: bool = False
+    checkpoint: str,
+    judge: Reference | Model,
+    models: Iterable[Model],
+    inputs: Inputs,
+    layers: bool = False,
+    plain: bool = False,
 ) -> Report:
     """Compare ``models``, one in memory at a time, with ``judge``, which computes in float64."""
     expected_image, expected_text = embeddings(judge, inputs)
@@ -147,7 +154,8 @@ def compare_models(
     comparisons = []
     for model in models:
         framework = backends.get(model.backend)
-        image, text = embeddings(model, inputs)
+        with plainly() if plain else nullcontext():
+            (image, text), scores = embeddings(model, inputs), logits(model, inputs)
         found = model.layers(inputs.pixels, inputs.tokens) if layers else {}
         comparisons.append(
             Comparison(
@@ -156,7 +164,7 @@ def compare_models(
                 pixels_equal=bool((framework.to_array(framework.to_tensor(inputs.pixels)) == inputs.pixels).all()),
                 image_embedding=difference(image, expected_image),
                 text_embedding=difference(text, expected_text),
-                logits=difference(logits(model, inputs), expected_logits),
+                logits=difference(scores, expected_logits),
                 layers={name: _relative_difference(found[name], value) for name, value in expected_layers.items()},
             )
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -32,6 +34,26 @@ def ignore(name: str, value: Tensor) -> None:
 def below(prefix: str, observe: Observe) -> Observe:
     """An observer of a part, who tells ``observe`` the names with ``prefix`` in front."""
     return observe if observe is ignore else lambda name, value: observe(prefix + name, value)
+
+
+_plain = ContextVar("plain", default=False)
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Let backends compute in this thread as where other code looks at each step: by the framework's own functions, and
+    without what inference alone has, such as prefixes that are computed once.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def is_plain() -> bool:
+    """Whether this thread computes `plainly`."""
+    return _plain.get()
 
 
 def class_of(classes: Mapping[str, Kind], tower: Tower, backend: str) -> Kind:

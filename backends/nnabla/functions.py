@@ -20,6 +20,7 @@ from nnabla import parameter
 from nnabla.function import PythonFunction
 
 from backends.nnabla.module import SWITCHES
+from clip_core.backend import is_plain
 from clip_core.chunks import in_chunks
 from clip_core.errors import TextError
 from clip_core.inputs import check_tokens
@@ -53,7 +54,7 @@ def is_for_a_file() -> bool:
 
 def by_numpy() -> bool:
     """Whether NumPy computes."""
-    return on_cpu() and not is_for_a_file()
+    return on_cpu() and not is_for_a_file() and not is_plain()
 
 
 def linear(x: nn.Variable, weight: nn.Variable, bias: nn.Variable | None = None) -> nn.Variable:

@@ -18,7 +18,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 from backends.paddle.tensors import empty, size, to_array
-from clip_core.backend import Observe, ignore
+from clip_core.backend import Observe, ignore, is_plain
 from clip_core.inputs import check_tokens
 from clip_core.noise import Noise, PatchNoise
 from clip_core.towers.parts import Activation, TextTower
@@ -151,9 +151,9 @@ def recorded() -> bool:
 
 def looked_at(*layers: nn.Layer) -> bool:
     """Whether other code sees how ``layers`` compute, or has changed it: they, or any of their parts, have hooks or
-    forward passes from elsewhere.
+    forward passes from elsewhere, or it is wanted as if other code saw it.
     """
-    return not all(map(_is_original, layers))
+    return is_plain() or not all(map(_is_original, layers))
 
 
 def _is_original(layer: nn.Layer) -> bool:
@@ -336,7 +336,7 @@ class Transformer(Observed):
 
 def is_inference(part: Observed, x: paddle.Tensor) -> bool:
     """Whether ``x`` is on a CPU, ``part`` is in evaluation mode, and neither gradients nor stages are wanted of it."""
-    if recorded() or paddle.is_grad_enabled() or part.training:
+    if is_plain() or recorded() or paddle.is_grad_enabled() or part.training:
         return False
     return x.place.is_cpu_place() and part.observe is ignore
 

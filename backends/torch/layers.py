@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from backends.torch import packs
 from backends.torch.sharding import is_sharded
 from backends.torch.tensors import to_array
-from clip_core.backend import Observe, ignore
+from clip_core.backend import Observe, ignore, is_plain
 from clip_core.inputs import check_tokens
 from clip_core.noise import Noise, PatchNoise
 from clip_core.towers.parts import Activation, TextTower
@@ -183,9 +183,9 @@ def recorded(x: torch.Tensor) -> bool:
 
 def looked_at(x: torch.Tensor, *modules: nn.Module) -> bool:
     """Whether other code sees how ``modules`` compute with ``x``, or has changed it: they, or any of their parts, have
-    hooks or belong to other classes, or the computation is recorded.
+    hooks or belong to other classes, or the computation is recorded, or it is wanted as if other code saw it.
     """
-    if recorded(x) or _has_any_global_hook() or _methods() != METHODS or _has_mode():
+    if is_plain() or recorded(x) or _has_any_global_hook() or _methods() != METHODS or _has_mode():
         return True
     return not all(map(_is_original, modules))
 

@@ -22,6 +22,14 @@ def run(
     ] = False,
     activation: Activation = None,
     heads: Heads = None,
+    reference_path: Annotated[
+        bool,
+        typer.Option(
+            "--reference-path",
+            help="Compute by the framework's own functions, as where other code looks at each step, in place of the "
+            "fast way of inference.",
+        ),
+    ] = False,
     random: Annotated[
         bool, typer.Option("--random", help="Seeded random weights, for any architecture that `clip models` lists.")
     ] = False,
@@ -29,7 +37,7 @@ def run(
 ) -> None:
     """Compare every backend with the float64 reference, stage by stage; exit with 1 when one is beyond its bound."""
     names = None if backends is None else [name.strip() for name in backends.split(",") if name.strip()]
-    report = compare(model, names, layers, activation, heads_of(heads), random)
+    report = compare(model, names, layers, activation, heads_of(heads), random, reference_path)
     if json:
         print_json(report.to_dict())
     else:

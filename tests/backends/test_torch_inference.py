@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backends.torch import CLIP, layers
+from clip_core.backend import plainly
 from clip_core.similarity import normalize
 from clip_core.tolerances import EMBEDDING
 from tests.models import sample_pixels, sample_tokens, sample_weights
@@ -79,6 +80,12 @@ def test_modes_see_the_operators_of_pytorch_itself(model, inputs, fast):
     with torch.no_grad(), Watching():
         features(model, *inputs)
     assert "addmm" in seen
+    assert not fast
+
+
+def test_the_plain_way_calls_the_functions_of_pytorch(model, inputs, fast):
+    with plainly(), torch.no_grad():
+        features(model, *inputs)
     assert not fast
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from backends.numpy.layers import LayerNorm, Transformer, ends_of, part
 from backends.numpy.towers.token_tree import TreeTransformer
-from clip_core.backend import Observe, below, ignore
+from clip_core.backend import Observe, below, ignore, is_plain
 from clip_core.batching import tree_of
 from clip_core.naming import Weights
 from clip_core.towers import text_transformer as core
@@ -29,7 +29,7 @@ class TextTransformer:
 
     def __call__(self, text: np.ndarray, observe: Observe = ignore) -> np.ndarray:
         end, last = ends_of(text, self.tower)
-        if len(text) > 1 and observe is ignore and self.positional_embedding.dtype == np.float32:
+        if len(text) > 1 and observe is ignore and not is_plain() and self.positional_embedding.dtype == np.float32:
             return TreeTransformer(self, tree_of(text[:, : last + 1], end))()
         x = self.token_embedding[text[:, : last + 1]] + self.positional_embedding[: last + 1]  # [n, l, d]
         observe("token_embedding", x)
