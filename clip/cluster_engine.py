@@ -31,8 +31,9 @@ from clip_core.errors import ClipError
 BATCHES = 8  # that one task decodes
 PATIENCE = 10.0  # seconds for a cluster to answer
 
-# Of a CPU, so that both stages find room on a machine that has to hold all actors because others were lost.
-EMBEDDING_SHARE, DECODING_SHARE = 0.9, 0.1
+# Of a CPU. Both stages share the CPUs, and tasks that decode find room on a machine that is full of actors, also where
+# it holds those of machines that were lost: no usual number of CPUs is a multiple of the first share.
+EMBEDDING_SHARE, DECODING_SHARE = 0.97, 0.01
 
 # An actor computes in one thread: sums depend on the number of threads, and so would the last bits of embeddings.
 ENVIRONMENT = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}}
@@ -110,7 +111,7 @@ def embedded_batches(
         model: the arguments of `clip.embedding.open_stamped`.
         stamp: which that gives here, and has to give on every machine.
         workers: actors that embed, each with a GPU, or with one CPU where the cluster has no GPU; by default as many as
-            it has GPUs, or half as many as it has CPUs.
+            it has of these.
 
     Raises:
         ClipError: a machine cannot use the model or would embed otherwise, the cluster is too small, or it has failed.
@@ -122,7 +123,7 @@ def embedded_batches(
         return
     resources = ray.cluster_resources()
     cpus, gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
-    count = workers or gpus or max(1, cpus // 2)
+    count = workers or gpus or cpus
     if cpus < 1 or count > (gpus or cpus):
         raise ClipError(
             f"The cluster has {cpus} CPUs and {gpus} GPUs, too few for {count} workers; give fewer --workers, or add "
@@ -133,7 +134,7 @@ def embedded_batches(
     decoding = _decoding(Decode(pictures, tower.resolution, tower.pixels), batches)
     rows = (
         ray.data.range(len(batches), override_num_blocks=-(-len(batches) // BATCHES))
-        .map(decoding, num_cpus=DECODING_SHARE, compute=ray.data.TaskPoolStrategy(size=max(1, cpus - count)))
+        .map(decoding, num_cpus=DECODING_SHARE, compute=ray.data.TaskPoolStrategy(size=cpus))
         .map(
             cast(Any, _Embedder),  # Ray's annotation knows functions alone
             fn_constructor_args=(dict(model), stamp, batches.folder),

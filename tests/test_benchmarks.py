@@ -151,3 +151,15 @@ def test_texts_give_the_same_embeddings(tmp_path):
             assert row["difference"] < 1e-5, (kind, name)
             assert row["best"] >= row["median"] > 0
         assert rows["open_clip"]["ratio_of_best"] == 1
+
+
+def test_time_and_cost_of_a_cluster_follow_from_the_rates(tmp_path):
+    rates = ("--decode", 200, "--machines", 100, "--cpus", 16, "--price", 0.5, "--json", tmp_path / "out.json")
+    for options, rate in ((("--embed", 50), 640), (("--embed", 9000, "--gpus", 1), 3200)):
+        done = run("cluster.py", *rates, *options)
+        assert done.returncode == 0, done.stderr
+        works = json.loads((tmp_path / "out.json").read_text())["works"]
+        assert works["embedded by a machine, pictures/s"] == pytest.approx(rate)
+        assert works["hours of the cluster"] == pytest.approx(1e9 / rate / 100 / 3600)
+        assert works["cost"] == pytest.approx(1e9 / rate / 3600 * 0.5)
+        assert works["GB of parts"] == pytest.approx(1224)
