@@ -78,6 +78,9 @@ def __getattr__(name: str) -> Any:
     if name in ("api", "clip", "model", "simple_tokenizer"):
         return importlib.import_module(f"clip.{name}")
     if name in _MODULES:
+        from clip_core import installation
+
+        installation.check()
         return getattr(importlib.import_module(_MODULES[name]), name)
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,7 @@ import typer
 
 import clip
 from clip.command.lazily import Commands
+from clip_core import installation
 from clip_core.errors import AssumptionWarning, ClipError, EndedBySignal, visible
 from clip_core.memory import enough_memory
 from clip_core.processor import choose_openblas_kernels
@@ -80,6 +81,7 @@ def main() -> None:
         try:
             smaller = "choose a smaller model or less at once, or a machine with more memory"
             with _ending_on_signals(), enough_memory("while this was computed", smaller):
+                installation.check()
                 app(prog_name="clip")  # also where it was started as a module
         finally:
             if sys.stdout is not None:  # as it is when it was closed from the start

@@ -32,6 +32,7 @@ SUMMARIES = {
     "web": "Serve a page on which pictures are classified and compared, in every framework that is installed.",
     "whose": "Name the preprocessing and the activation that made embeddings; exit with 1 when it is none of those "
     "known.",
+    "doctor": "Say what is installed, what is missing and how to install it; exit with 1 if something is broken.",
     "demo": "Convert the embedded model, classify drawn pictures in every framework, and compare the numbers.",
     "tokenizer": "Learn a vocabulary from texts, and look into tokenizers.",
     "evaluate": "Score a model on a data set, in one backend or in several.",

@@ -53,6 +53,15 @@ def openai_vocabulary() -> Path:
     return _found()[0]
 
 
+def vocabulary_at_hand() -> Path:
+    """The copy of OpenAI's file that `openai_vocabulary` takes, unless it would fetch one.
+
+    Raises:
+        TextError, DownloadError: as `openai_vocabulary`.
+    """
+    return _found((_cached, _installed))[0]
+
+
 def merges_of(path: str | os.PathLike[str]) -> str:
     """The merges of a copy of OpenAI's file.
 
@@ -68,16 +77,15 @@ def are_openais(merges: Sequence[str]) -> bool:
     return len(merges) == MERGES and hashlib.sha256("\n".join(merges).encode()).hexdigest() == MERGES_SHA256
 
 
-def _found() -> tuple[Path, str]:
-    """The copy of OpenAI's file, and its merges."""
+def _found(sources: Sequence[Callable[[], Path]] | None = None) -> tuple[Path, str]:
+    """The copy of OpenAI's file from the first of these sources that has it, and its merges."""
     if chosen := os.environ.get("CLIP_VOCABULARY"):
         try:
             return Path(chosen), merges_of(chosen)
         except ClipError as error:
             raise TextError(f"$CLIP_VOCABULARY cannot be used: {error}") from error
-    sources: tuple[Callable[[], Path], ...] = (_cached, _installed, _fetched)
     tried = []
-    for source in sources:
+    for source in sources or (_cached, _installed, _fetched):
         try:
             path = source()
             return path, merges_of(path)

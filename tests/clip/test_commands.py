@@ -52,7 +52,8 @@ CIRCLE = samples.pictures()["a large solid red circle"]
 STAR = samples.pictures()["a large solid turquoise star"]
 COMMANDS = [
     *("models", "inspect", "convert", "export", "parity", "classify", "similarity", "tokenize", "download"),
-    *("train", "recipes", "embed", "label", "search", "duplicates", "cluster", "serve", "web", "whose", "demo"),
+    *("train", "recipes", "embed", "label", "search", "duplicates", "cluster", "serve", "web", "whose", "doctor"),
+    "demo",
 ]
 GROUPS = ["tokenizer", "evaluate", "data", "index", "golden"]
 

@@ -1,0 +1,93 @@
+"""Packages of other projects that stand where TriCLIP's are looked for, are named in one sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from clip_core import installation
+from clip_core.errors import ClipError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch) -> Path:
+    """A folder in which the packages lie, as far as they are looked at."""
+    for name in installation.FIRST_LINES:
+        (tmp_path / name).mkdir()
+        shutil.copy(ROOT / name / "__init__.py", tmp_path / name)
+    monkeypatch.setattr(installation, "__file__", str(tmp_path / "clip_core" / "installation.py"))
+    monkeypatch.setattr(installation, "find_spec", lambda name: spec_in(tmp_path, name))
+    return tmp_path
+
+
+def spec_in(folder: Path, name: str):
+    return importlib.util.spec_from_file_location(name, folder / name / "__init__.py")
+
+
+def check() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        installation.check.__wrapped__()
+
+
+def test_this_one_is_whole(installed):
+    check()
+
+
+@pytest.mark.parametrize("name", installation.FIRST_LINES)
+def test_an_overwritten_package(installed, name):
+    (installed / name / "__init__.py").write_text("from .clip import *\n")
+    with pytest.raises(ClipError) as caught:
+        check()
+    assert str(caught.value) == (
+        f"Another project has overwritten {installed / name / '__init__.py'}; uninstall the project that brought it, "
+        "and run: pip install --force-reinstall --no-deps triclip."
+    )
+
+
+def test_a_package_that_hides_ours(installed, monkeypatch):
+    other = installed / "other" / "backends"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    places = {"backends": installed / "other"}
+    monkeypatch.setattr(installation, "find_spec", lambda name: spec_in(places.get(name, installed), name))
+    with pytest.raises(ClipError, match=r"Python finds the package backends of another project at .*other"):
+        check()
+
+
+def test_a_package_that_is_not_there(installed, monkeypatch):
+    monkeypatch.setattr(
+        installation, "find_spec", lambda name: spec_in(installed, name) if name != "exporters" else None
+    )
+    with pytest.raises(ClipError, match="is not whole, it lacks its package exporters; install it again"):
+        check()
+
+
+def test_openais_package_in_the_same_folder(installed):
+    (installed / "clip" / installation.OTHERS_VOCABULARY).write_bytes(b"")
+    with pytest.warns(UserWarning, match="OpenAI's package clip, or a copy of it, is installed into TriCLIP's folder"):
+        installation.check.__wrapped__()
+
+
+@pytest.mark.parametrize("kind", ["package", "folder"])
+def test_the_command_in_a_folder_with_another_package(kind, tmp_path):
+    (tmp_path / "converters").mkdir()
+    (tmp_path / "converters" / ("__init__.py" if kind == "package" else "data.txt")).write_text("")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "clip", "models"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    if kind == "package":
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"clip: Python finds the package converters of another project at {tmp_path}")
+        assert done.stderr.count("\n") == 1
+    else:  # a folder without a module hides nothing
+        assert (done.returncode, done.stderr) == (0, "")
