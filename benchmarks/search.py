@@ -122,8 +122,8 @@ def faiss(store: Store) -> Search:
 
 CONTENDERS = {
     "numpy": numpy,
-    "clip, on disk": on_disk,
-    "clip, in memory": in_memory,
+    "clip on disk": on_disk,
+    "clip in memory": in_memory,
     "lancedb": lancedb,
     "faiss": faiss,
 }
