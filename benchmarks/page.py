@@ -63,7 +63,8 @@ def section(name: str, subject: Subject, figures: Figures) -> Iterator[str]:
     """A heading, what is measured, the tables, and what limits the figures."""
     settings = ", ".join(f"{key} {value}" for key, value in figures["settings"].items() if key != "unit")
     yield f"## {subject.title}\n\n{subject.about}\n"
-    yield from slopes(figures["works"]) if name == "growth" else ratios(figures)
+    tables = {"growth": slopes, "memory": peaks}.get(name, ratios)
+    yield from tables(figures)
     yield f"\n`benchmarks/{subject.script}`: {settings}."
     for contender, package in figures.get("left_out", {}).items():
         yield f"{contender} is left out, since {package} was not installed."
@@ -99,14 +100,25 @@ def ratio(row: Mapping[str, float] | None) -> str:
     return "" if row is None else f"**{row['ratio_of_best']:.2f}** ({row['ratio_of_median']:.2f})"
 
 
-def slopes(works: Figures) -> Iterator[str]:
+def slopes(figures: Figures) -> Iterator[str]:
     """A table of the slopes, with the seconds at the smallest and the largest size."""
     cells = {}
-    for kind, rows in works.items():
+    for kind, rows in figures["works"].items():
         for name, row in rows.items():
             ends = [f"{row['sizes'][end]:.4g}: {row['seconds'][end]:.3g} s" for end in (0, -1)]
             cells[f"{kind}, {name}"] = [f"**{row['slope']:.2f}**", *ends]
     yield from table(["", "slope", "smallest", "largest"], cells)
+
+
+def peaks(figures: Figures) -> Iterator[str]:
+    """A table of the peaks of memory."""
+    yield from table(
+        ["", "peak, weights = 1", "peak, MiB", "kept, MiB"],
+        {
+            work: [f"**{row['ratio']:.2f}**", f"{row['peak_mib']:.0f}", f"{row['kept_mib']:.0f}"]
+            for work, row in figures["works"].items()
+        },
+    )
 
 
 def table(heads: list[str], rows: Mapping[str, list[str]]) -> Iterator[str]:
