@@ -72,15 +72,21 @@ def in_rounds(
     return found
 
 
-def parser(document: str) -> argparse.ArgumentParser:
-    """The options of a script whose contenders are compared by `compare`."""
+def base_parser(document: str) -> argparse.ArgumentParser:
+    """The options that every script has."""
     result = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--rounds", type=int, default=5)
-    result.add_argument("--calls", type=int, default=3, help="timed calls of each round, after one that is not")
     result.add_argument("--threads", type=int, default=1)
     result.add_argument("--contenders", help="some of them, with commas between; by default all that are installed")
     result.add_argument("--json", type=Path, help="also write the figures here")
     result.add_argument("--contender", help=argparse.SUPPRESS)
+    return result
+
+
+def parser(document: str) -> argparse.ArgumentParser:
+    """The options of a script whose contenders are timed in rounds."""
+    result = base_parser(document)
+    result.add_argument("--rounds", type=int, default=5)
+    result.add_argument("--calls", type=int, default=3, help="timed calls of each round, after one that is not")
     return result
 
 
@@ -97,7 +103,7 @@ def compare(
     to compare, or not}}. Ratios and differences are to the first contender.
 
     Args:
-        packages: which a contender needs; it is left out where they are not installed, unless it is asked for.
+        packages: which a contender needs, and is left out without.
 
     Returns:
         {kind: {contender: figures}}, and for each of its "contenders left out", the package.
@@ -130,14 +136,12 @@ def compare(
 
 
 def chosen(names: Sequence[str], asked: str | None, packages: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """The contenders to run, and those left out with the package that each lacks."""
-    if asked is not None:
-        wanted = asked.split(",")
-        if unknown := set(wanted) - set(names):
-            sys.exit(f"there are no contenders {', '.join(sorted(unknown))}; choose some of {', '.join(names)}")
-        return wanted, {}
-    left_out = {name: packages[name] for name in names if name in packages and find_spec(packages[name]) is None}
-    return [name for name in names if name not in left_out], left_out
+    """The contenders to run, all or those asked for, and those left out with the package that each lacks."""
+    wanted = list(names) if asked is None else asked.split(",")
+    if unknown := set(wanted) - set(names):
+        sys.exit(f"there are no contenders {', '.join(sorted(unknown))}; choose some of {', '.join(names)}")
+    left_out = {name: packages[name] for name in wanted if name in packages and find_spec(packages[name]) is None}
+    return [name for name in wanted if name not in left_out], left_out
 
 
 def figures_of(kind: str, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:

@@ -30,10 +30,11 @@ STATUS = Path("/proc/self/status")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.base_parser(__doc__)
     parser.add_argument("--model", default="ViT-L/14", choices=[name for name in MODELS if name != "shapes"])
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = harness.parsed(parser, (*LOADED, *CONVERTED))
+    parser.set_defaults(threads=harness.CORES)
+    arguments = parser.parse_args()
     if arguments.contender:
         print(json.dumps(measure(arguments.contender, arguments.folder)))
         return
@@ -43,7 +44,8 @@ def main() -> None:
 
 def compare(arguments: argparse.Namespace, folder: Path) -> None:
     """Run every work once, and print its peak in MiB and as a share of the weights."""
-    names = arguments.contenders.split(",")
+    packages = {name: "nnabla" for name in LOADED if name.startswith("nnabla")}
+    names, left_out = harness.chosen((*LOADED, *CONVERTED), arguments.contenders, packages)
     harness.save_model(arguments.model, folder / "model.safetensors")
     for suffix in SUFFIXES[1:]:
         converters.convert(folder / "model.safetensors", folder / f"model{suffix}")
@@ -56,7 +58,9 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
     for name, row in rows.items():
         print(f"{name:24}{row['peak_mib']:10.0f}{row['ratio']:8.2f}{row['kept_mib']:10.0f}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"model": arguments.model, "machine": facts, "works": rows}, indent=2))
+        settings = {"model": arguments.model, "threads": arguments.threads}
+        figures = {"settings": settings, "machine": facts, "left_out": left_out, "works": rows}
+        arguments.json.write_text(json.dumps(figures, indent=2))
 
 
 def measure(work: str, folder: Path) -> dict[str, Any]:

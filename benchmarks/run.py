@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ def measure(name: str, options: list[str]) -> dict[str, object]:
     subject, started = SUBJECTS[name], monotonic()
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "figures.json"
-        command = [sys.executable, HERE / subject.script, *subject.options.split(), *options, "--json", result]
+        command = [sys.executable, HERE / subject.script, *shlex.split(subject.options), *options, "--json", result]
         if subprocess.run(list(map(str, command))).returncode:
             sys.exit(f"the benchmark of {name} failed; the figures of the subjects before it are kept")
         figures = json.loads(result.read_text())

@@ -103,6 +103,14 @@ SUBJECTS = {
         "Answers of `clip serve` to 1, 8 and 64 clients on the same machine, each of which sends one text or JPEG file "
         "after the other. The peer calls the model directly, with one input after the other or with 32 at once.",
     ),
+    "memory": Subject(
+        "Memory of loading and converting",
+        "memory.py",
+        "--model ViT-B/32 --contenders "
+        "'torch .safetensors,paddle .safetensors,nnabla .safetensors,numpy .safetensors,.pt to .h5,.pt to .pdparams'",
+        "By how much resident memory grows at most, and how much of it stays, relative to the weights in float32. What "
+        "the imports take does not count.",
+    ),
     "growth": Subject(
         "Growth",
         "growth.py",

@@ -143,6 +143,17 @@ def test_a_server_is_measured_beside_its_model(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_memory_of_loading_and_converting(tmp_path):
+    asked = ["numpy .safetensors", ".pt to .h5"]
+    options = ["--model", "ViT-B/32", "--contenders", ",".join(asked), "--json", tmp_path / "out.json"]
+    done = run("memory.py", *options)
+    assert done.returncode == 0, done.stderr
+    works = json.loads((tmp_path / "out.json").read_text())["works"]
+    assert list(works) == asked
+    assert all(0.5 < row["ratio"] < 2 for row in works.values())
+
+
+@pytest.mark.slow
 def test_texts_give_the_same_embeddings(tmp_path):
     works = works_of(tmp_path, "text.py", "--classes", 1, "--contenders", "open_clip,transformers,torch")
     assert list(works) == ["short captions", "captions", "classifier"]
