@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kernels test-newest test-browser figures bench fuzz lint format types clean
+.PHONY: help demo test test-slow test-kernels test-newest test-browser site docs figures bench fuzz lint format types clean
 
 help:  ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,13 @@ test-newest:  ## Run the default tests with the newest versions of everything on
 
 test-browser: $(VENV)/.dev $(VENV)/browser/chromium examples/deploy/browser/node_modules  ## Run the tests of the page in a browser
 	$(BIN)/python -m pytest -m browser
+
+site: $(VENV)/.dev $(VENV)-site/.done  ## Build the site of the documents; a broken link is an error
+	$(BIN)/python docs/site/assemble.py build/docs
+	cd build/docs && $(CURDIR)/$(VENV)-site/bin/zensical build --strict --clean --config-file zensical.toml
+
+docs: site  ## Build the site and serve it here
+	$(BIN)/python -m http.server --directory build/docs/site --bind 127.0.0.1 8001
 
 figures: $(VENV)/.dev  ## Draw the picture of README.md
 	$(BIN)/python docs/figures/draw.py
@@ -67,6 +74,12 @@ $(VENV)/.demo: $(VENV)/.pip setup.cfg constraints.txt
 
 $(VENV)/.dev: $(VENV)/.pip setup.cfg constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,test,dev]'
+	@touch $@
+
+$(VENV)-site/.done: docs/site/requirements.txt
+	$(PYTHON) -m venv $(VENV)-site
+	$(VENV)-site/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-site/bin/python -m pip install --quiet -r docs/site/requirements.txt
 	@touch $@
 
 $(VENV)/browser/chromium: $(VENV)/.pip
