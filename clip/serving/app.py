@@ -17,7 +17,7 @@ from clip.serving.bodies import ClassifyBody, EmbeddingsBody, SearchBody, docume
 from clip.serving.gate import RECORD
 from clip.serving.metrics import CONTENT_TYPE, Metrics
 from clip.serving.refusals import Refusal
-from clip.serving.service import Service
+from clip.serving.service import Service, unit
 
 HEALTH, READINESS = OPEN
 SENTENCES = {
@@ -47,7 +47,7 @@ def application(service: Service, metrics: Metrics) -> FastAPI:
 
     @app.post("/v1/embeddings", openapi_extra=documented(EmbeddingsBody))
     async def embeddings(request: Request) -> Response:
-        """Embeddings of texts, or of pictures by ``"modality": "image"``, as the model gives them: not of length 1."""
+        """Embeddings of texts, or of pictures by ``"modality": "image"``, of length 1 unless ``normalize`` is false."""
         body = await read(request, EmbeddingsBody)
         inputs = list(body.input)
         request.scope[RECORD].inputs = len(inputs)
@@ -60,6 +60,8 @@ def application(service: Service, metrics: Metrics) -> FastAPI:
             features = await service.embed_pictures(inputs)
         else:
             features, tokens = await service.embed_texts(inputs)
+        if body.normalize:
+            features = unit(features)
         data = [
             {"object": "embedding", "index": place, "embedding": _encoded(feature, body.encoding_format)}
             for place, feature in enumerate(features)

@@ -40,11 +40,12 @@ class _Body(BaseModel):
 
 
 class EmbeddingsBody(_Body):
-    """Of ``/v1/embeddings``: OpenAI's keys, and infinity's ``modality``."""
+    """Of ``/v1/embeddings``: OpenAI's keys, infinity's ``modality``, and whether embeddings get length 1."""
 
     input: Annotated[str | list[str], BeforeValidator(_inputs)]
     model: str
     modality: Literal["text", "image"] = "text"
+    normalize: bool = True
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     user: str | None = None

@@ -39,6 +39,18 @@ BATCHES_DECODED = 4  # forward passes whose pictures are decoded, while others w
 KNOWN_LABELS = 64  # sets of labels whose features are kept
 
 
+def unit(features: np.ndarray) -> np.ndarray:
+    """Features [n, d] scaled to length 1.
+
+    Raises:
+        Refusal: one has no direction.
+    """
+    scaled = normalize(features)
+    if not np.isfinite(scaled).all():
+        raise Refusal(500, "The model gives a feature of length 0, which has no direction; ask with normalize false.")
+    return scaled
+
+
 class Service:
     """A model and the threads that serve it: one for forward passes, some that tokenize and decode, some that fetch.
 

@@ -21,6 +21,7 @@ from clip.command import app
 from clip_core.backend import Model
 
 ROOT = Path(__file__).parents[2]
+PICTURES = (".png", ".svg")
 OF_THE_PROJECT = ("ARCHITECTURE", "CONTRIBUTING", "SECURITY", "CHANGELOG")
 
 
@@ -29,7 +30,7 @@ def main(target: Path) -> None:
     shutil.rmtree(pages, ignore_errors=True)
     pages.mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("zensical.toml"), target)
-    for path in sorted((ROOT / "docs").glob("**/*.png")):
+    for path in sorted(path for path in (ROOT / "docs").glob("**/*") if path.suffix in PICTURES):
         copy = pages / path.relative_to(ROOT / "docs")
         copy.parent.mkdir(exist_ok=True)
         shutil.copy(path, copy)
@@ -47,7 +48,7 @@ def with_links_of_the_site(path: Path) -> str:
     def link(found: re.Match[str]) -> str:
         text, target, anchor = found.groups()
         place = (path.parent / target).resolve().relative_to(ROOT)
-        if place.parts[0] == "docs" and place.suffix in (".md", ".png"):
+        if place.parts[0] == "docs" and place.suffix in (".md", *PICTURES):
             return f"[{text}]({place.relative_to('docs')}{anchor or ''})"
         if place.name == "README.md" and len(place.parts) == 1:
             return f"[{text}](index.md{anchor or ''})"

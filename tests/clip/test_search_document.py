@@ -1,19 +1,56 @@
-"""docs/search.md about indices: its commands and snippets run, one after the other, and its numbers are the code's."""
+"""docs/search.md about embeddings, labels and indices: its commands and snippets run, one after the other, and its
+numbers are those of the code."""
 
 from __future__ import annotations
 
 import re
 import runpy
 import shlex
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from clip import samples
+from clip_core.embedding.parts import Parts
 from clip_core.search import clusters, duplicates, store
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "search.md").read_text().partition("\n## Index\n")[2].partition("\n## Serve\n")[0]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+EMBEDDING, _, REST = (ROOT / "docs" / "search.md").read_text().partition("\n## Index\n")
+TEXT = REST.partition("\n## Serve\n")[0]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(TEXT)
+
+
+@pytest.mark.needs("torch")
+def test_embedding_and_labelling(run, tmp_path, monkeypatch):
+    """With the embedded model in place of a large one."""
+    monkeypatch.chdir(tmp_path)
+    pictures = list(samples.pictures().values())[:3]
+    for folder in ("photos", "shards"):
+        Path(folder).mkdir()
+    for place, picture in enumerate(pictures):
+        Path("photos", f"{place}.png").write_bytes(picture.read_bytes())
+    Path("cat.png").write_bytes(pictures[0].read_bytes())
+    with tarfile.open("shards/0.tar", "w") as shard:
+        shard.add(pictures[1], "0.png")
+    Path("captions.txt").write_text("a red circle\na star\n")
+    Path("labels.txt").write_text("blue circle\nred circle\n")
+    for kind, code in BLOCK.findall(EMBEDDING):
+        if kind == "python":
+            found = runpy.run_path(str(write("snippet.py", code)))["found"]
+            assert found.array.shape == (4, 128)
+            continue
+        for line in code.splitlines():
+            ended = run(*shlex.split(line.replace("ViT-B/32", "shapes"))[1:])
+            assert (ended.code, ended.err) == (0, ""), line
+    assert [len(Parts(folder)) for folder in ("out", "from-shards", "of-texts")] == [3, 1, 2]
+    assert Path("labels.csv").read_text().splitlines()[2].startswith("photos/1.png,1,blue circle,")
+
+
+def write(name: str, text: str) -> Path:
+    Path(name).write_text(text)
+    return Path(name)
 
 
 def test_commands_and_snippets_run(run, tmp_path, monkeypatch, capsys):
