@@ -202,7 +202,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": processors[0].partition(": ")[2] if processors else platform.processor(),
         "cores": CORES,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions,
     }
