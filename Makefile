@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kernels test-newest test-browser site docs figures bench fuzz lint format types clean
+.PHONY: help demo test test-slow test-kernels test-newest test-browser test-notebooks site docs figures bench fuzz lint format types clean
 
 help:  ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,10 @@ test-newest:  ## Run the default tests with the newest versions of everything on
 
 test-browser: $(VENV)/.dev $(VENV)/browser/chromium examples/deploy/browser/node_modules  ## Run the tests of the page in a browser
 	$(BIN)/python -m pytest -m browser
+
+test-notebooks: $(VENV)/.dev  ## Run the notebooks of examples/notebooks/, NNabla's where NNabla has a wheel
+	$(BIN)/python -m pytest --nbmake examples/notebooks \
+	  -k "$$($(BIN)/python -c 'import sys; print("" if sys.version_info < (3, 11) else "not nnabla")')"
 
 site: $(VENV)/.dev $(VENV)-site/.done  ## Build the site of the documents; a broken link is an error
 	$(BIN)/python docs/site/assemble.py build/docs
