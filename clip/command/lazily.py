@@ -29,7 +29,8 @@ SUMMARIES = {
     "duplicates": "Find groups of pictures that are nearly the same, and among them copies of one file.",
     "cluster": "Divide an index into clusters by k-means, and name each by the label that is nearest to it.",
     "serve": "Serve a model over HTTP: embeddings as OpenAI's API gives them, labels of pictures, and searches.",
-    "web": "Serve a page on which pictures are classified and compared, in every framework that is installed.",
+    "web": "Serve a page on which pictures are classified, compared and searched, in every framework that is "
+    "installed.",
     "whose": "Name the preprocessing and the activation that made embeddings; exit with 1 when it is none of those "
     "known.",
     "doctor": "Say what is installed, what is missing and how to install it; exit with 1 if something is broken.",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
-from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,49 +13,42 @@ import typer
 from clip.command.output import Backend, console
 from clip_core.errors import ClipError
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
-
 
 def run(
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME|FILE", help="A model to choose from; may be given several times. [default: shapes]"),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A model to choose from; may be given several times. By default that of the index, or else shapes.",
+        ),
     ] = None,
+    index: Annotated[Path | None, typer.Option(help="The folder of an index, for searches.")] = None,
     backend: Backend = None,
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="A name or address of this machine to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8889,
     share: Annotated[bool, typer.Option("--share", hidden=True)] = False,
 ) -> None:
-    """Serve a page on which pictures are classified and compared, in every framework that is installed."""
+    """Serve a page on which pictures are classified, compared and searched, in every framework that is installed."""
     if share:
         raise ClipError(
             "--share is not offered: it would lead strangers to this machine through the servers of another company; "
             "listen with --host, behind a proxy of your own."
         )
+    if find_spec("gradio") is None:
+        raise ClipError("The page needs Gradio, which is not installed; run: pip install 'triclip[web]'.")
+    from clip.serving.sockets import address_of, listening
+
     # Uploaded pictures are kept in a folder that is removed at the end.
-    with tempfile.TemporaryDirectory(prefix="clip-web-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        try:
-            import gradio  # noqa: F401
-        except ImportError as error:
-            raise ClipError(f"The page needs Gradio ({error}); install it with: pip install 'triclip[web]'.") from error
-        from clip.web import page
+    with listening(host, port, alone=False) as listener, tempfile.TemporaryDirectory(prefix="clip-web-") as name:
+        folder = Path(name).resolve()  # as Gradio calls it
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        from clip.web import page, server
         from clip.web.answers import Answers
 
-        blocks = page.page(Answers(model or ["shapes"], backend))
-        if host not in LOCAL:
+        blocks = page.page(Answers(model or [], backend, index))
+        if not server.is_local(listener):
             console.print(
                 "Everyone who reaches this machine can use the page; put a proxy that asks for a password before it."
             )
-        try:
-            page.serve(blocks, host, port)
-        except OSError as error:
-            raise ClipError(
-                f"The page cannot listen at {host}:{port}: {error}; choose another --port or --host."
-            ) from error
-        print(f"http://{host}:{blocks.server_port}", flush=True)
-        try:
-            with suppress(KeyboardInterrupt):
-                threading.Event().wait()
-        finally:
-            blocks.close(verbose=False)
+        print(address_of(listener), flush=True)
+        server.run(blocks, listener, folder)

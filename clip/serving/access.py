@@ -77,17 +77,18 @@ class Access:
             )
 
     def _check_names(self, headers: Headers) -> None:
-        if _host(f"//{headers.get('host', '')}") not in LOCAL_NAMES:
+        if host_of(f"//{headers.get('host', '')}") not in LOCAL_NAMES:
             raise Refusal(
                 403,
                 "The request is for another host; without a token file this server answers to localhost, 127.0.0.1 and "
                 "::1 only.",
             )
-        if "origin" in headers and _host(headers["origin"]) not in LOCAL_NAMES:
+        if "origin" in headers and host_of(headers["origin"]) not in LOCAL_NAMES:
             raise Refusal(403, "The request comes from a web page of another site, which this server does not answer.")
 
 
-def _host(address: str) -> str | None:
+def host_of(address: str) -> str | None:
+    """The host that an address, an origin, or ``//`` and the header Host name; None if that is none."""
     try:
         return urlsplit(address).hostname
     except ValueError:  # it is no address

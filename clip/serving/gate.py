@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -12,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clip.serving.access import Access
+from clip.serving.intake import Intake, Received, discard
 from clip.serving.limits import Limits
 from clip.serving.logs import log_event, log_failure
 from clip.serving.metrics import Metrics
@@ -22,19 +22,15 @@ RECORD = "clip.record"
 """The key of a request's `Record` in its scope."""
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_MOST_DISCARDED = 64 << 20  # bytes of a refused body that are read, since most clients read no answer before they end
-_DISCARD_SECONDS = 2.0
 
 
 @dataclass
-class Record:
+class Record(Received):
     """What is known of a request, for logs and metrics; nothing of it is a client's own text."""
 
     identity: str = field(default_factory=lambda: secrets.token_hex(8))
     status: int = 0  # of the answer, once it has begun
     complete: bool = False  # whether it has ended
-    size: int = 0  # bytes of the body that have come
-    received: bool = False  # whether no more of the body is waited for
     inputs: int = 0  # texts and pictures
 
 
@@ -46,7 +42,7 @@ class Gate:
 
     def __init__(self, application: ASGIApp, limits: Limits, access: Access, metrics: Metrics) -> None:
         self._application, self._limits, self._access, self._metrics = application, limits, access, metrics
-        self.held = 0  # bytes of bodies
+        self.intake = Intake(limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = scope[RECORD] = Record()
@@ -65,17 +61,16 @@ class Gate:
         except Refusal as refusal:
             await refusal.answer(scope["path"])(scope, receive, recorded)
         finally:
-            self.held -= record.size
+            self.intake.held -= record.size
             self._note(scope, record, perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
         headers = Headers(scope=scope)
         try:
             self._access.check(scope["path"], headers)
-            body = await self._body(headers, receive, record)
+            body = await self.intake.body(headers, receive, record)
         except Refusal as refusal:
-            if not record.received and headers.get("expect", "").lower() != "100-continue":
-                await _discard(receive)
+            await discard(headers, receive, record)
             refusal.headers["Connection"] = "close"
             raise
         if body is None:
@@ -107,43 +102,6 @@ class Gate:
                 task.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
-    async def _body(self, headers: Headers, receive: Receive, record: Record) -> bytes | None:
-        """The body of a request; None if its client goes away.
-
-        Raises:
-            Refusal: it is larger than the limit, comes too slowly, or there is no room for it now.
-        """
-        if headers.get("content-encoding", "identity") != "identity":
-            raise Refusal(415, "The body is compressed, which this server does not take; send it as it is.")
-        if int(headers.get("content-length", "0")) > self._limits.body:  # which the protocol has checked to be a number
-            raise self._too_large()
-        try:
-            return await asyncio.wait_for(self._received(receive, record), self._limits.body_seconds)
-        except asyncio.TimeoutError as error:
-            record.received = True
-            raise Refusal(408, f"The body did not end within {self._limits.body_seconds:g} seconds.") from error
-
-    async def _received(self, receive: Receive, record: Record) -> bytes | None:
-        pieces = []
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            record.received = not message.get("more_body", False)
-            piece = message.get("body", b"")
-            record.size += len(piece)
-            self.held += len(piece)
-            if record.size > self._limits.body:
-                raise self._too_large()
-            if self.held > self._limits.bodies:
-                raise busy("The server holds as many bytes of requests as it may; come again.")
-            pieces.append(piece)
-            if record.received:
-                return b"".join(pieces)
-
-    def _too_large(self) -> Refusal:
-        return Refusal(413, f"The body has more than {self._limits.body} bytes; send less in each request.")
-
     def _note(self, scope: Scope, record: Record, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, str(record.status)).inc()
@@ -158,18 +116,3 @@ class Gate:
             bytes=record.size,
             inputs=record.inputs,
         )
-
-
-async def _discard(receive: Receive) -> None:
-    """Read what still comes of a body, within reason, and keep nothing of it."""
-
-    async def read() -> None:
-        size = 0
-        while size <= _MOST_DISCARDED:
-            message = await receive()
-            size += len(message.get("body", b""))
-            if not message.get("more_body", False):
-                return
-
-    with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(read(), _DISCARD_SECONDS)

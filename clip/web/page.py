@@ -1,61 +1,33 @@
-"""The layout of the page, in Gradio: what is asked goes to `answers`, and a fault is one sentence on the page."""
+"""The layout of the page, in Gradio: what is asked goes to `answers`, and a fault is one sentence on the page.
+
+Gradio hands over what was asked as it came (``preprocess=False``), so that `answers` alone opens pictures.
+"""
 
 from __future__ import annotations
 
+import html
 import os
-import socket
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import backends
-from clip.web.answers import MOST_PICTURES, PRESETS, Answers, examples
+from clip.web.answers import MOST_FOUND, MOST_PICTURES, PRESETS, Answers, examples
 from clip_core.errors import ClipError, visible
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before Gradio is imported, which asks other servers then
 
 import gradio as gr
 
-UPLOAD_BYTES = 20 << 20  # of one file
 KEPT_SECONDS = 600  # that a picture stays on the disk after it was sent
+SWEEP_SECONDS = 60  # between two looks for pictures to delete
+AT_ONCE = 8  # questions, of which most wait for an address; one at a time is computed
 SHOWN_CATEGORIES = 10
-FONT = ("system-ui", "sans-serif")  # the reader's own, so that no browser asks another server
-MONOSPACE = ("ui-monospace", "monospace")
-
-
-def serve(blocks: Any, host: str, port: int) -> None:
-    """Answer in other threads, until ``blocks.close()``.
-
-    Args:
-        port: 0 takes any that is free; ``blocks.server_port`` says which.
-
-    Raises:
-        OSError: nobody can listen there.
-    """
-    blocks.queue(max_size=None, default_concurrency_limit=1, api_open=True)
-    blocks.launch(
-        server_name=host,
-        server_port=port or _free_port(host),
-        prevent_thread_lock=True,
-        theme=gr.themes.Default(primary_hue="blue", font=FONT, font_mono=MONOSPACE),
-        max_file_size=UPLOAD_BYTES,
-        footer_links=[],
-        share=False,
-        show_error=False,
-        ssr_mode=False,
-        quiet=True,
-    )
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as found:
-        found.bind((host, 0))
-        return found.getsockname()[1]
 
 
 def page(answers: Answers) -> Any:
-    """The page that asks ``answers``; one question is computed at a time, and the others wait for their turn."""
-    with gr.Blocks(title="TriCLIP", delete_cache=(60, KEPT_SECONDS), analytics_enabled=False) as blocks:
+    """The page that asks ``answers``."""
+    with gr.Blocks(title="TriCLIP", delete_cache=(SWEEP_SECONDS, KEPT_SECONDS), analytics_enabled=False) as blocks:
         gr.Markdown("# TriCLIP\nOne CLIP for NNabla, Paddle and PyTorch: pictures and texts in one space.")
         with gr.Row():
             model = gr.Dropdown(answers.models, value=answers.models[0], label="Model")
@@ -86,7 +58,11 @@ def page(answers: Answers) -> Any:
             gr.Examples([[[str(path) for path in examples()[:4]]]], [pictures], label="Drawn pictures")
             button = gr.Button("Compare pictures and texts", variant="primary")
             drawing = gr.Image(label="Cosines", interactive=False, format="png", type="pil")
-            _on(button, _sentences(answers.similarity), [pictures, texts, model, backend], [drawing], "similarity")
+            _on(button, _similarity(answers), [pictures, texts, model, backend], [drawing], "similarity")
+        if answers.index is not None:
+            with gr.Tab("Search"):
+                _search_tab(answers)
+    blocks.queue(default_concurrency_limit=AT_ONCE)
     return blocks
 
 
@@ -95,11 +71,7 @@ def _question(answers: Answers) -> list[Any]:
     first = PRESETS[0]
     with gr.Row():
         with gr.Column():
-            picture = gr.Image(
-                sources=["upload", "webcam", "clipboard"], type="filepath", image_mode=None, label="Picture", height=280
-            )
-            address = gr.Textbox(label="or its address", placeholder="https://", max_lines=1)
-            gr.Examples([[str(path)] for path in examples()], [picture], label="Drawn pictures")
+            picture, address = _picture("Picture")
         with gr.Column():
             categories = gr.Textbox("\n".join(first.categories), lines=8, label="Categories, one in each line")
             template = gr.Textbox(
@@ -117,14 +89,59 @@ def _question(answers: Answers) -> list[Any]:
     return [picture, address, categories, template]
 
 
-def _on(button: Any, function: Callable[..., Any], inputs: list[Any], outputs: list[Any], name: str) -> None:
-    button.click(function, inputs, outputs, api_name=name, concurrency_limit=1, concurrency_id="model")
+def _search_tab(answers: Answers) -> None:
+    index = answers.index
+    assert index is not None
+    kind = "texts" if index.store.texts else "pictures"
+    gr.Markdown(f"An index of {len(index):,} {kind}, searched with the model that made it.")
+    with gr.Row():
+        with gr.Column():
+            text = gr.Textbox(label="Text", placeholder="a red circle", max_lines=1)
+            minus = gr.Textbox(lines=2, label="But not, one text in each line")
+            count = gr.Slider(1, MOST_FOUND, value=12, step=1, label="Results")
+        with gr.Column():
+            picture, address = _picture("Picture, alone or together with the text")
+    button = gr.Button("Search", variant="primary")
+    outputs: list[Any] = (
+        []
+        if index.store.texts
+        else [gr.Gallery(label="Pictures", columns=4, object_fit="contain", buttons=["download", "fullscreen"])]
+    )
+    outputs.append(gr.Dataframe(headers=["score", kind[:-1]], interactive=False, label="Results"))
+    inputs = [text, picture, address, minus, count]
+    _on(button, _search(answers), inputs, outputs, "search")
+    _on(text, _search(answers), inputs, outputs, None)
+
+
+def _picture(label: str) -> tuple[Any, Any]:
+    """What a picture and its address are given by, and examples of pictures."""
+    picture = gr.Image(
+        sources=["upload", "webcam", "clipboard"], type="filepath", image_mode=None, label=label, height=280
+    )
+    address = gr.Textbox(label="or its address", placeholder="https://", max_lines=1)
+    gr.Examples([[str(path)] for path in examples()], [picture], label="Drawn pictures")
+    return picture, address
+
+
+def _on(source: Any, function: Callable[..., Any], inputs: list[Any], outputs: list[Any], name: str | None) -> None:
+    """Let a button, or Enter in a text, ask; without a name, clients of Gradio's API cannot."""
+    event = source.click if isinstance(source, gr.Button) else source.submit
+    event(
+        function,
+        inputs,
+        outputs,
+        preprocess=False,
+        concurrency_limit=AT_ONCE,
+        concurrency_id="model",
+        api_name=name,
+        api_visibility="public" if name else "private",
+    )
 
 
 def _classify(answers: Answers) -> Callable[..., Any]:
     @_sentences
-    def classify(*question: Any) -> tuple[dict[str, float], list[list[str]]]:
-        rows = answers.classify(*question)
+    def classify(picture: object, *texts: object) -> tuple[dict[str, float], list[list[str]]]:
+        rows = answers.classify(_path(picture), *_texts(texts))
         shown = {row.category: row.probability for row in rows}
         return shown, [[row.category, f"{row.probability:.6f}", f"{row.logit:.4f}"] for row in rows]
 
@@ -133,8 +150,8 @@ def _classify(answers: Answers) -> Callable[..., Any]:
 
 def _agreement(answers: Answers) -> Callable[..., Any]:
     @_sentences
-    def agreement(*question: Any) -> tuple[str, list[list[str]]]:
-        rows, bound = answers.agreement(*question)
+    def agreement(picture: object, *texts: object) -> tuple[str, list[list[str]]]:
+        rows, bound = answers.agreement(_path(picture), *_texts(texts))
         agree = all(row.difference <= 2 * bound for row in rows)  # each may be that far from the exact value
         verdict = f"**{'They agree' if agree else 'They differ'}**: each may be {bound:.1e} from the exact logits."
         return verdict, [[row.backend, row.nearest, f"{row.probability:.6f}", f"{row.difference:.1e}"] for row in rows]
@@ -142,14 +159,54 @@ def _agreement(answers: Answers) -> Callable[..., Any]:
     return agreement
 
 
+def _similarity(answers: Answers) -> Callable[..., Any]:
+    @_sentences
+    def similarity(pictures: object, *texts: object) -> Any:
+        paths = [_path(each) for each in pictures] if isinstance(pictures, list) else []
+        return answers.similarity([path for path in paths if path is not None], *_texts(texts))
+
+    return similarity
+
+
+def _search(answers: Answers) -> Callable[..., Any]:
+    @_sentences
+    def search(text: object, picture: object, address: object, minus: object, count: object) -> Any:
+        wanted, where, far = _texts([text, address, minus])
+        found = answers.search(wanted, _path(picture), where, far, count if isinstance(count, int) else 0)
+        table = [[f"{each.score:.4f}", each.name] for each in found]
+        if answers.index is not None and answers.index.store.texts:
+            return table
+        shown = [(each.picture, f"{each.score:.4f} {each.name}") for each in found if each.picture is not None]
+        return shown, table
+
+    return search
+
+
+def _path(picture: object) -> str | None:
+    """Where an upload is, in the form in which Gradio has it; `Guard` lets no other path through."""
+    if picture is None:
+        return None
+    path = picture.get("path") if isinstance(picture, dict) else None
+    if not isinstance(path, str):
+        raise ClipError("The picture is none that was uploaded; upload it.")
+    return path
+
+
+def _texts(given: Any) -> list[str]:
+    if not all(isinstance(each, str) for each in given):
+        raise ClipError("A field for a text was given something else; write a text.")
+    return list(given)
+
+
 def _sentences(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, with a fault of the user's as a sentence on the page."""
+    """The same, with a fault of the user's as a sentence on the page, which would take it for HTML."""
 
     @wraps(function)
     def answer(*arguments: Any) -> Any:
         try:
             return function(*arguments)
         except ClipError as error:
-            raise gr.Error(visible(str(error)), duration=None, print_exception=False) from error
+            sentence = html.escape(visible(str(error)), quote=False)
+            raise gr.Error(sentence, duration=None, print_exception=False) from error
 
     return answer

@@ -33,7 +33,7 @@ import numpy as np
 import pytest
 from ftfy import chardata
 from PIL import Image, PngImagePlugin
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 import converters
 from clip import samples
@@ -53,12 +53,12 @@ from clip_core.tolerances import logit_bound
 from clip_core.towers.distilbert import DistilBERT
 from clip_core.towers.text_transformer import TextTransformer
 from clip_core.towers.vision_transformer import VisionTransformer
+from tests.chromium import chromium
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "examples" / "deploy" / "browser"
-CHROMIUM = Path(sys.prefix, "browser", "chromium")
 CIRCLE = samples.pictures()["a large solid red circle"]
 LABELS = ["a red circle", "a blue circle", "the <b>Red</b> Star &amp; ½ “x”"]
 (COMMANDS,) = re.findall(r"```sh\n(.*?)```", (PAGE / "README.md").read_text(), re.DOTALL)
@@ -136,10 +136,8 @@ def write(folder: Path, architecture: Architecture, definition: str | None) -> N
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        quiet = ["--no-sandbox", "--disable-quic", "--no-first-run"]
-        with playwright.chromium.launch(executable_path=CHROMIUM, args=quiet) as browser:
-            yield browser
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")

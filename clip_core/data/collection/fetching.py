@@ -74,6 +74,10 @@ class Stopped(Exception):
     """The work was given up while an address was being fetched."""
 
 
+class NotPublic(DownloadError):
+    """An address that leads to none of the public internet; the sentence tells where."""
+
+
 class Address(NamedTuple):
     """The parts of an http or https address."""
 
@@ -104,8 +108,8 @@ class Fetcher:
         """What the address gives, whole.
 
         Raises:
-            DownloadError: it is no http or https address, leads to one that is not public, gives more than the limit,
-                or every attempt failed.
+            NotPublic: it leads to an address that is not public.
+            DownloadError: it is no http or https address, gives more than the limit, or every attempt failed.
         """
         shown = url[:_SHOWN]
         for attempt in range(self._limits.attempts):
@@ -151,7 +155,7 @@ class Fetcher:
         numbers = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         refused = [] if self._limits.private else [number for number in numbers if not is_public(number)]
         if refused:
-            raise DownloadError(
+            raise NotPublic(
                 f"{url[:_SHOWN]} leads to {refused[0]}, which is not an address of the public internet."
             )
         tls = self._tls if address.scheme == "https" else None
