@@ -155,9 +155,7 @@ class Fetcher:
         numbers = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         refused = [] if self._limits.private else [number for number in numbers if not is_public(number)]
         if refused:
-            raise NotPublic(
-                f"{url[:_SHOWN]} leads to {refused[0]}, which is not an address of the public internet."
-            )
+            raise NotPublic(f"{url[:_SHOWN]} leads to {refused[0]}, which is not an address of the public internet.")
         tls = self._tls if address.scheme == "https" else None
         connection = _Connection(address, numbers, deadline, tls)
         with self._lock:
