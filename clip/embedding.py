@@ -19,7 +19,7 @@ from clip.versions import versions
 from clip_core.data.example import Texts, fingerprint_of
 from clip_core.embedding import engine, sources
 from clip_core.embedding.engine import FaultLog, Plan
-from clip_core.embedding.parts import PART, Fault, Format, Part, Parts
+from clip_core.embedding.parts import PART, Fault, Format, Part, Parts, require_libraries
 from clip_core.embedding.sources import Columns, Encoded, Joined, Pictures
 from clip_core.embedding.stamp import DType, Stamp, pixels_of, tokenizer_digest, weights_digest
 from clip_core.errors import ClipError, ImageError
@@ -50,7 +50,7 @@ def embed(
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
     batch_size: int = BATCH,
-    workers: int | None = None,
+    workers: int | None = 0,
     normalize: bool = True,
     dtype: DType = "float32",
     truncate: bool = False,
@@ -65,7 +65,8 @@ def embed(
         model, backend, device, precision, like, activation, heads: as for `clip.load`.
         texts: in place of pictures.
         batch_size: pictures that are encoded at once.
-        workers: processes that decode; by default as many as are worth while.
+        workers: processes that decode, None for as many as are worth while. They import the script that calls this,
+            which therefore has to do it below ``if __name__ == "__main__":``; by default there are none.
         normalize: make each embedding's length 1.
         dtype: of the embeddings.
         truncate: cut texts that are too long for the model; otherwise they cannot be used.
@@ -157,6 +158,7 @@ def embed_into(
         raise ClipError("Give either pictures or, with --texts, a list of texts.")
     if cluster is not None and texts is not None:
         raise ClipError("A cluster embeds pictures alone; embed texts without --engine ray.")
+    require_libraries(output, format)
     if not resume:
         engine.check_new(Path(output))  # before the work of opening pictures and model
     opened = sources.open_pictures(pictures, columns) if pictures else None

@@ -47,8 +47,9 @@ def run(
     if json:
         print_json({"threshold": threshold, "groups": [[member._asdict() for member in group] for group in found]})
         return
-    for number, members in enumerate(found, 1):
+    for number, members in enumerate(found if output is None else [], 1):
         cells = [[f"{member.cosine:.4f}", member.path, member.copy_of or ""] for member in members]
         print_table(["cosine", "path", "copy of"], cells, f"group {number}")
     counted = "1 group" if len(found) == 1 else f"{len(found)} groups"
-    console.print(f"{sum(map(len, found))} of {len(store)} rows are in {counted}")
+    written = "" if output is None else f"; they are in {output}"
+    console.print(f"{sum(map(len, found))} of {len(store)} rows are in {counted}{written}")

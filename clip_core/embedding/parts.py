@@ -83,6 +83,16 @@ class Part(NamedTuple):
     columns: dict[str, list[Any]]  # of `PICTURE_COLUMNS` or `TEXT_COLUMNS`, each of n values
 
 
+def require_libraries(path: str | os.PathLike[str], format: Format) -> None:
+    """Refuse a format whose library is not installed.
+
+    Raises:
+        ClipError: as above.
+    """
+    if format == "parquet":
+        require_pyarrow(path, ", or embed with --format npy")
+
+
 def write(folder: Path, part: Part, stamp: Stamp, format: Format = "parquet") -> Path:
     """Write a part, whole or not at all, and give the name of its file.
 
@@ -99,7 +109,7 @@ def write(folder: Path, part: Part, stamp: Stamp, format: Format = "parquet") ->
         content = {_STAMP: json.loads(stamp.to_json()), _PART: asdict(part.place), "columns": part.columns}
         write_text(path.with_suffix(".json"), json.dumps(content) + "\n")
         return path
-    require_pyarrow(path, ", or embed with --format npy")
+    require_libraries(path, format)
     import pyarrow
     from pyarrow import parquet
 

@@ -93,6 +93,29 @@ def test_the_stamp_does_not_depend_on_the_file(files, checkpoint, other):
     assert "they cannot be compared" in str(stamps[0].difference(found))
 
 
+UNGUARDED = """
+import numpy as np
+import clip
+print(clip.embed([np.zeros((8, 8, 3), np.uint8)] * 1000, backend="numpy").array.shape)
+"""
+
+
+def test_a_script_may_embed_many_pictures_without_a_guard(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script)]
+    ended = subprocess.run(command, env=environment, timeout=120, check=True, capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("(1000, 128)\n", "")
+
+
+def test_a_missing_library_is_told_before_anything_is_embedded(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("clip_core.parquet.find_spec", lambda name: None)
+    with pytest.raises(ClipError, match=r"needs pyarrow, .* pip install 'triclip\[data\]', or embed with --format npy"):
+        embed_into(tmp_path / "out", [str(folder)], backend="numpy", fault_share=0.1)
+    assert not (tmp_path / "out").exists()
+
+
 KILLED = """
 import os, signal, sys
 from clip.embedding import embed_into

@@ -226,6 +226,8 @@ def test_duplicates(run, index, tmp_path):
     assert rows[0] == ["group", "id", "path", "cosine", "copy_of"]
     assert [row[0] for row in rows[1:]] == ["1", "1"]
     assert "91 of 91 rows are in 1 group" in run("duplicates", index, "--threshold", "0").out
+    written = run("duplicates", index, "--threshold", "0.9999", "-o", tmp_path / "again.csv").out
+    assert written == f"2 of 91 rows are in 1 group; they are in {tmp_path / 'again.csv'}\n"
 
 
 def test_clusters_with_names(run, index, drawn, tmp_path):
