@@ -255,7 +255,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
         and not looked_at(x)
     ):
         if x.dtype == torch.bfloat16 and type(weight) is nn.Parameter and packs.AVAILABLE:
-            weight = packs.packed(weight)
+            return packs.linear(x, weight, bias)
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     if torch.is_grad_enabled():
         packs.forget(id(weight))

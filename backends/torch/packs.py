@@ -5,11 +5,17 @@ lazy clone shares the memory of a weight until somebody writes to either, by wha
 written memory of its own. So a weight that still shares the memory of its clone is unchanged. A writer whom PyTorch
 does not see, such as NumPy, holds the memory of the weight, which is then not packed; nor is one whose memory is not
 PyTorch's own.
+
+oneDNN's operations ask for the memory of what they only read like writers, and PyTorch does not guard what it does
+then: threads that ask for the memory of a lazy clone at once crash. So a weight is packed only while no other thread
+multiplies by the weight itself, and is no lazy clone when one does.
 """
 
 from __future__ import annotations
 
+import threading
 import weakref
+from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -31,6 +37,25 @@ class _Use(NamedTuple):
 
 
 _uses: dict[int, _Use] = {}  # by the identities of weights
+_reads: Counter[int] = Counter()  # threads that multiply by a weight itself now, by its identity
+_lock = threading.Lock()
+
+
+def linear(x: torch.Tensor, weight: nn.Parameter, bias: torch.Tensor | None) -> torch.Tensor:
+    """``x`` [n, in] times a weight [out, in] on the CPU, packed if it can be, plus the bias: [n, out]."""
+    with _lock:
+        values = packed(weight)
+        if values is weight:
+            _reads[id(weight)] += 1
+            weight.data_ptr()  # for which PyTorch ends a lazy clone
+    try:
+        return torch.ops.mkldnn._linear_pointwise(x, values, bias, "none", [], "")
+    finally:
+        if values is weight:
+            with _lock:
+                _reads[id(weight)] -= 1
+                if not _reads[id(weight)]:
+                    del _reads[id(weight)]
 
 
 def packed(weight: nn.Parameter) -> torch.Tensor:
@@ -43,7 +68,7 @@ def packed(weight: nn.Parameter) -> torch.Tensor:
     if use.packed is not None:
         return use.packed if use.packed.shape == weight.shape else weight
     values = weight.detach()
-    if not use.packable or torch._C._storage_Use_Count(values.untyped_storage()._cdata) > ALONE:
+    if not use.packable or key in _reads or torch._C._storage_Use_Count(values.untyped_storage()._cdata) > ALONE:
         return weight
     try:
         torch._lazy_clone(values)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -149,6 +151,24 @@ def test_packs_end_with_their_weights_and_with_training(layer):
     assert key in packs._uses
     del layer.weight
     assert key not in packs._uses
+
+
+def test_threads_that_use_a_weight_for_the_first_time_at_once():
+    size, threads = 512, 6
+    x = torch.ones(8, size, dtype=torch.bfloat16)
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(30):
+            layer = nn.Linear(size, size).bfloat16()
+            expected = layers.linear(x, layer.weight, layer.bias)
+            begin = Barrier(threads)
+
+            @torch.no_grad()
+            def difference(_, layer=layer, expected=expected, begin=begin):
+                begin.wait()
+                return max((layers.linear(x, layer.weight, layer.bias) - expected).abs().max() for _ in range(6))
+
+            assert max(pool.map(difference, range(threads))) < 2**-6
+    assert not packs._reads
 
 
 def test_bf16_computes_with_packs_what_it_computes_without(monkeypatch):
