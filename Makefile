@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kernels test-newest test-browser test-notebooks site docs figures bench fuzz lint format types clean
+.PHONY: help demo test test-slow test-kernels test-newest test-browser test-notebooks site docs figures bench fuzz lint format types dist container clean
 
 help:  ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -60,8 +60,17 @@ format: $(VENV)/.dev  ## Put format and style right
 types: $(VENV)/.dev  ## Check types
 	$(BIN)/mypy
 
+dist: $(VENV)/.dev  ## Build the wheel and the source distribution, and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist
+
+container:  ## Execute the steps of docker/Dockerfile without building an image (Linux, as root)
+	$(PYTHON) .ci/container.py
+
 clean:  ## Remove the environments and caches
-	rm -rf $(VENV) $(VENV)-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info \
+	rm -rf $(VENV) $(VENV)-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info \
 	  examples/deploy/browser/node_modules examples/deploy/browser/model
 
 $(VENV)/.pip:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -100,9 +102,9 @@ def test_the_wheel_holds_the_packages_with_all_their_files_and_the_recipes(check
     assert found == expected | {f"clip_core/configs/{name}" for name in files(checkout / "configs")}
 
 
-def run(command: list[str], folder: Path, **variables: str) -> str:
+def run(command: list[str], folder: Path, timeout: float = 300, **variables: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -129,3 +131,41 @@ def test_an_installed_wheel_trains_by_a_recipe_of_its_own(wheel, tmp_path):
     assert (tmp_path / "run" / "model.safetensors").exists()
     where = run([str(python), "-c", "import clip; print(clip.__file__)"], tmp_path, **dependencies)
     assert Path(where.strip()).is_relative_to(tmp_path)
+
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+WITH_TORCH = "3.12"  # alone, since a framework takes gigabytes
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_in_new_environments(wheel):
+    """Of each Python that is found here: with the newest versions of all packages, the commands of a new user work."""
+    found = {version: run([str(ROOT / ".ci" / "python"), version], ROOT).strip() for version in PYTHONS}
+    assert found[".".join(map(str, sys.version_info[:2]))]
+    for version, python in found.items():
+        if python:
+            with tempfile.TemporaryDirectory(prefix=f"triclip-{version}-") as folder:
+                check_commands(wheel, python, Path(folder), "torch" if version == WITH_TORCH else None)
+        else:
+            print(f"left out, since it is not found here: Python {version}")
+
+
+def check_commands(wheel: Path, python: str, folder: Path, extra: str | None) -> None:
+    run([python, "-m", "venv", "."], folder)
+    run(["bin/python", "-m", "pip", "install", "--quiet", f"{wheel}[{extra}]" if extra else str(wheel)], folder, 1800)
+    assert run(["bin/clip", "--version"], folder) == f"triclip {clip.__version__}\n"
+    findings = {row["name"]: row for row in json.loads(run(["bin/clip", "doctor", "--json"], folder))}
+    assert findings["triclip"]["found"].startswith(f"{clip.__version__} in {folder}/lib")
+    states = {name: findings[name]["state"] for name in ("required", "torch", "paddle")}
+    assert states == {"required": "ok", "torch": "ok" if extra else "missing", "paddle": "missing"}
+    recipes = json.loads(run(["bin/clip", "recipes", "--json"], folder))
+    assert {row["name"] for row in recipes} == set(installed_recipes())
+    backends = f"numpy,{extra}" if extra else "numpy"
+    assert f"parity: PASS backends={backends} " in run(["bin/clip", "demo"], folder)
+    (picture,) = folder.glob("lib/*/site-packages/clip_core/resources/pictures/a-large-solid-red-circle.png")
+    labels = ["--labels", "red circle,blue circle,red star"]
+    (answer,) = json.loads(run(["bin/clip", "classify", str(picture), *labels, "--json"], folder))
+    assert max(answer["probabilities"], key=answer["probabilities"].get) == "red circle"
+    if extra:
+        plan = json.loads(run(["bin/clip", "train", "-c", "shapes", "--dry-run", "--json"], folder))
+        assert plan["trained_parameters"] > 1_000_000
