@@ -31,7 +31,7 @@ _ROUTES = re.compile(
     r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)?"
     r"|/(assets|static|svelte)/.+"
     rf"|{_API}/(info|app_id|theme\.css|upload|upload_progress|cancel|reset|queue/(join|data|status))"
-    rf"|{_API}/(call|heartbeat)/.+"
+    rf"|{_API}/(call|heartbeat)/.+|{_API}/run/predict"  # the latter for presets and examples, which compute nothing
     rf"|{re.escape(_FILE)}.+"
 )
 _PAGE_POLICY = "; ".join(  # Gradio's scripts and styles stand within its page, and it makes functions of texts

@@ -62,7 +62,7 @@ def page(answers: Answers) -> Any:
         if answers.index is not None:
             with gr.Tab("Search"):
                 _search_tab(answers)
-    blocks.queue(default_concurrency_limit=AT_ONCE)
+    blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False)  # what computes is reached by the queue alone
     return blocks
 
 
@@ -207,6 +207,6 @@ def _sentences(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments)
         except ClipError as error:
             sentence = html.escape(visible(str(error)), quote=False)
-            raise gr.Error(sentence, duration=None, print_exception=False) from error
+            raise gr.Error(sentence, duration=10, print_exception=False) from error
 
     return answer
