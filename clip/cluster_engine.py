@@ -28,7 +28,8 @@ from clip_core.embedding.sources import Pictures
 from clip_core.embedding.stamp import Stamp
 from clip_core.errors import ClipError
 
-BATCHES = 8  # that one task decodes
+BATCHES = 8  # that one task decodes,
+MOST_TASKS = 10_000  # or more of them, if the tasks would be so many that Ray is slow
 PATIENCE = 10.0  # seconds for a cluster to answer
 
 # Of a CPU. Both stages share the CPUs, and tasks that decode find room on a machine that is full of actors, also where
@@ -132,13 +133,16 @@ def embedded_batches(
     tower = Architecture.from_dict(stamp.architecture).image
     batches = _Batches(plan, tuple(missing), os.getcwd())
     decoding = _decoding(Decode(pictures, tower.resolution, tower.pixels), batches)
+    # Numbers that are there already, and not read by tasks, which would find no CPU beside the actors.
+    numbers, step = np.arange(len(batches)), max(BATCHES, -(-len(batches) // MOST_TASKS))
+    tasks = -(-len(numbers) // step)
     rows = (
-        ray.data.range(len(batches), override_num_blocks=-(-len(batches) // BATCHES))
-        .map(decoding, num_cpus=DECODING_SHARE, compute=ray.data.TaskPoolStrategy(size=cpus))
+        ray.data.from_numpy([numbers[first : first + step] for first in range(0, len(numbers), step)])
+        .map(decoding, num_cpus=DECODING_SHARE, compute=ray.data.TaskPoolStrategy(size=min(cpus, tasks)))
         .map(
             cast(Any, _Embedder),  # Ray's annotation knows functions alone
             fn_constructor_args=(dict(model), stamp, batches.folder),
-            compute=ray.data.ActorPoolStrategy(size=count),
+            compute=ray.data.ActorPoolStrategy(size=min(count, tasks)),
             num_cpus=0 if gpus else EMBEDDING_SHARE,
             num_gpus=1 if gpus else 0,
             runtime_env=ENVIRONMENT,
@@ -185,9 +189,9 @@ def _decoding(decode: Decode, batches: _Batches) -> Callable[[Row], Row]:
 
     def decoded(row: Row) -> Row:
         _enter(batches.folder)
-        batch = decode(batches[row["id"]])
+        batch = decode(batches[int(row["data"])])
         told = {"columns": batch.columns, "faults": batch.faults}
-        return {"id": row["id"], "pixels": batch.pixels.tobytes(), "told": json.dumps(told)}
+        return {"id": int(row["data"]), "pixels": batch.pixels.tobytes(), "told": json.dumps(told)}
 
     return decoded
 

@@ -24,7 +24,7 @@ from clip_core.batching import embed_texts
 from clip_core.data.faults import FAULTS
 from clip_core.embedding import parts
 from clip_core.embedding.parts import PART, PICTURE_COLUMNS, Fault, Format, Part, Parts, Place
-from clip_core.embedding.sources import Pictures
+from clip_core.embedding.sources import Encoded, Pictures
 from clip_core.embedding.stamp import Stamp
 from clip_core.errors import ClipError, TextError
 from clip_core.evaluation.features import BATCH, MANY, Progress, checked, quiet
@@ -91,14 +91,15 @@ class Decode:
         columns: dict[str, list[Any]] = {name: [] for name in PICTURE_COLUMNS}
         for number, stored in zip(numbers, self.pictures.read(numbers)):
             if isinstance(stored, ClipError):
-                faults.append(Fault(number, self.pictures.name(number), str(stored)))
+                faults.append(_fault(number, self.pictures.name(number), str(stored)))
                 continue
             try:
+                _check_storable(stored)
                 image = open_image(stored.data) if isinstance(stored.data, bytes) else stored.data
                 pixels.append(preprocess(image, self.resolution, self.wanted))
             except ClipError as error:
                 name = self.pictures.name(number)
-                faults.append(Fault(number, name, f"{name}: {error}"))
+                faults.append(_fault(number, name, f"{name}: {error}"))
                 continue
             digest = hashlib.sha256(stored.data).hexdigest() if isinstance(stored.data, bytes) else None
             row = (stored.id, stored.path, *image.size, digest, stored.caption, stored.label)
@@ -106,6 +107,24 @@ class Decode:
                 columns[name].append(value)
         empty = np.empty((0, 3, self.resolution, self.resolution), np.float32)
         return Decoded(np.stack(pixels) if pixels else empty, columns, faults)
+
+
+def _check_storable(stored: Encoded) -> None:
+    """Refuse a picture with a text that UTF-8, and so a part, cannot hold.
+
+    Raises:
+        TextError: naming the text.
+    """
+    for what, text in (("name", stored.path), ("caption", stored.caption), ("label", stored.label)):
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as error:
+            raise TextError(f"its {what} has characters that UTF-8 has no place for; write it anew.") from error
+
+
+def _fault(number: int, *texts: str) -> Fault:
+    """The fault of a picture, in which what UTF-8 cannot hold is written as its code."""
+    return Fault(number, *(text.encode(errors="backslashreplace").decode() for text in texts))
 
 
 def embedded(model: Model, pixels: np.ndarray, stamp: Stamp) -> np.ndarray:

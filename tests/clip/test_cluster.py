@@ -13,8 +13,9 @@ from PIL import Image
 from clip import cluster_engine
 from clip.embedding import embed_into
 from clip_core.embedding.engine import Plan
+from clip_core.embedding.parts import Parts
 from clip_core.errors import ClipError
-from tests.clip.running import assert_refused
+from tests.clip.running import assert_refused, ended, process
 
 MEMORY = 80 << 20  # bytes of an object store, little more than the least that Ray takes
 PICTURES = 120
@@ -85,6 +86,28 @@ def test_a_cluster_that_loses_a_machine_gives_the_same_bytes(folder, tmp_path, m
     assert processes
     assert not [process for process in processes if lives(process)]
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_alone(folder, tmp_path):
+    """Which has as many actors as CPUs, so that nothing else finds one."""
+    command = process(
+        "embed",
+        folder,
+        "-o",
+        tmp_path / "out",
+        "--backend",
+        "numpy",
+        "--engine",
+        "ray",
+        "--address",
+        "local",
+        "--fault-share",
+        0.05,
+    )
+    result = ended(command)
+    assert result.code == 0, result.err
+    assert len(Parts(tmp_path / "out")) == PICTURES - len(BROKEN)
 
 
 def test_batches_have_numbers():

@@ -147,7 +147,7 @@ def test_every_framework_computes_with_the_threads_that_are_wished(wish):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_leave_nothing_behind(number, run, monkeypatch, tmp_path):
-    def work() -> None:
+    def work(prog_name: str) -> None:
         with atomic_open(tmp_path / "half.bin") as file:
             file.write(b"half")
             os.kill(os.getpid(), number)
@@ -161,7 +161,7 @@ def test_signals_leave_nothing_behind(number, run, monkeypatch, tmp_path):
 
 
 def test_memory_that_runs_out_is_a_sentence(run, monkeypatch):
-    def too_much() -> None:
+    def too_much(prog_name: str) -> None:
         raise MemoryError
 
     monkeypatch.setattr("clip.command.app", too_much)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import clip
+from clip import samples
 from clip.embedding import embed_into
 from clip_core.embedding.parts import Parts
 from clip_core.errors import ClipError
@@ -201,3 +202,22 @@ def test_the_command_embeds_texts(run, tmp_path):
     (part,) = Parts(out)
     assert part.columns == {"id": ["t.csv#0", "t.csv#2"], "text": ["a red circle", "two stars"]}
     assert_refused(run("embed", "-o", tmp_path / "none"), "Give either pictures or, with --texts, a list of texts.")
+
+
+def test_names_and_captions_that_utf_8_cannot_hold_are_faults(tmp_path):
+    """A name of bytes that are no UTF-8, as Linux allows it, and half of a pair of UTF-16 in JSON."""
+    (picture, *_) = samples.pictures().values()
+    content = picture.read_bytes()
+    (tmp_path / "photos").mkdir()
+    for name in (b"good.png", b"bad\xff.png"):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "photos"), name))).write_bytes(content)
+    (tmp_path / "list.jsonl").write_text(
+        '{"image": "photos/good.png", "caption": "\\ud800"}\n{"image": "photos/other.png", "caption": "whole"}\n'
+    )
+    (tmp_path / "photos" / "other.png").write_bytes(content)
+    for source, sentence in (("photos", "its name has characters"), ("list.jsonl", "its caption has characters")):
+        out = tmp_path / f"of-{source}"
+        embed_into(out, [str(tmp_path / source)], backend="numpy", workers=0, fault_share=0.5)
+        found = Parts(out)
+        assert len(found) == {"photos": 2, "list.jsonl": 1}[source]
+        assert [sentence in fault.sentence for fault in found.faults] == [True]
