@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clip.serving.limits import Limits
 from clip.serving.refusals import RETRY_SECONDS
+from clip.serving.sockets import BACKLOG
 
 
 class Patient(H11Protocol):
@@ -84,3 +87,24 @@ class Patient(H11Protocol):
             ):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+def configuration(application: Any, limits: Limits, lifespan: Literal["on", "off"]) -> uvicorn.Config:
+    """How uvicorn runs an ASGI application behind `Patient`: without websockets, logs of its own, or trust in proxies.
+
+    Args:
+        lifespan: whether the application is told of the server's start and end.
+    """
+    return uvicorn.Config(
+        application,
+        http=partial(Patient, limits),  # type: ignore[arg-type]
+        ws="none",
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=limits.idle_seconds,
+        timeout_graceful_shutdown=limits.drain_seconds,
+    )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-
-import uvicorn
 
 from clip.api import LoadedModel
 from clip.search import Index
@@ -16,9 +13,9 @@ from clip.serving.gate import Gate
 from clip.serving.limits import Limits
 from clip.serving.logs import log_as_json, log_event
 from clip.serving.metrics import Metrics
-from clip.serving.protocol import Patient
+from clip.serving.protocol import configuration
 from clip.serving.service import Service
-from clip.serving.sockets import BACKLOG, Server, address_of, allow_connections, listening
+from clip.serving.sockets import Server, address_of, allow_connections, listening
 
 
 def run(
@@ -54,21 +51,7 @@ def run(
             name, load, limits, metrics, fetch, index, failed=lambda: setattr(server, "should_exit", True)
         )
         gate = Gate(application(service, metrics), limits, Access(token), metrics)
-        server = Server(
-            uvicorn.Config(
-                gate,
-                http=partial(Patient, limits),  # type: ignore[arg-type]
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                backlog=BACKLOG,
-                timeout_keep_alive=limits.idle_seconds,
-                timeout_graceful_shutdown=limits.drain_seconds,
-            )
-        )
+        server = Server(configuration(gate, limits, lifespan="off"))
         metrics.watch(
             connections=lambda: len(server.server_state.connections),
             held=lambda: gate.intake.held,

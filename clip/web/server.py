@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from clip.serving.protocol import Patient
-from clip.serving.sockets import BACKLOG, Server, allow_connections
+from clip.serving.protocol import configuration
+from clip.serving.sockets import Server, allow_connections
 from clip.web.guard import LIMITS, Guard
 from clip.web.page import KEPT_SECONDS, SWEEP_SECONDS
 
@@ -49,22 +48,7 @@ def run(blocks: Any, listener: socket.socket, folder: Path) -> None:
     blocks.has_launched = True  # else Gradio does not check where the files are that clients name
     allow_connections(LIMITS.connections)
     guard = Guard(application, folder, is_local(listener), KEPT_SECONDS + SWEEP_SECONDS)
-    _Server(
-        guard,
-        uvicorn.Config(
-            guard,
-            http=partial(Patient, LIMITS),  # type: ignore[arg-type]
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=LIMITS.idle_seconds,
-            timeout_graceful_shutdown=LIMITS.drain_seconds,
-        ),
-    ).run([listener])
+    _Server(guard, configuration(guard, LIMITS, lifespan="on")).run([listener])
 
 
 class _Server(Server):
