@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,10 +145,7 @@ class Loader:
             if "terminated unexpectedly" not in str(error):
                 raise
             self.close()
-            raise ClipError(
-                f"A process that makes batches has died ({error}); most often memory, or shared memory in /dev/shm, "
-                "has run out: set a lower data.workers or data.batch_size, and resume."
-            ) from error
+            raise _death(str(error)) from error
         # Arrays in shared memory are of a class of Grain's, which the frameworks need not know.
         return _Block(np.asarray(pixels), np.asarray(tokens), np.asarray(examples), np.asarray(rows), faults)
 
@@ -174,7 +173,62 @@ def _in_order(blocks: _Blocks, workers: int) -> Any:
         return ahead
     # Each worker holds one block ready while it makes the next; more would only take memory.
     options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-    return ahead.mp_prefetch(options, worker_init_fn=follow_the_parent)
+    return _Watched(ahead.mp_prefetch(options, worker_init_fn=follow_the_parent))
+
+
+class _Watched:
+    """What worker processes make, or the news that one of them has died.
+
+    Grain's workers share locks, which each takes in passing. If one is killed just then, Grain itself waits forever.
+    """
+
+    PATIENCE = 10  # seconds that Grain has to notice a death by itself
+
+    def __init__(self, blocks: Any) -> None:
+        self._others = set(multiprocessing.active_children())
+        self._workers: set[BaseProcess] = set()
+        self._begun = False
+        self._blocks = iter(blocks)
+
+    def __iter__(self) -> _Watched:
+        return self
+
+    def __next__(self) -> Any:
+        answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        threading.Thread(target=_answer, args=(self._blocks, answer), daemon=True).start()
+        waited = 0
+        while True:
+            if not self._begun:
+                self._workers |= set(multiprocessing.active_children()) - self._others
+            try:
+                block, error = answer.get(timeout=1)
+            except queue.Empty:
+                codes = [worker.exitcode for worker in self._workers if worker.exitcode]
+                waited = waited + 1 if codes else 0
+                if waited < self.PATIENCE:
+                    continue
+                for worker in self._workers:
+                    worker.kill()
+                    worker.join()
+                raise _death(f"exit code {codes[0]}") from None
+            if error:
+                raise error
+            self._begun = True
+            return block
+
+
+def _answer(blocks: Iterator[Any], answer: queue.SimpleQueue[tuple[Any, BaseException | None]]) -> None:
+    try:
+        answer.put((next(blocks), None))
+    except BaseException as error:
+        answer.put((None, error))
+
+
+def _death(how: str) -> ClipError:
+    return ClipError(
+        f"A process that makes batches has died ({how}); most often memory, or shared memory in /dev/shm, has run out: "
+        "set a lower data.workers or data.batch_size, and resume."
+    )
 
 
 def follow_the_parent(*_: int) -> None:
