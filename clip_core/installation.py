@@ -28,7 +28,7 @@ def check() -> None:
     Raises:
         ClipError: a package is another's, is overwritten, or is missing.
     """
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # also where one package alone is linked to
     for name, start in FIRST_LINES.items():
         expected = os.path.join(home, name, "__init__.py")
         found = find_spec(name)

@@ -43,6 +43,15 @@ def test_this_one_is_whole(installed):
     check()
 
 
+def test_one_package_that_is_linked_to(installed, monkeypatch):
+    (installed / "clip_core").mkdir()
+    (installed / "clip_core" / "installation.py").write_text("")
+    (installed / "work").mkdir()
+    (installed / "work" / "clip_core").symlink_to(installed / "clip_core")
+    monkeypatch.setattr(installation, "__file__", str(installed / "work" / "clip_core" / "installation.py"))
+    check()
+
+
 @pytest.mark.parametrize("name", installation.FIRST_LINES)
 def test_an_overwritten_package(installed, name):
     (installed / name / "__init__.py").write_text("from .clip import *\n")
