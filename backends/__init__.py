@@ -10,6 +10,7 @@ import sys
 
 from clip_core.backend import Backend
 from clip_core.errors import BackendMissing, ClipError, EndedBySignal
+from clip_core.installation import requirement
 
 # In the order in which one is chosen when the user names none.
 NAMES = ("torch", "paddle", "nnabla", "numpy")
@@ -95,7 +96,7 @@ def remedy(name: str) -> str:
     """What to do about a framework that is missing, as the end of a sentence."""
     if name == "nnabla" and sys.version_info >= (3, 11):
         return "it has no wheel for Python 3.11 or newer, so use Python 3.10"
-    return f"install it with: pip install --upgrade 'triclip[{name}]'"
+    return f"install it with: pip install {requirement(name)}"
 
 
 def _is_older(version: str, oldest: str) -> bool:

@@ -27,6 +27,7 @@ from clip_core.embedding.parts import Fault
 from clip_core.embedding.sources import Pictures
 from clip_core.embedding.stamp import Stamp
 from clip_core.errors import ClipError
+from clip_core.installation import requirement
 
 BATCHES = 8  # that one task decodes,
 MOST_TASKS = 10_000  # or more of them, if the tasks would be so many that Ray is slow
@@ -54,7 +55,7 @@ def connected(address: str) -> Iterator[None]:
         ClipError: Ray is not installed, or no cluster answers.
     """
     if find_spec("ray") is None:
-        raise ClipError("A cluster needs Ray, which is not installed; run: pip install 'triclip[ray]'.")
+        raise ClipError(f"A cluster needs Ray, which is not installed; run: pip install {requirement('ray')}.")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would tell its makers of every run
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what Ray's C++ says is about itself
     import ray

@@ -27,6 +27,7 @@ import clip
 from clip_core import chunks
 from clip_core.download import cache_folder
 from clip_core.errors import ClipError
+from clip_core.installation import requirement
 from clip_core.text.vocabulary import vocabulary_at_hand
 
 REQUIRED = ("numpy", "PIL", "regex", "ftfy", "h5py", "yaml", "pydantic", "typer", "rich", "platformdirs")
@@ -140,7 +141,7 @@ def _vocabulary() -> Finding:
 
 def _library(name: str, modules: tuple[str, ...]) -> Finding:
     """The modules of one extra, imported in a process of their own."""
-    remedy = f"pip install --upgrade 'triclip[{name}]'" if name in EXTRAS else "pip install --upgrade triclip"
+    remedy = f"pip install {requirement(name if name in EXTRAS else '')}"
     if name == "nnabla" and sys.version_info >= (3, 11):
         remedy = backends.remedy(name)
     missing = [module for module in modules if find_spec(module) is None]

@@ -46,6 +46,7 @@ from clip_core.errors import ClipError, visible
 from clip_core.evaluation.agreement import Agreement
 from clip_core.evaluation.intervals import Score
 from clip_core.evaluation.scores import Columns, Scores
+from clip_core.installation import requirement
 
 REPORT = "report.json"
 TABLES = "report.md"
@@ -73,9 +74,9 @@ def check(
     if plot is not None and Path(plot).suffix.lower() != ".png":
         raise ClipError(f"{plot} cannot be drawn: only PNG files are; give a name that ends in .png.")
     if (plot is not None or folder is not None) and find_spec("matplotlib") is None:
-        raise ClipError("Drawing needs matplotlib; install it with: pip install 'triclip[plot]'.")
+        raise ClipError(f"Drawing needs matplotlib; install it with: pip install {requirement('plot')}.")
     if folder is not None and find_spec("pyarrow") is None:
-        raise ClipError("A report of samples needs pyarrow; install it with: pip install 'triclip[data]'.")
+        raise ClipError(f"A report of samples needs pyarrow; install it with: pip install {requirement('data')}.")
     if plot is not None:
         files.check_target(plot, force=force)
         if not Path(plot).absolute().parent.is_dir():

@@ -1,11 +1,15 @@
-"""Whether Python finds the packages that TriCLIP consists of, and not others of their names."""
+"""Whether Python finds the packages that TriCLIP consists of, and not others of their names; and where pip got them."""
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import warnings
 from functools import cache
 from importlib.util import find_spec
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from clip_core.errors import ClipError
 
@@ -44,12 +48,30 @@ def check() -> None:
             if not file.readline().startswith(start):
                 raise ClipError(
                     f"Another project has overwritten {expected}; uninstall the project that brought it, and run: "
-                    "pip install --force-reinstall --no-deps triclip."
+                    f"pip install --force-reinstall --no-deps {requirement()}."
                 )
     if os.path.exists(os.path.join(home, "clip", OTHERS_VOCABULARY)):
         warnings.warn(
             f"OpenAI's package clip, or a copy of it, is installed into TriCLIP's folder {os.path.join(home, 'clip')}, "
             "and uninstalling it would remove files of TriCLIP; afterwards run: pip install --force-reinstall "
-            "--no-deps triclip.",
+            f"--no-deps {requirement()}.",
             stacklevel=2,
         )
+
+
+def requirement(extra: str = "") -> str:
+    """What ``pip install`` is to be given for this TriCLIP, with an extra: the folder, file or address that it was
+    installed from, or its name where that was an index, or is gone."""
+    from importlib import metadata
+
+    extras = extra and f"[{extra}]"
+    records = (each.read_text("direct_url.json") for each in metadata.distributions(name="triclip"))
+    origin = json.loads(next(filter(None, records), "{}"))  # of PEP 610; an index leaves no record
+    url = origin.get("url", "")
+    if url.startswith("file:"):
+        path = url2pathname(urlsplit(url).path)
+        editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+        return editable + shlex.quote(path + extras) if os.path.exists(path) else shlex.quote("triclip" + extras)
+    if "vcs_info" in origin:
+        url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+    return shlex.quote(f"triclip{extras}" + (url and f" @ {url}"))

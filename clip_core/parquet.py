@@ -11,6 +11,7 @@ from typing import Any
 from clip_core.data.trees import MOST_EXPANSION
 from clip_core.errors import ClipError
 from clip_core.files import open_regular
+from clip_core.installation import requirement
 
 _SMALL = 1 << 24  # bytes that a file may have inside whatever its own size
 
@@ -26,7 +27,7 @@ def require_pyarrow(path: str | os.PathLike[str], otherwise: str = "") -> None:
         ClipError: it is not installed.
     """
     if find_spec("pyarrow") is None:
-        remedy = f"run: pip install 'triclip[data]'{otherwise}"
+        remedy = f"run: pip install {requirement('data')}{otherwise}"
         raise ClipError(f"{path} needs pyarrow, which is not installed; {remedy}.")
 
 

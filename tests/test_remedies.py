@@ -72,7 +72,7 @@ def test_options():
     for each in commands:  # groups add their own at the end
         commands += getattr(each, "commands", {}).values()
     options = {option for each in commands for parameter in each.params for option in parameter.opts}
-    of_others = {"--upgrade", "--no-deps", "--force-reinstall", "--head"}  # of pip, and of ray
+    of_others = {"--no-deps", "--force-reinstall", "--head"}  # of pip, and of ray
     found = named(r"(?<![\w-])(--[a-z][a-z-]*)")
     assert {"--labels-file", "--truncate", "--backend", "--like"} <= found.keys()
     assert {name: text for name, text in found.items() if name not in options | of_others} == {}
@@ -81,9 +81,14 @@ def test_options():
 def test_extras():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    found = named(r"triclip\[([^]{]+)\]")
-    assert {"plot", "data"} <= found.keys()
-    assert {name: text for name, text in found.items() if name not in setup["options.extras_require"]} == {}
+    found = {
+        extra
+        for path in SOURCES_OF_SENTENCES
+        for extra in re.findall(r"\brequirement\([\"']([\w-]+)[\"']\)", path.read_text())
+    }
+    assert {"plot", "data"} <= found
+    assert found - set(setup["options.extras_require"]) == set()
+    assert named(r"(triclip\[[^]{]+\])") == {}  # which `requirement` alone knows how to name
 
 
 def test_keys_of_recipes():

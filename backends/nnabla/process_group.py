@@ -16,6 +16,7 @@ import numpy as np
 from nnabla.ext_utils import get_extension_context, import_extension_module
 
 from clip_core.errors import BackendMissing, ClipError
+from clip_core.installation import requirement
 
 # How the launchers of Open MPI, MPICH and Slurm say how many processes they have started.
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
@@ -134,6 +135,6 @@ def mpirun() -> str:
     if found is None:
         raise ClipError(
             f"NNabla's processes are started by mpirun, which is neither on the PATH nor in {places[1]}; "
-            "run: pip install 'triclip[mpi]'."
+            f"run: pip install {requirement('mpi')}."
         )
     return found

@@ -7,6 +7,7 @@ import numpy as np
 from nnabla.ext_utils import get_extension_context
 
 from clip_core.errors import ClipError
+from clip_core.installation import requirement
 
 
 def to_tensor(array: np.ndarray) -> nn.Variable:
@@ -35,5 +36,5 @@ def context_of(device: str) -> nn.Context:
     except (ImportError, RuntimeError) as error:
         raise ClipError(
             f"NNabla cannot use the device {device!r} here ({error}); "
-            "install its extension with: pip install 'triclip[nnabla-cuda]'."
+            f"install its extension with: pip install {requirement('nnabla-cuda')}."
         ) from error

@@ -40,6 +40,7 @@ from clip_core import files
 from clip_core.data import shapes
 from clip_core.errors import ClipError, ImageError, visible
 from clip_core.image import open_image
+from clip_core.installation import requirement
 from clip_core.memory import enough_memory
 from clip_core.models import SHAPES
 from converters import files_of
@@ -303,7 +304,7 @@ def _check_plot(target: Path, pictures: int, labels: int) -> None:
     if target.suffix.lower() != ".png":
         raise ClipError(f"{target} cannot be drawn: only PNG files are; give a name that ends in .png.")
     if find_spec("matplotlib") is None:
-        raise ClipError("Drawing needs matplotlib; install it with: pip install 'triclip[plot]'.")
+        raise ClipError(f"Drawing needs matplotlib; install it with: pip install {requirement('plot')}.")
     if pictures * _plot_height(labels) > MAX_PLOT_HEIGHT:
         raise ClipError(f"{pictures} pictures with {labels} labels each are too many for one plot; draw fewer.")
 

@@ -16,7 +16,11 @@ def run(json: Json = False) -> None:
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
-        rows = ((finding.name, finding.state, finding.found, finding.remedy or "") for finding in findings)
-        print_table(("what", "state", "found", "what to do"), rows)
+        rows: list[tuple[str, str, str]] = []
+        for finding in findings:
+            rows.append((finding.name, finding.state, finding.found))
+            if finding.remedy is not None:
+                rows.append(("", "", finding.remedy))
+        print_table(("what", "state", "found, and what to do"), rows)
     if any(finding.state == "broken" for finding in findings):
         sys.exit(1)

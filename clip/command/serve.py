@@ -12,6 +12,7 @@ import typer
 from clip.api import open_model
 from clip.command.output import Activation, Backend, Device, Heads, Like, Precision, heads_of
 from clip_core.errors import ClipError
+from clip_core.installation import requirement
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
@@ -46,7 +47,7 @@ def run(
 ) -> None:
     """Serve a model over HTTP: embeddings as OpenAI's API gives them, labels of pictures, and searches."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise ClipError(f"Serving needs {missing[0]}, which is not installed; run: pip install 'triclip[serve]'.")
+        raise ClipError(f"Serving needs {missing[0]}, which is not installed; run: pip install {requirement('serve')}.")
     from clip.serving import server
     from clip.serving.limits import Limits
 

@@ -12,6 +12,7 @@ import typer
 
 from clip.command.output import Backend, console
 from clip_core.errors import ClipError
+from clip_core.installation import requirement
 
 
 def run(
@@ -35,7 +36,7 @@ def run(
             "listen with --host, behind a proxy of your own."
         )
     if find_spec("gradio") is None:
-        raise ClipError("The page needs Gradio, which is not installed; run: pip install 'triclip[web]'.")
+        raise ClipError(f"The page needs Gradio, which is not installed; run: pip install {requirement('web')}.")
     from clip.serving.sockets import address_of, listening
 
     # Uploaded pictures are kept in a folder that is removed at the end.

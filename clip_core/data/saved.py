@@ -34,6 +34,7 @@ from clip_core.data.example import Photograph, SourceSettings, Texts, captions, 
 from clip_core.data.listing import read_json, records
 from clip_core.errors import ClipError, ImageError
 from clip_core.image import open_image
+from clip_core.installation import requirement
 
 
 class Saved(SourceSettings):
@@ -49,7 +50,7 @@ class Saved(SourceSettings):
         """The rows of all files, in their order."""
         if find_spec("pyarrow") is None:
             raise ClipError(
-                f"{self.folder} is read with pyarrow, which is not installed; run: pip install 'triclip[data]'."
+                f"{self.folder} is read with pyarrow, which is not installed; run: pip install {requirement('data')}."
             )
         folder = self.folder
         listing = os.path.join(folder, "dataset_dict.json")

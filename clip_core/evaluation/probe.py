@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clip_core.errors import ClipError
+from clip_core.installation import requirement
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -36,7 +37,7 @@ def check_library() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise ClipError(
-            f"A linear probe needs scikit-learn ({error}); install it with: pip install 'triclip[probe]'."
+            f"A linear probe needs scikit-learn ({error}); install it with: pip install {requirement('probe')}."
         ) from error
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_core.errors import ClipError
+from clip_core.installation import requirement
 from clip_core.search.store import Store
 from clip_core.similarity import normalize
 
@@ -34,7 +35,7 @@ def check_library() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise ClipError(
-            f"Clusters need scikit-learn ({error}); install it with: pip install 'triclip[search]'."
+            f"Clusters need scikit-learn ({error}); install it with: pip install {requirement('search')}."
         ) from error
 
 

@@ -26,6 +26,7 @@ from clip_core import files
 from clip_core.embedding.parts import PICTURE_COLUMNS, TEXT_COLUMNS, Part
 from clip_core.embedding.stamp import Stamp
 from clip_core.errors import ClipError
+from clip_core.installation import requirement
 from clip_core.search import filters
 from clip_core.search.exact import LENGTH_ERROR, ROWS, Chunk, Damage, nearest
 from clip_core.similarity import normalize
@@ -541,5 +542,7 @@ def _libraries() -> tuple[Any, Any]:
         import lancedb
         import pyarrow
     except ImportError as error:
-        raise ClipError(f"An index needs LanceDB ({error}); install it with: pip install 'triclip[search]'.") from error
+        raise ClipError(
+            f"An index needs LanceDB ({error}); install it with: pip install {requirement('search')}."
+        ) from error
     return lancedb, pyarrow

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from clip_core.errors import ClipError, TextError
+from clip_core.installation import requirement
 from clip_core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ def _built(body: Mapping[str, Any]) -> tokenizers.Tokenizer:
     except ImportError as error:
         raise ClipError(
             "A tokenizer.json is read with the library tokenizers, which is not installed; run: pip install "
-            "'triclip[tokenizers]'."
+            f"{requirement('tokenizers')}."
         ) from error
     with _faults("the tokenizer.json cannot be read"):
         return LibraryTokenizer.from_str(dumped({**body, "padding": None, "truncation": None, "post_processor": None}))

@@ -22,6 +22,7 @@ from clip_core.data.loader import Batch, Loader, check_batch
 from clip_core.data.settings import shown
 from clip_core.errors import ClipError
 from clip_core.files import LOCK, exclusive
+from clip_core.installation import requirement
 from clip_core.memory import enough_memory
 from clip_core.naming import parameters
 from clip_core.text.bpe import BytePairTokenizer
@@ -200,7 +201,9 @@ def open_run(recipe: Recipe, trainer: Trainer, source: Source, tokenizer: Tokeni
     """
     for package in ("grain", "matplotlib"):  # found out now rather than at the end of a long run
         if find_spec(package) is None:
-            raise ClipError(f"Training needs {package}, which is not installed; run: pip install 'triclip[train]'.")
+            raise ClipError(
+                f"Training needs {package}, which is not installed; run: pip install {requirement('train')}."
+            )
     processes, data = trainer.processes, recipe.data
     report = FAULTS if processes.rank == 0 else f"rank-{processes.rank}-{FAULTS}"
     loader = Loader(

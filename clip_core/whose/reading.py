@@ -18,6 +18,7 @@ import numpy as np
 from clip_core.embedding.parts import Parts
 from clip_core.errors import ClipError
 from clip_core.files import open_regular, read_regular
+from clip_core.installation import requirement
 
 MAX_BYTES = 8 << 30  # of the arrays of one file
 NAMES = ("path", "filepath", "file_path", "file_name", "filename", "file", "image", "image_path", "name", "id", "key")
@@ -139,7 +140,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 def _parquet(path: Path) -> Given:
     if find_spec("pyarrow") is None:
-        raise ClipError(f"{path} is read with pyarrow, which is not installed; run: pip install 'triclip[data]'.")
+        raise ClipError(f"{path} is read with pyarrow, which is not installed; run: pip install {requirement('data')}.")
     import pyarrow
     from pyarrow.parquet import ParquetFile
 

@@ -13,6 +13,7 @@ import openvino
 from openvino.passes import ConstantFolding, Manager
 
 from clip_core.errors import BackendMissing
+from clip_core.installation import requirement
 
 os.environ.setdefault("NNCF_CI", "1")  # without which it tells its makers over the network that it is used
 try:
@@ -22,7 +23,7 @@ except Exception as error:  # a broken installation can raise anything
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     raise BackendMissing(
         f"int8 for OpenVINO needs nncf, which does not import here ({reason}); install it with: "
-        "pip install --upgrade 'triclip[nncf]', or export int8 to onnx, whose files OpenVINO reads as well."
+        f"pip install {requirement('nncf')}, or export int8 to onnx, whose files OpenVINO reads as well."
     ) from error
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")

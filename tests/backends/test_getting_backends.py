@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -15,6 +16,7 @@ import pytest
 import backends
 from clip_core.backend import Backend
 from clip_core.errors import BackendMissing, ClipError, EndedBySignal
+from clip_core.installation import requirement
 from clip_core.training.trainable import OPTIONAL_KEYS
 from tests.requested import FRAMEWORKS
 
@@ -88,7 +90,7 @@ def test_a_broken_framework(monkeypatch, name, error):
     assert str(caught.value) == (
         f"The {name} backend needs {name} {backends.OLDEST[name]} or newer; {name} does not import here "
         f"({type(error).__name__}: {' '.join(str(error).split())}); "
-        f"install it with: pip install --upgrade 'triclip[{name}]'."
+        f"install it with: pip install {requirement(name)}."
     )
 
 
@@ -139,7 +141,7 @@ def test_the_oldest_releases_are_those_of_the_package():
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_missing_framework(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BackendMissing, match=rf"pip install --upgrade 'triclip\[{name}\]'\.$"):
+    with pytest.raises(BackendMissing, match=rf"pip install {re.escape(requirement(name))}\.$"):
         backends.get(name)
     assert name not in backends.available()
 

@@ -12,6 +12,7 @@ from backends.nnabla import CLIP, functions
 from backends.nnabla.module import Module, buffer, empty
 from backends.nnabla.training import Trainer
 from clip_core.errors import ClipError, TextError
+from clip_core.installation import requirement
 from clip_core.training.recipe import Recipe
 from tests import tolerances
 from tests.models import (
@@ -153,7 +154,7 @@ def test_devices():
         CLIP(VIT, sample_weights(VIT), device="cuda:0")
     assert str(caught.value) == (
         "NNabla cannot use the device 'cuda:0' here (No module named 'nnabla_ext.cudnn'); "
-        "install its extension with: pip install 'triclip[nnabla-cuda]'."
+        f"install its extension with: pip install {requirement('nnabla-cuda')}."
     )
     with pytest.raises(ClipError, match=r"^NNabla has no device 'tpu'; choose cpu, cuda or cuda:N\.$"):
         CLIP(VIT, sample_weights(VIT), device="tpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from backends.numpy import CLIP as Reference
 from clip import samples
 from clip_core import tolerances
 from clip_core.errors import BackendMissing, CheckpointError, ClipError, DownloadError, TextError
+from clip_core.installation import requirement
 from clip_core.models import MODELS, SHAPES
 from clip_core.preprocess import preprocess
 from clip_core.similarity import normalize
@@ -430,7 +432,7 @@ def test_missing_framework_is_named(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # what an import of a package that is not there finds
     with pytest.raises(
         BackendMissing,
-        match=r"needs torch 2.4 or newer; torch does not import here .*pip install --upgrade 'triclip\[torch\]'",
+        match=rf"needs torch 2.4 or newer; torch does not import here .*pip install {re.escape(requirement('torch'))}",
     ):
         clip.load(files[".pt"])
 

@@ -15,6 +15,7 @@ from clip.embedding import embed_into
 from clip_core.embedding.engine import Plan
 from clip_core.embedding.parts import Parts
 from clip_core.errors import ClipError
+from clip_core.installation import requirement
 from tests.clip.running import assert_refused, ended, process
 
 MEMORY = 80 << 20  # bytes of an object store, little more than the least that Ray takes
@@ -136,7 +137,7 @@ def test_addresses_without_a_cluster_are_refused(address, part, folder, tmp_path
 def test_without_ray_the_package_is_named(folder, tmp_path, run, monkeypatch):
     monkeypatch.setattr(cluster_engine, "find_spec", lambda name: None)
     arguments = ("embed", folder, "-o", tmp_path / "out", "--backend", "numpy", "--engine", "ray")
-    assert_refused(run(*arguments), "A cluster needs Ray", "pip install 'triclip[ray]'")
+    assert_refused(run(*arguments), "A cluster needs Ray", f"pip install {requirement('ray')}")
 
 
 def test_texts_are_not_embedded_by_a_cluster(tmp_path):

@@ -35,6 +35,7 @@ from clip_core import tolerances
 from clip_core.errors import ClipError
 from clip_core.files import atomic_open
 from clip_core.image import open_image
+from clip_core.installation import requirement
 from clip_core.models import MODELS, OPENAI, SHAPES
 from clip_core.naming import count, parameters
 from clip_core.preprocess import preprocess
@@ -1036,7 +1037,7 @@ def test_demo_goes_on_without_nnabla(version, says, run, monkeypatch, tmp_path):
     assert result.code == 0, result.err
     (line,) = [line for line in result.out.splitlines() if line.startswith("going on without nnabla")]
     assert says in line
-    assert "going on without torch; install it with: pip install --upgrade 'triclip[torch]'\n" in result.out
+    assert f"going on without torch; install it with: pip install {requirement('torch')}\n" in result.out
     assert result.out.splitlines()[-1].startswith("parity: PASS backends=numpy max_logit_diff=")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from clip.embedding import embed_into
 from clip_core.embedding.parts import Parts
 from clip_core.errors import ClipError
 from clip_core.image import open_image
+from clip_core.installation import requirement
 from clip_core.similarity import normalize
 from tests.clip.running import ROOT, assert_refused
 from tests.requested import BACKENDS
@@ -112,7 +114,8 @@ def test_a_script_may_embed_many_pictures_without_a_guard(tmp_path):
 
 def test_a_missing_library_is_told_before_anything_is_embedded(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("clip_core.parquet.find_spec", lambda name: None)
-    with pytest.raises(ClipError, match=r"needs pyarrow, .* pip install 'triclip\[data\]', or embed with --format npy"):
+    remedy = re.escape(f"pip install {requirement('data')}, or embed with --format npy")
+    with pytest.raises(ClipError, match=rf"needs pyarrow, .* {remedy}"):
         embed_into(tmp_path / "out", [str(folder)], backend="numpy", fault_share=0.1)
     assert not (tmp_path / "out").exists()
 

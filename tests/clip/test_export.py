@@ -23,6 +23,7 @@ from clip.export import export
 from clip.proof import BUDGETS, Budget, Proof
 from clip_core.errors import ClipError
 from clip_core.image import open_image
+from clip_core.installation import requirement
 from clip_core.similarity import normalize
 from exporters.onnx import storage
 from exporters.onnx.storage import metadata_of, read
@@ -375,7 +376,8 @@ def test_without_nncf(run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "nncf", None)
     monkeypatch.delitem(sys.modules, "exporters.openvino.quantization", raising=False)
     result = run("export", "shapes", "--to", "openvino", "--precision", "int8", "-o", tmp_path / "none")
-    assert_refused(result, "pip install --upgrade 'triclip[nncf]', or export int8 to onnx, whose files OpenVINO reads")
+    remedy = f"pip install {requirement('nncf')}, or export int8 to onnx, whose files OpenVINO reads"
+    assert_refused(result, remedy)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -383,4 +385,4 @@ def test_without_nncf(run, monkeypatch, tmp_path):
 def test_without_the_library(library, run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, library, None)
     result = run("export", "shapes", "--to", library, "-o", tmp_path / "none")
-    assert_refused(result, f"install it with: pip install --upgrade 'triclip[{library}]'.")
+    assert_refused(result, f"install it with: pip install {requirement(library)}.")

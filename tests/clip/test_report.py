@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -21,6 +22,7 @@ from clip_core.evaluation.intervals import Score
 from clip_core.evaluation.scores import Scores, retrieval_scores, sentence_scores, zero_shot_scores
 from clip_core.evaluation.shapes import Scenes
 from clip_core.evaluation.tasks import Retrieval
+from clip_core.installation import requirement
 from clip_core.similarity import normalize
 
 NAMES = ("cat", "$dog$ | <b>", "bird\n# big", "fish")
@@ -190,9 +192,9 @@ def test_an_evaluation_writes_its_report_and_refuses_to_replace_it_before_it_enc
 @pytest.mark.parametrize(
     ("missing", "asked", "message"),
     [
-        ("matplotlib", {"plot": "a.png"}, r"^Drawing needs matplotlib; .* pip install 'triclip\[plot\]'\.$"),
+        ("matplotlib", {"plot": "a.png"}, rf"^Drawing needs matplotlib; .* {re.escape(requirement('plot'))}\.$"),
         ("matplotlib", {"folder": "a"}, r"^Drawing needs matplotlib"),
-        ("pyarrow", {"folder": "a"}, r"^A report of samples needs pyarrow; .* pip install 'triclip\[data\]'\.$"),
+        ("pyarrow", {"folder": "a"}, rf"^A report of samples needs pyarrow; .* {re.escape(requirement('data'))}\.$"),
         ("none", {"plot": "a.pdf"}, r"^a\.pdf cannot be drawn: only PNG files are"),
         ("none", {"plot": "there.png"}, r"^there\.png is there already"),
         ("none", {"folder": "."}, r"report\.json is there already"),

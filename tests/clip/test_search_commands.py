@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from clip_core.data.shapes import KINDS, Kind
 from clip_core.embedding.parts import Parts
 from clip_core.errors import ClipError
 from clip_core.evaluation.shapes import SingleThings
+from clip_core.installation import requirement
 from clip_core.search.store import Hit, build
 from tests.clip.running import assert_refused
 from tests.requested import BACKENDS
@@ -262,5 +264,5 @@ def test_a_contact_sheet_has_room_for_what_is_missing(drawn, tmp_path):
 
 def test_without_lancedb_the_sentence_names_the_extra(index, monkeypatch):
     monkeypatch.setitem(sys.modules, "lancedb", None)
-    with pytest.raises(ClipError, match=r"install it with: pip install 'triclip\[search\]'"):
+    with pytest.raises(ClipError, match=rf"install it with: pip install {re.escape(requirement('search'))}\."):
         clip.Index(index)

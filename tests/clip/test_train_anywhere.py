@@ -11,6 +11,7 @@ import pytest
 
 import converters
 from clip_core.initialize import initialize
+from clip_core.installation import requirement
 from tests.clip.running import RECIPE, assert_refused, ended, metrics, process
 from tests.requested import FRAMEWORKS
 
@@ -97,7 +98,8 @@ def test_the_launcher_of_mpi_is_looked_for_beside_the_interpreter(run, recipe, t
     command = ("train", "-c", recipe, "--backend", "nnabla", "--num-gpus", 2, "--output", tmp_path / "run")
     assert_refused(
         run(*command),
-        f"started by mpirun, which is neither on the PATH nor in {tmp_path / 'bin'}; run: pip install 'triclip[mpi]'.",
+        f"started by mpirun, which is neither on the PATH nor in {tmp_path / 'bin'}; "
+        f"run: pip install {requirement('mpi')}.",
     )
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "mpirun").touch(mode=0o755)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from clip import samples
+from clip_core.installation import requirement
 from tests.clip.running import assert_refused
 from tests.web import Web, file, serving_page
 
@@ -170,7 +171,7 @@ def test_a_port_in_use(run):
 
 def test_without_gradio(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert_refused(run("web"), "The page needs Gradio, which is not installed; run: pip install 'triclip[web]'.")
+    assert_refused(run("web"), f"The page needs Gradio, which is not installed; run: pip install {requirement('web')}.")
 
 
 def test_an_index_that_is_none(run, tmp_path):

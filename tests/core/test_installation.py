@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -59,7 +60,7 @@ def test_an_overwritten_package(installed, name):
         check()
     assert str(caught.value) == (
         f"Another project has overwritten {installed / name / '__init__.py'}; uninstall the project that brought it, "
-        "and run: pip install --force-reinstall --no-deps triclip."
+        f"and run: pip install --force-reinstall --no-deps {installation.requirement()}."
     )
 
 
@@ -100,3 +101,35 @@ def test_the_command_in_a_folder_with_another_package(kind, tmp_path):
         assert done.stderr.count("\n") == 1
     else:  # a folder without a module hides nothing
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("record", "plain", "with_extra"),
+    [
+        (None, "triclip", "'triclip[torch]'"),
+        ({"url": "file://{}", "dir_info": {"editable": True}}, "-e {}", "-e '{}[torch]'"),
+        ({"url": "file://{}", "dir_info": {}}, "{}", "'{}[torch]'"),
+        ({"url": "file://{}/a%20b.whl", "archive_info": {}}, "'{}/a b.whl'", "'{}/a b.whl[torch]'"),
+        ({"url": "file://{}/gone.whl", "archive_info": {}}, "triclip", "'triclip[torch]'"),
+        (
+            {"url": "https://a.b/c.whl", "archive_info": {}},
+            *(f"'triclip{x} @ https://a.b/c.whl'" for x in ("", "[torch]")),
+        ),
+        (
+            {"url": "https://a.b/c", "vcs_info": {"vcs": "git", "commit_id": "12ab"}},
+            *(f"'triclip{extra} @ git+https://a.b/c@12ab'" for extra in ("", "[torch]")),
+        ),
+    ],
+)
+def test_what_pip_is_to_be_given(record, plain, with_extra, tmp_path, monkeypatch):
+    (tmp_path / "a b.whl").touch()
+    for name, text in (("a", None), ("b", record and json.dumps(record).replace("file://{}", f"file://{tmp_path}"))):
+        folder = tmp_path / name / "triclip-0.1.0.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text("Name: triclip\nVersion: 0.1.0\n")
+        if text is not None:
+            (folder / "direct_url.json").write_text(text)
+    # A clone has metadata without the record beside the packages, where Python looks first.
+    monkeypatch.setattr(sys, "path", [str(tmp_path / name) for name in ("a", "b")])
+    expected = [each.replace("{}", str(tmp_path)) for each in (plain, with_extra)]
+    assert [installation.requirement(), installation.requirement("torch")] == expected

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from transformers import DistilBertTokenizer, PreTrainedTokenizerFast
 
 from clip_core.errors import ClipError, TextError
+from clip_core.installation import requirement
 from clip_core.text.bpe_training import learn
 from clip_core.text.json_tokenizer import JsonTokenizer
 from clip_core.text.loading import misfit, read_tokenizer, tokenizer_from
@@ -353,5 +354,5 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
         return found(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ClipError, match=r"which is not installed; run: pip install 'triclip\[tokenizers\]'"):
+    with pytest.raises(ClipError, match=rf"not installed; run: pip install {re.escape(requirement('tokenizers'))}\."):
         JsonTokenizer(definition)

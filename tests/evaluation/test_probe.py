@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from clip_core.errors import ClipError
 from clip_core.evaluation.probe import DECADES, ITERATIONS, chosen, probe, search
 from clip_core.evaluation.sets.labelled import Part
 from clip_core.evaluation.tasks import Encoder, Probe
+from clip_core.installation import requirement
 from clip_core.preprocess import pixels
 from tests.models import sample_weights
 from tests.peers import open_clip
@@ -160,5 +162,7 @@ def test_without_scikit_learn_a_probe_is_refused_at_once(monkeypatch):
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ClipError, match=r"needs scikit-learn \(No module named 'sklearn'\); .* 'triclip\[probe\]'"):
+    with pytest.raises(
+        ClipError, match=rf"needs scikit-learn \(No module named 'sklearn'\); .* {re.escape(requirement('probe'))}\."
+    ):
         Probe(Colours(4), Colours(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -14,6 +15,7 @@ from clip.parity import compare
 from clip_core.architecture import Architecture
 from clip_core.errors import BackendMissing, CheckpointError, ClipError
 from clip_core.inputs import check_tokens
+from clip_core.installation import requirement
 from clip_core.naming import parameters
 from clip_core.similarity import normalize
 from clip_core.towers import IMAGE_TOWERS, TEXT_TOWERS
@@ -164,5 +166,5 @@ def test_what_it_refuses(monkeypatch):
 @pytest.mark.parametrize("runtime", backends.RUNTIMES)
 def test_without_its_runtime(runtime, monkeypatch):
     monkeypatch.setitem(sys.modules, runtime, None)
-    with pytest.raises(BackendMissing, match=rf"install it with: pip install --upgrade 'triclip\[{runtime}\]'\.$"):
+    with pytest.raises(BackendMissing, match=rf"install it with: pip install {re.escape(requirement(runtime))}\.$"):
         backends.get(runtime)

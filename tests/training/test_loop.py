@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from clip_core.backend import StepResult
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
 from clip_core.files import exclusive, sha256
+from clip_core.installation import requirement
 from clip_core.training.checkpoint import newest, read
 from clip_core.training.loop import Outcome, train
 from clip_core.training.recipe import Recipe
@@ -412,7 +414,7 @@ def test_the_folder_of_a_running_run_is_refused(tokenizer, tmp_path):
 
 def test_what_training_needs_is_asked_for_before_it_starts(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("clip_core.training.loop.find_spec", lambda name: None if name == "matplotlib" else name)
-    with pytest.raises(ClipError, match=r"Training needs matplotlib.*pip install 'triclip\[train\]'"):
+    with pytest.raises(ClipError, match=rf"Training needs matplotlib.*pip install {re.escape(requirement('train'))}\."):
         run(tiny_recipe(), tokenizer, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

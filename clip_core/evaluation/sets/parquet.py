@@ -29,6 +29,7 @@ from clip_core.data.listing import tree
 from clip_core.errors import ClipError, ImageError
 from clip_core.evaluation.sets.labelled import LabelledPictures, PublishedSettings
 from clip_core.image import open_image
+from clip_core.installation import requirement
 
 SPLITS = ("test", "validation")
 """Those that are taken without being named, the first that is there."""
@@ -48,7 +49,7 @@ class Parquet(PublishedSettings):
     def labelled(self) -> LabelledPictures:
         if find_spec("pyarrow") is None:
             raise ClipError(
-                f"{self.folder} is read with pyarrow, which is not installed; run: pip install 'triclip[data]'."
+                f"{self.folder} is read with pyarrow, which is not installed; run: pip install {requirement('data')}."
             )
         files = self._files()
         features = _features(files[0])
