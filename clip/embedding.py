@@ -188,7 +188,7 @@ def embed_into(
         )
         parts: Iterator[Part]
         if opened is None:
-            source = Path(str(texts)).name
+            source = Path(str(texts)).name.encode(errors="backslashreplace").decode()  # a part holds UTF-8 alone
             parts = engine.text_parts(
                 loaded.model, lines, source, stamp, plan, run.faults, run.missing, truncate=truncate, progress=progress
             )

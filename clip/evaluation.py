@@ -158,7 +158,7 @@ def evaluate(
     heads: tuple[int, int] | None = None,
     limit: int | None = None,
     batch_size: int = BATCH,
-    workers: int | None = None,
+    workers: int | None = 0,
     fault_share: float = 0.01,
     seed: int = 0,
     error: float = ERROR,
@@ -178,7 +178,7 @@ def evaluate(
         device, precision, like, activation, heads: as for `clip.load`.
         limit: only the first pictures or pairs; those of a set with classes have nearly as many of each class.
         batch_size: pictures that are encoded at once.
-        workers: processes that decode pictures; by default as many as are worth while.
+        workers: processes that decode pictures, as for `clip.embed`; by default there are none.
         fault_share: of the pictures that may be unusable, and are left out.
         seed: of confidence intervals, and of the halves that calibration is fitted to and judged on.
         error: of the prediction sets of classes: the share of pictures whose set may lack their class.

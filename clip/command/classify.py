@@ -26,6 +26,8 @@ from clip.command.output import (
     Device,
     Heads,
     Json,
+    Labels,
+    LabelsFile,
     Like,
     Precision,
     console,
@@ -34,7 +36,7 @@ from clip.command.output import (
     lines_of_csv,
     print_table,
 )
-from clip.command.pictures import pictures_of, pixels_of, texts_of
+from clip.command.pictures import labels_of, pictures_of, pixels_of
 from clip.zero_shot import PHOTO_TEMPLATE, Classifier, template_for
 from clip_core import files
 from clip_core.data import shapes
@@ -72,10 +74,8 @@ def run(
         list[str],
         typer.Argument(metavar="IMAGE", help="Picture files, folders of them at any depth, or patterns ('a/*.png')."),
     ],
-    labels: Annotated[
-        list[str] | None, typer.Option(help="Labels, separated by commas; may be given several times.")
-    ] = None,
-    labels_file: Annotated[Path | None, typer.Option(help="A UTF-8 text file with one label a line.")] = None,
+    labels: Labels = None,
+    labels_file: LabelsFile = None,
     template: Annotated[
         str | None,
         typer.Option(
@@ -110,7 +110,7 @@ def run(
     A model with a logit bias, such as SigLIP, judges each label by itself; of other models, the probabilities of a
     picture add up to 1.
     """
-    names = _labels(labels, labels_file)
+    names = labels_of(labels, labels_file)
     form = _form(as_csv, as_json, output)
     paths = [path for image in images for path in pictures_of(image)]
     if plot is not None:
@@ -273,11 +273,6 @@ def _form(as_csv: bool, as_json: bool, output: Path | None) -> str:
         raise ClipError("--csv and --json were both given; choose one.")
     suffix = "" if output is None else output.suffix.lower().lstrip(".")
     return "csv" if as_csv else "json" if as_json else suffix if suffix in FORMS else "table"
-
-
-def _labels(labels: list[str] | None, labels_file: Path | None) -> list[str]:
-    given = [label.strip() for option in labels or [] for label in option.split(",") if label.strip()]
-    return given + ([] if labels_file is None else texts_of(labels_file))
 
 
 def _warn_of_unknown_words(labels: list[str]) -> None:

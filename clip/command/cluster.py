@@ -16,6 +16,8 @@ from clip.command.output import (
     Force,
     Heads,
     Json,
+    Labels,
+    LabelsFile,
     Like,
     Precision,
     console,
@@ -24,7 +26,7 @@ from clip.command.output import (
     print_json,
     print_table,
 )
-from clip.command.pictures import texts_of
+from clip.command.pictures import labels_of
 from clip.figures import png
 from clip_core import files
 from clip_core.errors import visible
@@ -46,9 +48,8 @@ class Cluster(NamedTuple):
 def run(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of an index.")],
     count: Annotated[int, typer.Option("--clusters", "-k", min=2, max=MOST, help="The number of clusters.")] = 20,
-    labels_file: Annotated[
-        Path | None, typer.Option(help="A UTF-8 text file with one label a line; each cluster is named by the nearest.")
-    ] = None,
+    labels: Labels = None,
+    labels_file: LabelsFile = None,
     template: Annotated[
         str | None, typer.Option(help="A text with one {} for the label; by default the one that suits the model.")
     ] = None,
@@ -93,12 +94,12 @@ def run(
         activation=activation,
         heads=heads_of(heads),
     )
-    labels = None if labels_file is None else texts_of(labels_file)
-    of_labels = None if labels is None else opened.label_vectors(labels, template)
+    given = labels_of(labels, labels_file)
+    of_labels = None if labels is None and labels_file is None else opened.label_vectors(given, template)
     found = clusters(opened.store, count, seed)
     names = [""] * len(found.centres)
-    if labels is not None and of_labels is not None:
-        names = [labels[place] for place in (found.centres @ of_labels.T).argmax(axis=1)]
+    if of_labels is not None:
+        names = [given[place] for place in (found.centres @ of_labels.T).argmax(axis=1)]
     rows = opened.store.rows()
     shown = "text" if opened.store.texts else "path"
     summary: list[Cluster] = []

@@ -15,6 +15,8 @@ from clip.command.output import (
     Force,
     Heads,
     Json,
+    Labels,
+    LabelsFile,
     Like,
     Model,
     Precision,
@@ -24,7 +26,7 @@ from clip.command.output import (
     print_json,
     print_table,
 )
-from clip.command.pictures import texts_of
+from clip.command.pictures import labels_of
 from clip.command.progress import Bar
 
 MOST_SHOWN = 20  # labels in the summary
@@ -36,10 +38,11 @@ def run(
         typer.Argument(metavar="PICTURE...", help="As for clip embed, or a folder that it wrote."),
     ],
     *,
-    labels_file: Annotated[Path, typer.Option(metavar="FILE", help="A UTF-8 text file with one label a line.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The table: .csv, .jsonl or .parquet.")
     ],
+    labels: Labels = None,
+    labels_file: LabelsFile = None,
     templates: Annotated[
         str | None,
         typer.Option(
@@ -75,7 +78,7 @@ def run(
     with bar.shown():
         found = label(
             pictures,
-            texts_of(labels_file),
+            labels_of(labels, labels_file),
             output,
             model,
             templates=templates,

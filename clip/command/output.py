@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +31,10 @@ Backends = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option(metavar="NAME|FILE", help="A model's name, a weights file, or a folder with one.")]
+Labels = Annotated[list[str] | None, typer.Option(help="Labels, separated by commas; may be given several times.")]
+LabelsFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A UTF-8 text file with one label a line, which may have commas.")
+]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long for the model.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")]
 Prefix = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from glob import glob
 from pathlib import Path
 
@@ -64,6 +64,16 @@ def texts_of(file: Path) -> list[str]:
     if "\0" in text:
         raise TextError(f"{file} is not a text: it holds zero bytes; save it as UTF-8.")
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def labels_of(labels: Sequence[str] | None, file: Path | None) -> list[str]:
+    """What ``--labels``, each with commas, and ``--labels-file`` give together.
+
+    Raises:
+        ClipError: as `texts_of`.
+    """
+    given = [label.strip() for option in labels or () for label in option.split(",") if label.strip()]
+    return given + ([] if file is None else texts_of(file))
 
 
 def pixels_of(name: str, preprocess: Preprocess, picture_of: Callable[[str], Image.Image] = open_image) -> np.ndarray:

@@ -196,6 +196,8 @@ class TrainingSet:
         return self.examples
 
     def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self.examples:  # where iterating ends
+            raise IndexError(index)
         return training_example(self.seed, index)
 
     def fingerprint(self) -> str:

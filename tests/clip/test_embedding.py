@@ -161,6 +161,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder, tmp_path):
     ]
 
 
+def test_texts_of_a_file_whose_name_is_not_utf8(tmp_path):
+    file = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    file.write_text("a red circle\n")
+    (part,) = embed_into(tmp_path / "out", texts=file, backend="numpy")
+    assert part.columns["id"] == [r"caf\udce9.txt#0"]
+
+
 def test_a_run_goes_on_with_nothing_else(folder, tmp_path):
     options = {"backend": "numpy", "part": 16, "fault_share": 0.1, "resume": True}
     embed_into(tmp_path / "out", [str(folder)], **options)

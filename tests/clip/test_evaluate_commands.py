@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from backends.numpy import CLIP as Reference
 from clip.figures import shown
 from clip_core.data.shapes import TRAINED, Scene, Thing, draw, random_for
 from clip_core.errors import ClipError
+from clip_core.evaluation import features
 from clip_core.evaluation.intervals import Score
 from tests.clip.running import assert_refused
 from tests.requested import BACKENDS
@@ -100,6 +102,18 @@ def test_from_python_the_report_is_that_of_the_command(folders, drawn):
     assert of_command["results"] == found.report["results"]
     assert of_command["data"]["fingerprint"] == found.report["data"]["fingerprint"]
     assert found.disagreement == 0
+
+
+def test_from_python_no_process_is_started_unless_asked_for(drawn, monkeypatch):
+    started: list[int] = []
+    in_order = features.in_order
+    monkeypatch.setattr(features, "MANY", 1)
+    monkeypatch.setattr(
+        features, "in_order", lambda work, tasks, workers: started.append(workers) or in_order(work, tasks, 0)
+    )
+    for options in ({}, {"workers": None}):
+        clip.evaluate("folders", folder=drawn, backend="numpy", limit=4, **options)
+    assert started == [0, min(4, os.cpu_count())]
 
 
 def test_the_error_of_the_sets_is_that_of_the_option(folders, drawn):

@@ -67,6 +67,16 @@ def test_embeddings_are_labelled_without_their_pictures(run, folder, command, tm
     np.testing.assert_allclose([row["probability"] for row in kept], [row["probability"] for row in direct], atol=0.02)
 
 
+def test_a_list_with_paths_and_labels_in_options(run, folder, command, tmp_path):
+    (tmp_path / "list.csv").write_text(f"id,path\n1,{folder / '00.png'}\n2,{folder / '01.png'}\n")
+    given = [part for label in LABELS for part in ("--labels", f"{label} ,")]
+    assert run("label", folder / "00.png", folder / "01.png", *command, "-o", tmp_path / "a.csv").code == 0
+    assert run("label", tmp_path / "list.csv", *given, "-o", tmp_path / "b.csv", "--backend", "numpy").code == 0
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    nothing = run("label", folder / "00.png", "-o", tmp_path / "c.csv", "--backend", "numpy")
+    assert_refused(nothing, "There are no labels; give some with --labels or --labels-file.")
+
+
 def test_several_templates_stand_for_a_label_by_their_mean(run, folder, command, tmp_path):
     (tmp_path / "templates.txt").write_text("{}\nthe {}\n")
     given = ["--templates", tmp_path / "templates.txt"]

@@ -69,7 +69,7 @@ def test_an_example_depends_on_seed_and_index_alone():
     forwards = [digest(training_example(3, index)) for index in range(30)]
     backwards = [digest(training_example(3, index)) for index in reversed(range(30))]
     assert forwards == backwards[::-1]
-    assert forwards == [digest(TrainingSet(3, 30)[index]) for index in range(30)]
+    assert forwards == [digest(example) for example in TrainingSet(3, 30)]
     assert len(set(forwards)) == 30
     assert not set(forwards) & {digest(training_example(4, index)) for index in range(30)}
 

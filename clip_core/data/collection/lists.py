@@ -30,7 +30,7 @@ from clip_core.errors import ClipError
 from clip_core.files import open_regular
 from clip_core.parquet import open_parquet
 
-PICTURES = ("url", "image_url", "photo_image_url", "image", "filepath", "img")
+PICTURES = ("url", "image_url", "photo_image_url", "image", "filepath", "path", "img")
 CAPTIONS = ("caption", "text", "title", "query", "q")
 LABELS = ("label", "class", "cls")
 """Names of columns, in lower case, that are taken where none is given."""
