@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import os
 import re
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from clip_core.backend import Backend
 from clip_core.errors import BackendMissing, ClipError, EndedBySignal
@@ -53,7 +57,8 @@ def get(name: str) -> Backend:
         return _backend(name)
     version = ""
     try:
-        version = str(getattr(importlib.import_module(name), "__version__", "without a version"))
+        with _ending_as_before():
+            version = str(getattr(importlib.import_module(name), "__version__", "without a version"))
         if _is_older(version, OLDEST[name]):
             raise ImportError("this release is too old")
         return _backend(name)
@@ -65,6 +70,24 @@ def get(name: str) -> Backend:
         raise
     except (Exception, SystemExit) as error:  # an old or broken installation can raise anything
         raise _missing(name, version, error) from error
+
+
+@contextmanager
+def _ending_as_before() -> Iterator[None]:
+    """Keep what the signal to end does to this process, which Paddle changes when it is imported.
+
+    The handler is that of the system, below Python's, which only the main thread could set.
+    """
+    if os.name != "posix":
+        yield
+        return
+    sigaction = ctypes.CDLL(None).sigaction
+    before = ctypes.create_string_buffer(1024)  # more than any system's structure has
+    sigaction(signal.SIGTERM, None, before)
+    try:
+        yield
+    finally:
+        sigaction(signal.SIGTERM, before, None)
 
 
 def _missing(name: str, version: str, error: BaseException) -> BackendMissing:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 
+from paddle.base import framework
+
 from backends.paddle.model import CLIP
 from backends.paddle.tensors import to_array, to_tensor
 from backends.paddle.wrapper import CLIPWrapper
 from clip_core.backend import Backend, ProcessGroupClass, TrainerClass
 
 __all__ = ["BACKEND", "CLIP", "CLIPWrapper", "to_array", "to_tensor"]
+
+# Paddle computes at once in all threads as long as this lives, which would otherwise end with the thread that has
+# imported Paddle.
+_DYNAMIC_MODE = getattr(framework.global_var, "_functional_dygraph_context_manager", None)
 
 
 class Paddle(Backend):

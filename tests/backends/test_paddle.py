@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
+from pathlib import Path
 
 import paddle
 import pytest
@@ -11,6 +14,23 @@ from backends.paddle import CLIP, tensors
 from backends.paddle.tensors import use_device
 from clip_core.errors import ClipError
 from tests.models import RESNET, VIT, sample_pixels, sample_weights
+
+IN_A_THREAD = """
+import os, signal, threading, backends
+received = []
+signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+thread = threading.Thread(target=backends.get, args=("paddle",))
+thread.start()
+thread.join()
+from paddle import nn, to_tensor
+assert nn.Embedding(2, 3)(to_tensor([0, 1])).numpy().shape == (2, 3)
+os.kill(os.getpid(), signal.SIGTERM)
+assert received == [signal.SIGTERM]
+"""
+
+
+def test_the_thread_that_imports_paddle_may_end_and_signals_stay_as_they_are():
+    subprocess.run([sys.executable, "-c", IN_A_THREAD], cwd=Path(__file__).parents[2], check=True)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
