@@ -41,6 +41,9 @@ def run(
     max_queue: Annotated[
         int, typer.Option(min=1, help="Texts and pictures that are accepted and not answered; more are refused.")
     ] = 1024,
+    index_memory: Annotated[
+        int, typer.Option(min=0, help="MiB of vectors up to which an exact index is held in memory, for fast searches.")
+    ] = 1024,
     allow_fetch: Annotated[
         bool, typer.Option("--allow-fetch", help="Fetch pictures at public addresses that clients send.")
     ] = False,
@@ -59,7 +62,7 @@ def run(
         "activation": activation,
         "heads": heads_of(heads),
     }
-    limits = Limits(batch=max_batch, wait=max_wait / 1000, queue=max_queue)
+    limits = Limits(batch=max_batch, wait=max_wait / 1000, queue=max_queue, index=index_memory << 20)
     if index is None:
         name = model or "shapes"
         server.run(name, partial(open_model, name, **options), host, port, limits, token_file, allow_fetch)

@@ -77,7 +77,8 @@ class Access:
             )
 
     def _check_names(self, headers: Headers) -> None:
-        if host_of(f"//{headers.get('host', '')}") not in LOCAL_NAMES:
+        # HTTP/1.0 needs no name of a host, and is what watches over a server often speaks; no browser speaks it.
+        if "host" in headers and host_of(f"//{headers['host']}") not in LOCAL_NAMES:
             raise Refusal(
                 403,
                 "The request is for another host; without a token file this server answers to localhost, 127.0.0.1 and "

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from clip.serving.limits import MOST_LABELS, MOST_MATCHES
@@ -74,7 +74,7 @@ async def read(request: Request, kind: type[Body]) -> Body:
         Refusal: it is neither, a key is unknown or missing, or has another kind of value.
     """
     try:
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             return kind.model_validate(await _form(request, kind))
         return kind.model_validate_json(await request.body())
     except ValidationError as error:
@@ -83,16 +83,21 @@ async def read(request: Request, kind: type[Body]) -> Body:
 
 async def _form(request: Request, kind: type[BaseModel]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    # `Request.form` would take a form for nothing if its Content-Type has capitals.
+    parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=MOST_LABELS + 2)
     try:
-        async with request.form(max_files=1, max_fields=MOST_LABELS + 2) as form:
-            for name in form:
-                values = [await each.read() if isinstance(each, UploadFile) else each for each in form.getlist(name)]
-                field = kind.model_fields.get(name)
-                is_list = field is not None and get_origin(field.annotation) is list
-                found[name] = values if is_list or len(values) > 1 else values[0]
-    except HTTPException as error:
-        raise Refusal(400, f"The form cannot be read: {str(error.detail).rstrip('.')}.") from error
-    return found
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Refusal(400, f"The form cannot be read: {error.message.rstrip('.')}.") from error
+    try:
+        for name in form:
+            values = [await each.read() if isinstance(each, UploadFile) else each for each in form.getlist(name)]
+            field = kind.model_fields.get(name)
+            is_list = field is not None and get_origin(field.annotation) is list
+            found[name] = values if is_list or len(values) > 1 else values[0]
+        return found
+    finally:
+        await form.close()
 
 
 def _refusal(fault: Any, kind: type[BaseModel]) -> Refusal:

@@ -38,8 +38,12 @@ class Intake:
         """The body of a request; None if its client goes away.
 
         Raises:
-            Refusal: it is larger than the limit, comes too slowly, or there is no room for it now.
+            Refusal: its length is stated in two ways, it is larger than the limit, comes too slowly, or there is no
+                room for it now.
         """
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy that goes by the other one would take the rest of the body for the request of another client.
+            raise Refusal(400, "The request has both Content-Length and Transfer-Encoding; send one of them.")
         if headers.get("content-encoding", "identity") != "identity":
             raise Refusal(415, "The body is compressed, which this server does not take; send it as it is.")
         if int(headers.get("content-length", "0")) > self._limits.body:  # which the protocol has checked to be a number

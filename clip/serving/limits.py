@@ -19,6 +19,7 @@ class Limits:
 
     body: int = 32 << 20  # bytes of one request
     bodies: int = 256 << 20  # bytes of all requests at once
+    index: int = 1 << 30  # bytes of vectors, up to which an exact index is held in memory
     pixels: int = 32 << 20  # of one picture, which takes 4 bytes for each while it is decoded
     connections: int = 4096
 

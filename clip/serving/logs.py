@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from clip_core.errors import ClipError
+
 LOG = logging.getLogger("clip.serving")
 
 
@@ -36,6 +38,11 @@ def log_failure(error: BaseException, **values: object) -> None:
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-5:]]
     LOG.error("failure", extra={"values": {"type": type(error).__name__, "at": places, **values}})
+
+
+def log_fault(event: str, error: ClipError) -> None:
+    """What is wrong with something that the server itself was given; its sentence quotes no client."""
+    LOG.error(event, extra={"values": {"fault": str(error)}})
 
 
 class _AsJson(logging.Formatter):

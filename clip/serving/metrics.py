@@ -40,6 +40,8 @@ class Metrics:
             "clip_forward_pass_seconds", "Seconds of a forward pass.", ["kind"], registry=registry, buckets=_SECONDS
         )
         self.model = Gauge("clip_model", "1, once the model is loaded.", ["model", "backend"], registry=registry)
+        self.index_rows = Gauge("clip_index_rows", "Rows of the index.", registry=registry)
+        self.index_held = Gauge("clip_index_held_bytes", "Bytes of the index's vectors in memory.", registry=registry)
         self._connections = Gauge("clip_connections", "Connections that are open.", registry=registry)
         self._held = Gauge("clip_body_bytes", "Bytes of bodies that are held in memory.", registry=registry)
         self._accepted = Gauge("clip_inputs_accepted", "Inputs that have been accepted.", registry=registry)

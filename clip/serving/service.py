@@ -19,7 +19,7 @@ from clip.search import Index, direction
 from clip.serving.batcher import Batcher, Pass
 from clip.serving.bodies import Picture
 from clip.serving.limits import Limits
-from clip.serving.logs import log_event
+from clip.serving.logs import log_event, log_fault
 from clip.serving.metrics import Metrics
 from clip.serving.pictures import is_address, pixels_of
 from clip.serving.refusals import Refusal, busy
@@ -30,7 +30,7 @@ from clip_core.errors import ClipError, DownloadError, ImageError, TextError
 from clip_core.image import MAX_FILE_BYTES
 from clip_core.memory import enough_memory
 from clip_core.models import MODELS
-from clip_core.search.store import Hit
+from clip_core.search.store import Hit, Store
 from clip_core.similarity import normalize
 
 TEXT, PICTURE = "text", "picture"
@@ -186,9 +186,13 @@ class Service:
                 total += normalize(await self._picture(loaded, picture, "the picture"))[0]
             try:
                 query = direction(total)[None]
-                nearest = await asyncio.get_running_loop().run_in_executor(self._decoding, index.nearest, query, count)
             except ClipError as error:
-                raise Refusal(500, str(error)) from error
+                raise Refusal(400, str(error)) from error
+            try:
+                nearest = await asyncio.get_running_loop().run_in_executor(self._decoding, index.nearest, query, count)
+            except ClipError as error:  # whose sentence names folders of this machine
+                log_fault("index", error)
+                raise Refusal(500, "The index cannot be searched; the log of the server says why.") from error
         return nearest[0]
 
     def _keep(self, key: tuple[str, ...], features: np.ndarray) -> None:
@@ -256,6 +260,8 @@ class Service:
             passes: dict[str, Pass] = {TEXT: partial(embed_texts, loaded.model), PICTURE: loaded.model.embed_image}
             passes[TEXT](loaded.model.tokenizer.tokenize(["a text"], loaded.model.architecture.text.context_length))
             passes[PICTURE](np.zeros((1, 3, tower.resolution, tower.resolution), np.float32))
+            if self._index is not None:
+                self._hold(self._index.store)
         except Exception as error:  # which the main thread raises
             self.failure = error
             self._failed()
@@ -264,6 +270,16 @@ class Service:
         self._metrics.model.labels(self.name, loaded.model.backend).set(1)
         log_event("ready", model=self.name, backend=loaded.model.backend)
         return passes
+
+    def _hold(self, store: Store) -> None:
+        """Read an exact index into memory if it is small enough, since searches read all of it."""
+        held = store.vector_bytes if store.recall is None and store.vector_bytes <= self.limits.index else 0
+        if held:
+            with enough_memory("while the index was read", "lower --index-memory"):
+                store.hold()
+        self._metrics.index_rows.set(len(store))
+        self._metrics.index_held.set(held)
+        log_event("index", rows=len(store), search="exact" if store.recall is None else "approximate", held_bytes=held)
 
 
 async def _together(works: list[Coroutine[Any, Any, np.ndarray]]) -> list[np.ndarray]:

@@ -211,8 +211,13 @@ class Store:
             ) from error
         return table["_rowid"].to_numpy().astype(np.int64)
 
+    @property
+    def vector_bytes(self) -> int:
+        """What all vectors take, on the disk and in memory."""
+        return len(self) * self.dimension * np.dtype(self.stamp.dtype).itemsize
+
     def hold(self) -> Held:
-        """Read all vectors into memory, where later searches find them."""
+        """Read all vectors into memory, where later exact searches find them."""
         if self._held is None:
             _, pyarrow = _libraries()
             total, done = len(self), 0

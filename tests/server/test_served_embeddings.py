@@ -154,6 +154,14 @@ def test_search_by_an_upload(server):
     assert found["score"] == pytest.approx(1, abs=1e-3)
 
 
+def test_the_kind_of_a_body_may_be_in_capitals(server):
+    asked = server.client.build_request(
+        "POST", "/search", data={"text": "a star"}, files={"image": CIRCLE.read_bytes()}
+    )
+    asked.headers["Content-Type"] = asked.headers["Content-Type"].replace("multipart/form", "Multipart/Form")
+    assert len(server.client.send(asked).json()["results"]) == 8
+
+
 def declaring(width: int, height: int) -> str:
     """The header of a picture without pixels, in base64."""
     return base64.b64encode(f"P6 {width} {height} 255\n".encode()).decode()
@@ -279,6 +287,7 @@ def test_health_metrics_and_logs(server):
     assert 'clip_model{backend="numpy",model="shapes"} 1.0' in metrics
     assert server.metric("clip_inputs_accepted") == server.metric("clip_inputs_waiting") == 0
     assert server.metric("clip_body_bytes") == 0
+    assert (server.metric("clip_index_rows"), server.metric("clip_index_held_bytes")) == (8, 8 * 128 * 4)
     paths = server.client.get("/openapi.json").json()["paths"]
     assert {"/v1/embeddings", "/v1/models", "/classify", "/healthz", "/readyz", "/metrics"} <= paths.keys()
     assert secret not in server.log_file.read_text()

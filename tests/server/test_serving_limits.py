@@ -120,6 +120,7 @@ def test_headers_that_do_not_end_behind_a_request(server):
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"GET /healthz\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
@@ -131,6 +132,18 @@ def test_what_is_not_http(server, request_):
     answer = server.say(request_)
     assert status(answer) == 400
     assert error(answer) == "The request is not valid HTTP/1.1."
+
+
+def test_a_body_whose_length_is_stated_in_two_ways(server):
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    answer = server.say(server.request(b"0\r\n\r\n" + hidden, "Content-Length: 5", "Transfer-Encoding: chunked"))
+    assert (status(answer), answer.count(b"HTTP/1.1")) == (400, 1)
+    assert error(answer)["message"] == "The request has both Content-Length and Transfer-Encoding; send one of them."
+
+
+def test_what_watches_over_a_server_need_not_name_it(server):
+    assert status(server.say(b"GET /healthz HTTP/1.0\r\n\r\n")) == 200
+    assert status(server.say(b"GET /healthz HTTP/1.0\r\nHost: example.org\r\n\r\n")) == 403
 
 
 def test_more_connections_than_there_may_be(server):
