@@ -6,23 +6,51 @@ Gradio hands over what was asked as it came (``preprocess=False``), so that `ans
 from __future__ import annotations
 
 import html
+import json
 import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import backends
+from clip import samples
 from clip.web.answers import MOST_FOUND, MOST_PICTURES, PRESETS, Answers, examples
 from clip_core.errors import ClipError, visible
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before Gradio is imported, which asks other servers then
+# Before Gradio is imported, which else asks other servers, and draws up statistics with pandas after each question.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(1 << 62))
 
 import gradio as gr
 
 KEPT_SECONDS = 600  # that a picture stays on the disk after it was sent
 SWEEP_SECONDS = 60  # between two looks for pictures to delete
+MOST_WAITING = 1000  # questions; Gradio keeps messages for twice as many sessions, and would lose others
 AT_ONCE = 8  # questions, of which most wait for an address; one at a time is computed
 SHOWN_CATEGORIES = 10
+WIDE = 240  # pixels of a field, of which a phone shows one in a row
+NARROW = 80  # pixels to which a button may shrink, so that those of a row stay in it on a phone
+# Found pictures whole and all, each above what is said of it; of tables as much as fits.
+STYLE = """
+.found .gallery-container .grid-wrap { max-height: none; }
+.found .gallery-item .thumbnail-item { aspect-ratio: auto; }
+.found .gallery-item .thumbnail-item img { height: auto; aspect-ratio: 1; }
+.found .gallery-item .caption-label {
+  position: static; max-width: none; border: none; white-space: normal; overflow-wrap: anywhere;
+}
+@media (max-width: 640px) {
+  .found .gallery-container .grid-container { --grid-cols: 2 !important; }
+  .table-wrap .cell-wrap, .table-wrap .cell-wrap span { padding: 4px 2px; font-size: 12px; }
+}
+"""
+# Gradio gives its buttons of examples no name that a screen reader could read.
+_NAME_EXAMPLES = """() => {
+  const names = %s;
+  const name = () => document.querySelectorAll(".gallery").forEach((gallery) =>
+    gallery.querySelectorAll("button:has(img)").forEach((button, place) => { button.ariaLabel = names[place]; }));
+  new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
+  name();
+}"""
 
 
 def page(answers: Answers) -> Any:
@@ -33,20 +61,21 @@ def page(answers: Answers) -> Any:
             model = gr.Dropdown(answers.models, value=answers.models[0], label="Model")
             backend = gr.Dropdown(backends.available(), value=answers.backend, label="Framework")
         with gr.Tab("Classify"):
-            question = _question(answers)
-            button = gr.Button("Classify", variant="primary")
-            bars = gr.Label(num_top_classes=SHOWN_CATEGORIES, label="Probabilities")
-            table = gr.Dataframe(headers=["category", "probability", "logit"], interactive=False, label="Numbers")
+            with gr.Row():
+                with gr.Column():
+                    picture, address = _picture("Picture")
+                with gr.Column():
+                    categories, template = _categories(answers)
+                    button = gr.Button("Classify", variant="primary")
+                    bars = gr.Label(num_top_classes=SHOWN_CATEGORIES, label="Probabilities")
+                    table = _table("Numbers", "category", "probability", "logit")
+            question = [picture, address, categories, template]
             _on(button, _classify(answers), [*question, model, backend], [bars, table], "classify")
         with gr.Tab("Agreement"):
             gr.Markdown("The picture and the categories of the first tab, in every framework that is installed here.")
             button = gr.Button("Compare the frameworks", variant="primary")
             verdict = gr.Markdown()
-            table = gr.Dataframe(
-                headers=["framework", "nearest category", "probability", "largest difference of logits"],
-                interactive=False,
-                label="Frameworks",
-            )
+            table = _table("Frameworks", "framework", "nearest category", "probability", "difference of logits")
             _on(button, _agreement(answers), [*question, model], [verdict, table], "agreement")
         with gr.Tab("Similarity"):
             pictures = gr.File(
@@ -55,38 +84,37 @@ def page(answers: Answers) -> Any:
             texts = gr.Textbox(
                 "a red circle\na blue circle\na turquoise star", lines=4, label="Texts, one in each line"
             )
-            gr.Examples([[[str(path) for path in examples()[:4]]]], [pictures], label="Drawn pictures")
+            drawn = [str(path) for path in examples()[:4]]
+            gr.Examples([[drawn]], [pictures], label="Examples", example_labels=[f"{len(drawn)} drawn pictures"])
             button = gr.Button("Compare pictures and texts", variant="primary")
-            drawing = gr.Image(label="Cosines", interactive=False, format="png", type="pil")
+            drawing = gr.Image(
+                label="Cosines", interactive=False, format="png", type="pil", buttons=["download", "fullscreen"]
+            )
             _on(button, _similarity(answers), [pictures, texts, model, backend], [drawing], "similarity")
         if answers.index is not None:
             with gr.Tab("Search"):
                 _search_tab(answers)
-    blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False)  # what computes is reached by the queue alone
+        blocks.load(None, js=_NAME_EXAMPLES % json.dumps(list(samples.pictures())))
+    blocks.queue(
+        max_size=MOST_WAITING, default_concurrency_limit=AT_ONCE, api_open=False
+    )  # what computes is reached by the queue alone
     return blocks
 
 
-def _question(answers: Answers) -> list[Any]:
-    """What a picture, its address, categories and their template are given by, beside presets and examples."""
-    first = PRESETS[0]
+def _categories(answers: Answers) -> tuple[Any, Any]:
+    """What categories and their template are given by, and presets of both."""
+    categories = gr.Textbox("\n".join(PRESETS[0].categories), lines=7, label="Categories, one in each line")
+    template = gr.Textbox(answers.template, label="Template", info="{} is the place of the category.", max_lines=1)
     with gr.Row():
-        with gr.Column():
-            picture, address = _picture("Picture")
-        with gr.Column():
-            categories = gr.Textbox("\n".join(first.categories), lines=8, label="Categories, one in each line")
-            template = gr.Textbox(
-                answers.template, label="Template", info="{} is the place of the category.", max_lines=1
+        for preset in PRESETS:
+            gr.Button(preset.name, size="sm", min_width=NARROW).click(
+                lambda preset=preset: ("\n".join(preset.categories), preset.template),
+                None,
+                [categories, template],
+                queue=False,
+                api_visibility="private",
             )
-            with gr.Row():
-                for preset in PRESETS:
-                    gr.Button(preset.name, size="sm").click(
-                        lambda preset=preset: ("\n".join(preset.categories), preset.template),
-                        None,
-                        [categories, template],
-                        queue=False,
-                        api_visibility="private",
-                    )
-    return [picture, address, categories, template]
+    return categories, template
 
 
 def _search_tab(answers: Answers) -> None:
@@ -95,19 +123,27 @@ def _search_tab(answers: Answers) -> None:
     kind = "texts" if index.store.texts else "pictures"
     gr.Markdown(f"An index of {len(index):,} {kind}, searched with the model that made it.")
     with gr.Row():
-        with gr.Column():
-            text = gr.Textbox(label="Text", placeholder="a red circle", max_lines=1)
-            minus = gr.Textbox(lines=2, label="But not, one text in each line")
-            count = gr.Slider(1, MOST_FOUND, value=12, step=1, label="Results")
-        with gr.Column():
-            picture, address = _picture("Picture, alone or together with the text")
+        text = gr.Textbox(label="Text", placeholder="a red circle", max_lines=1, min_width=WIDE)
+        minus = gr.Textbox(lines=2, label="But not, one text in each line", min_width=WIDE)
+        count = gr.Slider(1, MOST_FOUND, value=12, step=1, label="Results")
+    with gr.Accordion("A picture, alone or with the text", open=False):
+        picture, address = _picture("Picture")
     button = gr.Button("Search", variant="primary")
     outputs: list[Any] = (
         []
         if index.store.texts
-        else [gr.Gallery(label="Pictures", columns=4, object_fit="contain", buttons=["download", "fullscreen"])]
+        else [
+            gr.Gallery(
+                label="Pictures",
+                columns=4,
+                height="auto",
+                object_fit="contain",
+                buttons=["download", "fullscreen"],
+                elem_classes="found",
+            )
+        ]
     )
-    outputs.append(gr.Dataframe(headers=["score", kind[:-1]], interactive=False, label="Results"))
+    outputs.append(_table("Results", "score", kind[:-1]))
     inputs = [text, picture, address, minus, count]
     _on(button, _search(answers), inputs, outputs, "search")
     _on(text, _search(answers), inputs, outputs, None)
@@ -118,9 +154,13 @@ def _picture(label: str) -> tuple[Any, Any]:
     picture = gr.Image(
         sources=["upload", "webcam", "clipboard"], type="filepath", image_mode=None, label=label, height=280
     )
-    address = gr.Textbox(label="or its address", placeholder="https://", max_lines=1)
+    address = gr.Textbox("", label="Or its address", placeholder="https://", max_lines=1)
     gr.Examples([[str(path)] for path in examples()], [picture], label="Drawn pictures")
     return picture, address
+
+
+def _table(label: str, *headers: str) -> Any:
+    return gr.Dataframe(headers=list(headers), interactive=False, label=label)
 
 
 def _on(source: Any, function: Callable[..., Any], inputs: list[Any], outputs: list[Any], name: str | None) -> None:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from clip.serving.protocol import configuration
 from clip.serving.sockets import Server, allow_connections
 from clip.web.guard import LIMITS, Guard
-from clip.web.page import KEPT_SECONDS, SWEEP_SECONDS
+from clip.web.page import KEPT_SECONDS, STYLE, SWEEP_SECONDS
 
 UPLOAD_BYTES = 20 << 20  # of one file
 FONT = ("system-ui", "sans-serif")  # the reader's own, so that no browser asks another server
@@ -36,6 +36,7 @@ def run(blocks: Any, listener: socket.socket, folder: Path) -> None:
         FastAPI(openapi_url=None),
         blocks,
         "/",
+        css=STYLE,
         theme=gr.themes.Default(primary_hue="blue", font=FONT, font_mono=MONOSPACE),
         max_file_size=UPLOAD_BYTES,
         footer_links=[],

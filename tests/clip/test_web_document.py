@@ -44,6 +44,7 @@ def test_commands_are_understood():
         f"| results of a search | {answers.MOST_FOUND} |",
         f"| seconds for a picture at an address | {answers.FETCHING.seconds:g} |",
         f"| models that are kept in memory | {answers.MOST_LOADED} each",
+        f"| questions that wait | {page.MOST_WAITING};",
         f"| connections | {guard.LIMITS.connections} |",
         f"deleted {page.KEPT_SECONDS // 60} minutes after",
         f"client_max_body_size {guard.LIMITS.body >> 20}m;",

@@ -88,7 +88,7 @@ def test_presets_and_examples(page):
     expect(page.get_by_label("Template")).to_have_value("A {} person")
     expect(page.get_by_label("Categories, one in each line")).to_have_value("happy\nsad\ncalm\nangry\nfunny\ncrying")
     page.get_by_role("button", name="shapes", exact=True).click()
-    page.get_by_role("gridcell").or_(page.locator(".gallery-item")).nth(2).click()  # the third drawn picture
+    page.get_by_role("button", name="a large solid red circle").click()
     page.get_by_role("button", name="Classify", exact=True).click()
     expect(page.get_by_test_id("label-output-value")).to_have_text("red circle")
 
@@ -96,7 +96,7 @@ def test_presets_and_examples(page):
 def test_faults_are_sentences_on_the_page(page):
     page.get_by_role("button", name="Classify", exact=True).click()
     expect(page.get_by_text("There is no picture; upload or paste one, or give its address.")).to_be_visible()
-    page.get_by_label("or its address").fill("http://127.0.0.1/x.png")
+    page.get_by_label("Or its address").fill("http://127.0.0.1/x.png")
     page.get_by_role("button", name="Classify", exact=True).click()
     expect(page.get_by_text("not public").or_(page.get_by_text("public internet")).first).to_be_visible()
 
@@ -112,7 +112,7 @@ def test_texts_are_shown_as_they_are(page):
 
 def test_a_heat_map_of_the_drawn_pictures(page):
     open_tab(page, "Similarity")
-    page.get_by_text("a-large-solid-blue-circle.png").first.click()
+    page.get_by_role("button", name="4 drawn pictures").click()
     expect(page.get_by_role("button", name="Remove this file").first).to_be_visible()
     page.get_by_role("button", name="Compare pictures and texts").click()
     expect(page.locator("img[src*='file=']").last).to_be_visible(timeout=30_000)
@@ -123,6 +123,26 @@ def test_an_index_is_searched(page):
     page.get_by_label("Text", exact=True).fill("a red circle")
     page.get_by_role("button", name="Search", exact=True).click()
     expect(page.get_by_text("a-large-solid-red-circle.png").first).to_be_visible(timeout=30_000)
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
+def test_nothing_of_what_is_found_is_cut(browser, web, size):
+    cut = "part => part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight"
+    with opened(browser, web, viewport=dict(zip(("width", "height"), size))) as page:
+        if not page.get_by_role("tab", name="Search", exact=True).is_visible():
+            page.get_by_label("More tabs").click()
+        page.get_by_role("tab", name="Search", exact=True).or_(page.get_by_role("button", name="Search")).first.click()
+        page.get_by_label("Text", exact=True).fill("a red circle")
+        page.get_by_label("Text", exact=True).press("Enter")
+        expect(page.locator(".found img")).to_have_count(8, timeout=30_000)
+        assert not page.locator(".found .grid-wrap").evaluate(cut)
+        assert not any(caption.evaluate(cut) for caption in page.locator(".found .caption-label").all())
+
+
+def test_the_button_is_in_the_window_of_a_laptop(browser, web):
+    with opened(browser, web, viewport={"width": 1280, "height": 900}) as page:
+        box = page.get_by_role("button", name="Classify", exact=True).bounding_box()
+        assert box["y"] + box["height"] <= 900
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -73,6 +73,7 @@ def test_numbers_and_names():
         f"`--max-batch` ({limits.batch})",
         f"`--max-wait` ({1000 * limits.wait:g}) milliseconds",
         f"`--max-queue` ({limits.queue})",
+        f"up to {limits.index >> 20} MiB (`--index-memory`)",
         f"{limits.bodies >> 20} MiB of bodies",
         f"| body of a request | {limits.body >> 20} MiB",
         f"client_max_body_size {limits.body >> 20}m",
