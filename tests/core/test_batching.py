@@ -70,25 +70,30 @@ def test_every_row_is_in_one_batch():
     assert (np.diff(in_order // batching.LIKE) >= 0).all()
 
 
-def test_a_tree_has_each_prefix_once():
+def test_a_tree_has_each_prefix_once(monkeypatch):
+    monkeypatch.setattr(batching, "NODES", 5)
     generator = np.random.default_rng(0)
     for _ in range(100):
         tokens = rows(*(generator.integers(1, 4, generator.integers(1, 7)).tolist() for _ in range(8)))
         ends = (tokens == 39).argmax(axis=1)
         tokens = tokens[:, : ends.max() + 1]
         tree = tree_of(tokens, ends)
-        for row, path, end in zip(tokens, tree.paths, ends):
-            own = path[: end + 1]
-            assert (tree.tokens[own] == row[: end + 1]).all()
-            assert (tree.positions[own] == np.arange(end + 1)).all()
-        prefixes = {tuple(row[: place + 1]) for row, end in zip(tokens, ends) for place in range(end + 1)}
-        assert len(tree.tokens) == len(prefixes)
-        assert (tree.paths.reshape(-1)[tree.places] == np.arange(len(prefixes))).all()
-        assert (tree.ends == ends).all()
+        prefixes = sorted({tuple(row[: place + 1]) for row, end in zip(tokens, ends) for place in range(end + 1)})
+        assert tree.tokens.tolist() == [prefix[-1] for prefix in prefixes]
+        assert tree.positions.tolist() == [len(prefix) - 1 for prefix in prefixes]
+        assert [prefixes[node] for node in tree.last_nodes] == [tuple(row[: end + 1]) for row, end in zip(tokens, ends)]
+        # Each node is in a group, where it sees each part of its prefix once.
+        own = tree.groups[:, -tree.mask.shape[2] :].reshape(-1)
+        assert own.tolist() == [*range(len(prefixes)), *[len(prefixes) - 1] * (len(own) - len(prefixes))]
+        for number, prefix in enumerate(prefixes):
+            group, row = divmod(number, tree.mask.shape[2])
+            seen = [prefixes[node] for node in tree.groups[group][tree.mask[group, 0, row]]]
+            assert sorted(seen) == [prefix[:length] for length in range(1, len(prefix) + 1)]
 
 
 @pytest.mark.parametrize("kind", ["transformer", "low_resource"])
-def test_prefixes_in_common_change_no_feature(backend, kind):
+def test_prefixes_in_common_change_no_feature(backend, kind, monkeypatch):
+    monkeypatch.setattr(batching, "NODES", 4)
     architecture = TOWERS[kind]
     weights = sample_weights(architecture)
     tower = architecture.text

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import nnabla as nn
 import nnabla.functions as F
+import numpy as np
 
-from backends.nnabla.functions import attend, causal_mask, linear, mask_until, pick, project, reshape
-from backends.nnabla.layers import Attention, chunk
+from backends.nnabla.functions import add, attend, chunk, linear, project, reshape, section
+from backends.nnabla.layers import Attention
 from backends.nnabla.tensors import to_tensor
 from clip_core.batching import TokenTree
 
@@ -20,42 +21,32 @@ if TYPE_CHECKING:
 
 
 class TreeTransformer:
-    """Computes with the parts of ``tower``: [m, d] are the states of the nodes, and [n, l, d] those along the paths."""
+    """Computes with the parts of ``tower``: [m, d] are the states of the nodes."""
 
     def __init__(self, tower: TextTransformer, tree: TokenTree) -> None:
         self.tower = tower
-        self.tokens, self.positions, self.paths, self.ends, self.last_nodes, self.places = (
+        self.tokens, self.positions, self.last_nodes, self.groups, self.mask = (
             to_tensor(array)
-            for array in (tree.tokens, tree.positions, tree.paths, tree.ends, tree.last_nodes, tree.places)
+            for array in (tree.tokens, tree.positions, tree.last_nodes, tree.groups, tree.mask.astype(np.float32))
         )
-        length = self.paths.shape[1]
-        self.mask, self.last_mask = causal_mask(length), mask_until(self.ends, length)  # [1, 1, l, l], [n, 1, 1, l]
 
     def __call__(self) -> nn.Variable:
         """Text features [n, embed_dim]."""
         tower = self.tower
-        x = tower.token_embedding(self.tokens) + F.embed(self.positions, tower.positional_embedding)  # [m, d]
+        x = add(tower.token_embedding(self.tokens), F.embed(self.positions, tower.positional_embedding))  # [m, d]
         *blocks, last = tower.transformer.resblocks
         for block in blocks:
-            x = x + self.attend(block.attn, block.ln_1(x))
-            x = x + block.mlp(block.ln_2(x))
-        x = F.embed(self.last_nodes, x) + self.attend_at_ends(last.attn, last.ln_1(x))
-        x = tower.ln_final(x + last.mlp(last.ln_2(x)))
+            x = add(x, block.attn.out_proj(self.attend(block.attn, block.ln_1(x))))
+            x = add(x, block.mlp(block.ln_2(x)))
+        attended = F.embed(self.last_nodes, self.attend(last.attn, last.ln_1(x)))  # [n, d]
+        x = add(F.embed(self.last_nodes, x), last.attn.out_proj(attended))
+        x = tower.ln_final(add(x, last.mlp(last.ln_2(x))))
         return project(x, tower.text_projection)
 
     def attend(self, attn: Attention, x: nn.Variable) -> nn.Variable:
-        """[m, d] -> [m, d]: each node over those above it and itself."""
-        q, k, v = self.along_paths(attn, x)
-        x = attend(q, k, v, attn.heads, self.mask)
-        return attn.out_proj(F.embed(self.places, reshape(x, (-1, attn.width))))  # [n, l, d] -> [n * l, d] -> [m, d]
-
-    def attend_at_ends(self, attn: Attention, x: nn.Variable) -> nn.Variable:
-        """[m, d] -> [n, d]: the last token of each text over the text."""
-        q, k, v = self.along_paths(attn, x)
-        n, _, width = q.shape
-        x = attend(reshape(pick(q, self.ends), (n, 1, width)), k, v, attn.heads, self.last_mask)
-        return attn.out_proj(reshape(x, (n, width)))
-
-    def along_paths(self, attn: Attention, x: nn.Variable) -> list[nn.Variable]:
-        """[m, d] -> queries, keys and values, each [n, l, d]."""
-        return chunk(F.embed(self.paths, linear(x, attn.in_proj_weight, attn.in_proj_bias)), 3)
+        """[m, d] -> [m, d], not yet projected: each node over those above it and itself."""
+        q, k, v = chunk(F.embed(self.groups, linear(x, attn.in_proj_weight, attn.in_proj_bias)), 3)  # [g, a + k, d]
+        length = self.groups.shape[1]
+        q = section(q, length - self.mask.shape[2], length, axis=1)
+        attended = reshape(attend(q, k, v, attn.heads, self.mask), (-1, attn.width))  # [g, k, d] -> [g * k, d]
+        return section(attended, 0, x.shape[0], axis=0)

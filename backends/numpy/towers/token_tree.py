@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backends.numpy.layers import Attention, attend, matmul, pick
+from backends.numpy.layers import Attention, attend, matmul
 from clip_core.batching import TokenTree
 
 if TYPE_CHECKING:
@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 
 
 class TreeTransformer:
-    """Computes with the parts of ``tower``: [m, d] are the states of the nodes, and [n, l, d] those along the paths."""
+    """Computes with the parts of ``tower``: [m, d] are the states of the nodes."""
 
     def __init__(self, tower: TextTransformer, tree: TokenTree) -> None:
         self.tower, self.tree = tower, tree
-        positions = np.arange(tree.paths.shape[1])
-        self.mask = positions <= positions[:, None]  # [l, l]
-        self.last_mask = self.mask[tree.ends][:, None, None]  # [n, 1, 1, l]
 
     def __call__(self) -> np.ndarray:
         """Text features [n, embed_dim]."""
@@ -31,24 +28,16 @@ class TreeTransformer:
         x = tower.token_embedding[tree.tokens] + tower.positional_embedding[tree.positions]  # [m, d]
         *blocks, last = tower.transformer.resblocks
         for block in blocks:
-            x = x + self.attend(block.attn, block.ln_1(x))
+            x = x + block.attn.out_proj(self.attend(block.attn, block.ln_1(x)))
             x = x + block.mlp(block.ln_2(x))
-        x = x[tree.last_nodes] + self.attend_at_ends(last.attn, last.ln_1(x))
+        attended = self.attend(last.attn, last.ln_1(x))[tree.last_nodes]  # [n, d]
+        x = x[tree.last_nodes] + last.attn.out_proj(attended)
         x = tower.ln_final(x + last.mlp(last.ln_2(x)))
         return x @ tower.text_projection
 
     def attend(self, attn: Attention, x: np.ndarray) -> np.ndarray:
-        """[m, d] -> [m, d]: each node over those above it and itself."""
-        q, k, v = self.along_paths(attn, x)
-        x = attend(q, k, v, attn.heads, self.mask)
-        return attn.out_proj(x.reshape(-1, x.shape[-1])[self.tree.places])  # [n, l, d] -> [n * l, d] -> [m, d]
-
-    def attend_at_ends(self, attn: Attention, x: np.ndarray) -> np.ndarray:
-        """[m, d] -> [n, d]: the last token of each text over the text."""
-        q, k, v = self.along_paths(attn, x)
-        x = attend(pick(q, self.tree.ends)[:, None], k, v, attn.heads, self.last_mask)
-        return attn.out_proj(x[:, 0])
-
-    def along_paths(self, attn: Attention, x: np.ndarray) -> list[np.ndarray]:
-        """[m, d] -> queries, keys and values, each [n, l, d]."""
-        return np.split((matmul(x, attn.in_proj_weight.T) + attn.in_proj_bias)[self.tree.paths], 3, axis=-1)
+        """[m, d] -> [m, d], not yet projected: each node over those above it and itself."""
+        packed = matmul(x, attn.in_proj_weight.T, attn.in_proj_bias)
+        q, k, v = np.split(packed[self.tree.groups], 3, axis=-1)  # [g, a + k, d]
+        attended = attend(q[:, -self.tree.mask.shape[2] :], k, v, attn.heads, self.tree.mask)  # [g, k, d]
+        return attended.reshape(-1, x.shape[1])[: len(x)]

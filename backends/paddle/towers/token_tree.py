@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import paddle
 import paddle.nn.functional as F
 
-from backends.paddle.layers import Attention, attend, causal_mask, pick
+from backends.paddle.layers import Attention, attend
 from clip_core.batching import TokenTree
 
 if TYPE_CHECKING:
@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 
 
 class TreeTransformer:
-    """Computes with the parts of ``tower``: [m, d] are the states of the nodes, and [n, l, d] those along the paths."""
+    """Computes with the parts of ``tower``: [m, d] are the states of the nodes."""
 
     def __init__(self, tower: TextTransformer, tree: TokenTree) -> None:
         self.tower = tower
-        self.tokens, self.positions, self.paths, self.ends, self.last_nodes, self.places = (
+        self.tokens, self.positions, self.last_nodes, self.groups, self.mask = (
             paddle.to_tensor(array)
-            for array in (tree.tokens, tree.positions, tree.paths, tree.ends, tree.last_nodes, tree.places)
+            for array in (tree.tokens, tree.positions, tree.last_nodes, tree.groups, tree.mask)
         )
-        length = self.paths.shape[1]
-        self.mask, self.last_mask = causal_mask(length), causal_mask(length, self.ends)  # [l, l], [n, 1, 1, l]
 
     def forward(self) -> paddle.Tensor:
         """Text features [n, embed_dim]."""
@@ -36,24 +34,15 @@ class TreeTransformer:
         x = x.astype(tower.transformer.dtype)
         *blocks, last = tower.transformer.resblocks
         for block in blocks:
-            x = x + self.attend(block.attn, block.ln_1(x))
+            x = x + block.attn.out_proj(self.attend(block.attn, block.ln_1(x)))
             x = x + block.mlp(block.ln_2(x))
-        x = x[self.last_nodes] + self.attend_at_ends(last.attn, last.ln_1(x))
+        attended = self.attend(last.attn, last.ln_1(x))[self.last_nodes]  # [n, d]
+        x = x[self.last_nodes] + last.attn.out_proj(attended)
         x = tower.ln_final(x + last.mlp(last.ln_2(x)))
         return x @ tower.text_projection.astype(x.dtype)
 
     def attend(self, attn: Attention, x: paddle.Tensor) -> paddle.Tensor:
-        """[m, d] -> [m, d]: each node over those above it and itself."""
-        q, k, v = self.along_paths(attn, x)
-        x = attend(q, k, v, attn.heads, self.mask)
-        return attn.out_proj(x.flatten(0, 1)[self.places])  # [n, l, d] -> [n * l, d] -> [m, d]
-
-    def attend_at_ends(self, attn: Attention, x: paddle.Tensor) -> paddle.Tensor:
-        """[m, d] -> [n, d]: the last token of each text over the text."""
-        q, k, v = self.along_paths(attn, x)
-        x = attend(pick(q, self.ends).unsqueeze(1), k, v, attn.heads, self.last_mask)
-        return attn.out_proj(x.squeeze(1))
-
-    def along_paths(self, attn: Attention, x: paddle.Tensor) -> list[paddle.Tensor]:
-        """[m, d] -> queries, keys and values, each [n, l, d]."""
-        return F.linear(x, attn.in_proj_weight, attn.in_proj_bias)[self.paths].chunk(3, axis=-1)
+        """[m, d] -> [m, d], not yet projected: each node over those above it and itself."""
+        q, k, v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)[self.groups].chunk(3, axis=-1)  # [g, a + k, d]
+        attended = attend(q[:, -self.mask.shape[2] :], k, v, attn.heads, self.mask)  # [g, k, d]
+        return attended.flatten(0, 1)[: len(x)]

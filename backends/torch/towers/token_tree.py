@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from backends.torch.layers import apply, attend, causal_mask, linear, pick
+from backends.torch.layers import apply, attend, linear
 from clip_core.batching import TokenTree
 
 if TYPE_CHECKING:
@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 
 
 class TreeTransformer:
-    """Computes with the parts of ``tower``: [m, d] are the states of the nodes, and [n, l, d] those along the paths."""
+    """Computes with the parts of ``tower``: [m, d] are the states of the nodes."""
 
     def __init__(self, tower: TextTransformer, tree: TokenTree) -> None:
         self.tower = tower
-        self.tokens, self.positions, self.paths, self.ends, self.last_nodes, self.places = (
+        self.tokens, self.positions, self.last_nodes, self.groups, self.mask = (
             torch.from_numpy(array)
-            for array in (tree.tokens, tree.positions, tree.paths, tree.ends, tree.last_nodes, tree.places)
+            for array in (tree.tokens, tree.positions, tree.last_nodes, tree.groups, tree.mask)
         )
-        mask = causal_mask(self.paths.shape[1])
-        self.mask, self.last_mask = mask, mask[self.ends][:, None, None]  # [l, l], [n, 1, 1, l]
 
     def forward(self) -> torch.Tensor:
         """Text features [n, embed_dim]."""
@@ -36,24 +34,15 @@ class TreeTransformer:
         x = x.to(tower.transformer.dtype)
         *blocks, last = tower.transformer.resblocks
         for block in blocks:
-            x = x + self.attend(block.attn, block.ln_1(x))
+            x = x + apply(block.attn.out_proj, self.attend(block.attn, block.ln_1(x)))
             x = x + block.mlp(block.ln_2(x))
-        x = x[self.last_nodes] + self.attend_at_ends(last.attn, last.ln_1(x))
+        attended = self.attend(last.attn, last.ln_1(x))[self.last_nodes]  # [n, d]
+        x = x[self.last_nodes] + apply(last.attn.out_proj, attended)
         x = tower.ln_final(x + last.mlp(last.ln_2(x)))
         return x if tower.text_projection is None else x @ tower.text_projection.to(x.dtype)
 
     def attend(self, attn: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
-        """[m, d] -> [m, d]: each node over those above it and itself."""
-        q, k, v = self.along_paths(attn, x)
-        x = attend(q, k, v, attn.num_heads, self.mask)
-        return apply(attn.out_proj, x.flatten(0, 1)[self.places])  # [n, l, d] -> [n * l, d] -> [m, d]
-
-    def attend_at_ends(self, attn: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
-        """[m, d] -> [n, d]: the last token of each text over the text."""
-        q, k, v = self.along_paths(attn, x)
-        x = attend(pick(q, self.ends).unsqueeze(1), k, v, attn.num_heads, self.last_mask)
-        return apply(attn.out_proj, x.squeeze(1))
-
-    def along_paths(self, attn: nn.MultiheadAttention, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """[m, d] -> queries, keys and values, each [n, l, d]."""
-        return linear(x, attn.in_proj_weight, attn.in_proj_bias)[self.paths].chunk(3, dim=-1)
+        """[m, d] -> [m, d], not yet projected: each node over those above it and itself."""
+        q, k, v = linear(x, attn.in_proj_weight, attn.in_proj_bias)[self.groups].chunk(3, dim=-1)  # [g, a + k, d]
+        attended = attend(q[:, -self.mask.shape[2] :], k, v, attn.num_heads, self.mask)  # [g, k, d]
+        return attended.flatten(0, 1)[: len(x)]
