@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from backends.torch.layers import apply, attend, linear
@@ -23,8 +24,7 @@ class TreeTransformer:
     def __init__(self, tower: TextTransformer, tree: TokenTree) -> None:
         self.tower = tower
         self.tokens, self.positions, self.last_nodes, self.groups, self.mask = (
-            torch.from_numpy(array)
-            for array in (tree.tokens, tree.positions, tree.last_nodes, tree.groups, tree.mask)
+            torch.from_numpy(array) for array in (tree.tokens, tree.positions, tree.last_nodes, tree.groups, tree.mask)
         )
 
     def forward(self) -> torch.Tensor:
@@ -43,6 +43,7 @@ class TreeTransformer:
 
     def attend(self, attn: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
         """[m, d] -> [m, d], not yet projected: each node over those above it and itself."""
-        q, k, v = linear(x, attn.in_proj_weight, attn.in_proj_bias)[self.groups].chunk(3, dim=-1)  # [g, a + k, d]
+        packed = linear(x, attn.in_proj_weight, attn.in_proj_bias)  # [m, 3 * d]
+        q, k, v = F.embedding(self.groups, packed).chunk(3, dim=-1)  # [g, a + k, d]; indexing is slower
         attended = attend(q[:, -self.mask.shape[2] :], k, v, attn.num_heads, self.mask)  # [g, k, d]
         return attended.flatten(0, 1)[: len(x)]
