@@ -112,6 +112,7 @@ def load(
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
     resolution: int | None = None,
+    compile: bool = False,
 ) -> tuple[Model, Preprocess]:
     """Load a model and make it the one behind the functions of this module.
 
@@ -131,6 +132,8 @@ def load(
             which one the model needs.
         heads: of the image tower and of the text tower, likewise.
         resolution: pixels along one side of a picture, in place of the model's own; its positions are interpolated.
+        compile: compile the model for inference by ``torch.compile``, in PyTorch alone. That takes a while, of which
+            the logger ``backends.torch.compilation`` tells, and later processes find the code in a cache.
 
     Returns:
         The model, and the preprocessing of its pictures.
@@ -145,7 +148,7 @@ def load(
     global _current
     if jit:
         warnings.warn(
-            "jit=True gives the plain model: archived code is never run here; use torch.compile(model) for speed.",
+            "jit=True gives the plain model: archived code is never run here; compile=True is for speed, in PyTorch.",
             stacklevel=2,
         )
     _current = open_model(
@@ -158,6 +161,7 @@ def load(
         activation=activation,
         heads=heads,
         resolution=resolution,
+        compile=compile,
     )
     backends.get(_current.model.backend).publish(_current.model)
     return _current.model, _current.preprocess
@@ -173,9 +177,11 @@ def open_model(
     activation: str | None = None,
     heads: tuple[int, int] | None = None,
     resolution: int | None = None,
+    compile: bool = False,
 ) -> LoadedModel:
     """Like `load`, without touching the module-level model."""
     framework = backends.get(backend or _backend_for(name))  # before a long download, not after it
+    compile_model = framework.compile if compile else None
     path, named = weights_file(name, download_root)
     original = None if like is None else original_of(like, download_root)
     file = converters.read(path, like=original, activation=activation, heads=heads, as_stored=True)
@@ -195,6 +201,8 @@ def open_model(
         source=str(path),
         vocabulary=file.vocabulary,
     )
+    if compile_model is not None:
+        compile_model(model)
     warn_of_assumptions(path, file)
     if file.left_out:
         taken = f"below {file.prefix!r}" if file.prefix else "of one model"

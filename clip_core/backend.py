@@ -111,6 +111,15 @@ class Backend(ABC):
         return None
 
     @property
+    def compile(self) -> Callable[[Model], None]:
+        """What compiles a model of this framework for inference, in place; imported now.
+
+        Raises:
+            ClipError: there is no compilation in this framework; or, where it is called, not of this model or here.
+        """
+        raise ClipError(f"There is no compilation in {self.name!r}; leave compile out, or choose the backend torch.")
+
+    @property
     def Trainer(self) -> TrainerClass:
         """The trainer of this framework's models, imported now.
 

@@ -307,7 +307,14 @@ NATIVE = {
     for method in ("", ".__init__", ".__iter__", ".forward")
 }
 OF_SOME = {"LayerNorm.__init__", "BatchNorm2d.__init__", "BatchNorm2d.forward", "Transformer.dtype", "Mixer.dtype"} | {
-    *("ConvNorm.forward", "CLIP.device", "CLIP.publish", "CLIP.spelled_parameters", "CLIP._in_context")
+    *(
+        "TreeTransformer.advance",
+        "ConvNorm.forward",
+        "CLIP.device",
+        "CLIP.publish",
+        "CLIP.spelled_parameters",
+        "CLIP._in_context",
+    )
 }
 NOT_NUMPY = {
     "Observed",

@@ -25,6 +25,12 @@ class PyTorch(Backend):
     to_array = staticmethod(to_array)
 
     @property
+    def compile(self) -> Callable[[Any], None]:
+        from backends.torch.compilation import compile_inference
+
+        return compile_inference
+
+    @property
     def Trainer(self) -> TrainerClass:
         from backends.torch.training import Trainer
 

@@ -23,6 +23,7 @@ from torch.utils._device import DeviceContext
 from torch.utils.checkpoint import checkpoint
 
 from backends.torch import packs
+from backends.torch.inductor import advance, compiled
 from backends.torch.sharding import is_sharded
 from backends.torch.tensors import to_array
 from clip_core.backend import Observe, ignore, is_plain
@@ -237,26 +238,23 @@ def _has_mode() -> bool:
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """`F.linear`, in inference on a CPU by oneDNN, in bf16 with packed weights.
+    """`F.linear`, in inference on a CPU by oneDNN (`packs.linear`).
 
-    In float32 PyTorch itself takes MKL, which has half of that speed on AMD's processors; packed weights would gain
-    less, and take as much memory as the model. Where tensors are of other kinds, or other code watches what is called,
-    it is `F.linear`.
+    In float32 PyTorch itself takes MKL, which has half of that speed on AMD's processors. Where tensors are of other
+    kinds, or other code watches what is called, it is `F.linear`.
     """
     if (
         x.dtype == weight.dtype
-        and x.dtype in ONEDNN
+        and x.dtype in packs.DTYPES
         and torch.backends.mkldnn.enabled
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and x.device == weight.device == CPU
+        and x.device == weight.device == packs.CPU
         and type(weight) in (torch.Tensor, nn.Parameter)
         and x.numel() > 0
         and not looked_at(x)
     ):
-        if x.dtype == torch.bfloat16 and type(weight) is nn.Parameter and packs.AVAILABLE:
-            return packs.linear(x, weight, bias)
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return packs.linear(x, weight, bias)
     if torch.is_grad_enabled():
         packs.forget(id(weight))
     return F.linear(x, weight, bias)
@@ -437,6 +435,8 @@ class ResidualAttentionBlock(Block):
 class Transformer(Observed):
     """A stack of blocks that ends in the state of one token of each row, or in those of all."""
 
+    compiled = False  # whether inference takes blocks as compiled code, except the last, if that pools
+
     def __init__(self, tower: TransformerFields, in_proj_bias: bool = True, context_length: int | None = None) -> None:
         super().__init__()
         self.width, self.layers, self.causal = tower.width, tower.layers, context_length is not None
@@ -472,10 +472,11 @@ class Transformer(Observed):
             mask = causal_mask(x.shape[1], x.device)  # [l, l]
             last_mask = mask if pooled is None else mask[pooled][:, None, None]  # [n, 1, 1, l]
         *blocks, last = self.resblocks
+        compute = compiled(advance) if self.compiled and is_evaluated(self) else run
         for index, block in enumerate(blocks):
-            x = run(block, x, mask, None, True)
+            x = compute(block, x, mask, None, True)
             self.observe(f"resblocks.{index}", x)
-        x = run(last, x, last_mask, pooled, True)
+        x = (compute if pooled is None else run)(last, x, last_mask, pooled, True)
         self.observe(f"resblocks.{len(blocks)}", x)
         return x
 
@@ -492,11 +493,16 @@ class Transformer(Observed):
 
 
 def is_inference(part: Observed, x: torch.Tensor) -> bool:
-    """Whether ``x`` is on a CPU, ``part`` is in evaluation mode, and neither gradients nor stages are wanted of it.
+    """Whether ``x`` is on a CPU, and ``part`` computes for inference alone (`is_evaluated`)."""
+    return x.device.type == "cpu" and is_evaluated(part)
+
+
+def is_evaluated(part: Observed) -> bool:
+    """Whether ``part`` is in evaluation mode, and neither gradients nor stages are wanted of it.
 
     Weights that are spread over processes are there while their block runs, so they want it to run as it is.
     """
-    if torch.is_grad_enabled() or part.training or x.device.type != "cpu" or part.observe is not ignore:
+    if torch.is_grad_enabled() or part.training or part.observe is not ignore:
         return False
     return not any(map(is_sharded, part.parameters()))
 
@@ -563,13 +569,6 @@ FUNCTIONS = (
     *("conv2d", "embedding", "layer_norm", "linear", "multi_head_attention_forward"),
     "scaled_dot_product_attention",
 )
-CPU = torch.device("cpu")
 CHUNK = 2_500_000  # bytes that the states of a transformer's tokens take at once, such as 16 pictures of ViT-B/32
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-ONEDNN: set[torch.dtype] = set()  # what its linear layer computes in, on this processor
-if HAS_ONEDNN:
-    ONEDNN.add(torch.float32)
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        ONEDNN.add(torch.bfloat16)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 METHODS = _methods()

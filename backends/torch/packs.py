@@ -1,4 +1,6 @@
-"""Weights as oneDNN multiplies by them fastest, kept from call to call for as long as nobody changes the weights.
+"""oneDNN's linear layer, and weights as it multiplies by them fastest.
+
+These are kept from call to call for as long as nobody changes the weights.
 
 The version of a tensor does not tell of all changes: those through ``.data`` are counted elsewhere. Its memory does. A
 lazy clone shares the memory of a weight until somebody writes to either, by whatever view; then PyTorch gives what is
@@ -41,8 +43,14 @@ _reads: Counter[int] = Counter()  # threads that multiply by a weight itself now
 _lock = threading.Lock()
 
 
-def linear(x: torch.Tensor, weight: nn.Parameter, bias: torch.Tensor | None) -> torch.Tensor:
-    """``x`` [n, in] times a weight [out, in] on the CPU, packed if it can be, plus the bias: [n, out]."""
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """``x`` [..., in] times a weight [out, in], plus the bias: [..., out], by oneDNN without gradient.
+
+    All are on the CPU and of one of `DTYPES`. In bf16 the weight is packed if it can be; in float32 that would gain
+    less, and take as much memory as the model.
+    """
+    if not (x.dtype == torch.bfloat16 and type(weight) is nn.Parameter and AVAILABLE):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     with _lock:
         values = packed(weight)
         if values is weight:
@@ -86,6 +94,13 @@ def forget(key: int) -> None:
     _uses.pop(key, None)
 
 
+CPU = torch.device("cpu")
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+DTYPES: set[torch.dtype] = set()  # what oneDNN's linear layer computes in, on this processor
+if HAS_ONEDNN:
+    DTYPES.add(torch.float32)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        DTYPES.add(torch.bfloat16)
 ALONE = 3  # who hold the memory of a weight that nobody else holds: the weight, a view of it, and the storage asked
 AVAILABLE = (
     torch.backends.mkldnn.is_available()

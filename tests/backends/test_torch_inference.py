@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backends.torch import CLIP, layers
+from backends.torch import CLIP, layers, packs
 from clip_core.backend import plainly
 from clip_core.similarity import normalize
 from clip_core.tolerances import EMBEDDING
@@ -45,7 +45,7 @@ def test_inference_gives_what_is_computed_with_gradients(model, inputs, fast):
     assert not fast
     with torch.no_grad():
         found = features(model, *inputs)
-    assert bool(fast) == layers.HAS_ONEDNN
+    assert bool(fast) == packs.HAS_ONEDNN
     for one, other in zip(found, expected):
         assert np.abs(one - other).max() <= EMBEDDING
 

@@ -76,7 +76,7 @@ def assert_embeddings(found: np.ndarray, expected: np.ndarray) -> None:
 def test_signatures_are_those_of_the_packages_it_stands_in_for():
     assert list(inspect.signature(clip.load).parameters) == [
         *("name", "device", "jit", "download_root", "backend", "precision", "like", "activation", "heads"),
-        "resolution",
+        *("resolution", "compile"),
     ]
     assert inspect.signature(clip.load).parameters["jit"].default is False
     assert str(inspect.signature(clip.tokenize)).startswith(
@@ -407,7 +407,7 @@ def test_an_architecture_without_weights():
 
 
 def test_jit_gives_the_plain_model(files):
-    with pytest.warns(UserWarning, match=r"jit=True gives the plain model.*use torch\.compile"):
+    with pytest.warns(UserWarning, match=r"jit=True gives the plain model.*compile=True is for speed"):
         model, _ = clip.load(files[".pt"], jit=True)
     assert type(model) is type(clip.load(files[".pt"])[0])
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from backends.torch.inductor import compiled
 from backends.torch.layers import apply, attend, linear
 from clip_core.batching import TokenTree
 
@@ -33,12 +34,11 @@ class TreeTransformer:
         x = tower.token_embedding(self.tokens) + tower.positional_embedding[self.positions]  # [m, d]
         x = x.to(tower.transformer.dtype)
         *blocks, last = tower.transformer.resblocks
+        compute = compiled(advance) if tower.transformer.compiled else advance
         for block in blocks:
-            x = x + apply(block.attn.out_proj, self.attend(block.attn, block.ln_1(x)))
-            x = x + block.mlp(block.ln_2(x))
-        attended = self.attend(last.attn, last.ln_1(x))[self.last_nodes]  # [n, d]
-        x = x[self.last_nodes] + apply(last.attn.out_proj, attended)
-        x = tower.ln_final(x + last.mlp(last.ln_2(x)))
+            x = compute(block, x, self.attend(block.attn, block.ln_1(x)))
+        attended = self.attend(last.attn, last.ln_1(x))
+        x = tower.ln_final(advance(last, x[self.last_nodes], attended[self.last_nodes]))  # [n, d]
         return x if tower.text_projection is None else x @ tower.text_projection.to(x.dtype)
 
     def attend(self, attn: nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
@@ -47,3 +47,9 @@ class TreeTransformer:
         q, k, v = F.embedding(self.groups, packed).chunk(3, dim=-1)  # [g, a + k, d]; indexing is slower
         attended = attend(q[:, -self.mask.shape[2] :], k, v, attn.num_heads, self.mask)  # [g, k, d]
         return attended.flatten(0, 1)[: len(x)]
+
+
+def advance(block: nn.Module, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """[m, d] -> [m, d], what a block gives; ``attended`` [m, d] is not yet projected."""
+    x = x + apply(block.attn.out_proj, attended)
+    return x + block.mlp(block.ln_2(x))
