@@ -81,11 +81,7 @@ def with_gradients(model):
     model.encode_text(torch.tensor(sample_tokens(ARCHITECTURE)))
 
 
-def traced(model):
-    torch.jit.trace(model.visual, torch.tensor(sample_pixels(ARCHITECTURE)), check_trace=False)
-
-
-@pytest.mark.parametrize("use", [hooked, plain, with_gradients, traced])
+@pytest.mark.parametrize("use", [hooked, plain, with_gradients])
 def test_where_it_is_looked_at_nothing_is_compiled(calls, use):
     use(model_of())
     assert calls == []
@@ -143,7 +139,8 @@ def test_compiled_models_give_the_same_numbers_for_batches_of_any_size(name, cap
     for change in (0, 0.25):
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter[..., 0] += change
+                if parameter.ndim > 1:
+                    parameter[..., 0] += change
         eager = CLIP(architecture, model.export(), device="cpu")
         for count in COUNTS:
             given = sample_pixels(architecture, count), sample_tokens(architecture, count)
