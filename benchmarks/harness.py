@@ -128,6 +128,8 @@ def compare(
                 f"{name:22}{row['best']:16.3f}{row['ratio_of_best']:16.2f}{row['median']:16.3f}"
                 f"{row['ratio_of_median']:16.2f}{difference:>16}{peak:>16}"
             )
+    for name, seconds in compilations(works).items():
+        print(f"\n{name} was compiled in {seconds:.0f} s, which do not count")
     settings = options | {"rounds": arguments.rounds, "threads": arguments.threads, "unit": unit}
     result = {"settings": settings, "machine": facts, "left_out": left_out, "works": works}
     if arguments.json:
@@ -159,8 +161,20 @@ def figures_of(kind: str, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> d
             row["difference"] = float(np.abs(np.subtract(own[0]["first"], found[base][0][kind]["first"])).max())
         if "peak_memory_mib" in own[0]:
             row["peak_memory_mib"] = max(each["peak_memory_mib"] for each in own)
+        if "compilation_seconds" in own[0]:
+            row["compilation_seconds"] = min(each["compilation_seconds"] for each in own)
         rows[name] = row
     return rows
+
+
+def compilations(works: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """The seconds that contenders were compiled in, of those that were."""
+    return {
+        name: row["compilation_seconds"]
+        for rows in works.values()
+        for name, row in rows.items()
+        if "compilation_seconds" in row
+    }
 
 
 def seconds_of(work: Callable[[], object], calls: int, before: int = 1) -> list[float]:

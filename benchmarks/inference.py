@@ -6,8 +6,8 @@
 Every contender runs in a process of its own with the same weights, inputs and threads, alternating in rounds so that a
 busy machine is unfair to none. Reported are pictures and texts per second, by the best and by the median of the timed
 calls of all rounds, their ratios to open_clip, how far the first embeddings of length 1 are from those of open_clip,
-which shows that all do the same work, and the peak of resident memory up to then. Nothing is downloaded: the weights
-are random.
+which shows that all do the same work, and the peak of resident memory up to then. What is compiled is compiled anew in
+each round, in time that does not count. Nothing is downloaded: the weights are random.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from clip_core.similarity import normalize
 
 OF_BACKENDS = {
     "torch": "torch",
+    "torch compiled": "torch",
     "paddle": "paddle",
     "nnabla": "nnabla",
     "numpy": "numpy",
@@ -37,7 +38,7 @@ OF_BACKENDS = {
 }
 CONTENDERS = ("open_clip", "transformers", *OF_BACKENDS, "onnxruntime int8", "openvino int8", "torchscript")
 PACKAGES = {"transformers": "transformers", "nnabla": "nnabla", "openvino": "openvino", "openvino int8": "nncf"}
-IN_BF16 = ("open_clip", "transformers", "torch")
+IN_BF16 = ("open_clip", "transformers", "torch", "torch compiled")
 KINDS = ("image", "text")
 
 Encode = Callable[[np.ndarray], np.ndarray]  # pixels or tokens -> features [n, d]
@@ -62,7 +63,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Of each kind of input and size of batch: seconds of each call, the first embedding, and the peak of memory."""
     sizes = [int(size) for size in arguments.batches.split(",")]
     inputs = dict(zip(KINDS, harness.batch(arguments.model, max(sizes))))
-    encoders = dict(zip(KINDS, make(arguments, inputs)))
+    once: dict[str, float] = {}
+    encoders = dict(zip(KINDS, make(arguments, inputs, once)))
     found: dict[str, Any] = {}
     for kind in arguments.kinds.split(","):
         for size in sizes:
@@ -74,14 +76,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 "amount": size,
                 "first": first.tolist(),
                 "peak_memory_mib": harness.peak_memory_mib(),
-            }
+            } | once
     return found
 
 
-def make(arguments: argparse.Namespace, inputs: dict[str, np.ndarray]) -> tuple[Encode, Encode]:
-    """What a contender makes features of pictures and of texts with."""
+def make(arguments: argparse.Namespace, inputs: dict[str, np.ndarray], once: dict[str, float]) -> tuple[Encode, Encode]:
+    """What a contender makes features of pictures and of texts with.
+
+    Args:
+        once: gets the seconds of what is done once, before the timed calls.
+    """
     name, model, architecture = arguments.contender, arguments.model, MODELS[arguments.model].architecture
-    if name in ("open_clip", "transformers", "torch", "torchscript"):
+    if name in (*IN_BF16, "torchscript"):
         importlib.import_module("torch").set_num_threads(arguments.threads)
     if name == "open_clip":
         peer = harness.open_clip_model(model, random_weights(architecture, 0), arguments.precision)
@@ -94,6 +100,9 @@ def make(arguments: argparse.Namespace, inputs: dict[str, np.ndarray]) -> tuple[
         backend = importlib.import_module("backends").get(OF_BACKENDS[name])
         weights = random_weights(architecture, 0)
         clip = backend.CLIP(architecture, weights, device="cpu", precision=arguments.precision)
+        if name == "torch compiled":
+            importlib.import_module("torch._inductor.config").force_disable_caches = True
+            once["compilation_seconds"] = harness.seconds_of(lambda: backend.compile(clip), calls=1, before=0)[0]
         return clip.embed_image, clip.embed_text
     with tempfile.TemporaryDirectory() as folder:
         return make_exported(name, model, inputs, Path(folder))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness import compilations
 from subjects import SUBJECTS, Subject
 
 Figures = Mapping[str, Any]  # of one subject, as its script writes them
@@ -94,6 +95,8 @@ def ratios(figures: Figures) -> Iterator[str]:
                     for kind, rows in works.items()
                 },
             )
+    for name, seconds in compilations(works).items():
+        yield f"\n{name} was compiled in {seconds:.0f} s, which do not count."
 
 
 def ratio(row: Mapping[str, float] | None) -> str:

@@ -19,8 +19,9 @@ SUBJECTS = {
         "Encoding pictures, float32",
         "inference.py",
         "--kinds image --batches 64,16,1 --rounds 2 --calls 2 "
-        "--contenders open_clip,transformers,onnxruntime,torch,paddle,nnabla,numpy",
-        "Pixels to features by ViT-B/32 with random weights. onnxruntime runs the file that `clip export` writes.",
+        "--contenders 'open_clip,transformers,onnxruntime,torch,torch compiled,paddle,nnabla,numpy'",
+        "Pixels to features by ViT-B/32 with random weights. onnxruntime runs the file that `clip export` writes. "
+        "*torch compiled* is the model that `compile=True` gives.",
     ),
     "image-bf16": Subject(
         "Encoding pictures, bfloat16",

@@ -45,7 +45,7 @@ def test_contenders_start_from_the_same_loss(tmp_path):
 def test_contenders_give_the_same_embeddings(tmp_path):
     frameworks = [name for name in FRAMEWORKS if name != "numpy"]
     asked = ["open_clip", "transformers", *frameworks, "numpy", "onnxruntime", "openvino", "onnxruntime int8"]
-    asked += ["openvino int8", "torchscript"]
+    asked += ["openvino int8", "torchscript", "torch compiled"]
     works = works_of(tmp_path, "inference.py", "--model", "shapes", "--batches", "8,1", "--contenders", ",".join(asked))
     assert list(works) == ["image, batch 8", "image, batch 1", "text, batch 8", "text, batch 1"]
     for kind, rows in works.items():
@@ -54,6 +54,7 @@ def test_contenders_give_the_same_embeddings(tmp_path):
             assert row["difference"] < (0.1 if "int8" in name else 1e-5), (name, kind)
             assert row["best"] >= row["median"] > 0
             assert row["peak_memory_mib"] > 0
+            assert ("compilation_seconds" in row) == (name == "torch compiled")
         own = rows["open_clip"]
         assert (own["ratio_of_best"], own["ratio_of_median"], own["difference"]) == (1, 1, 0)
 

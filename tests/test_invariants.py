@@ -307,14 +307,7 @@ NATIVE = {
     for method in ("", ".__init__", ".__iter__", ".forward")
 }
 OF_SOME = {"LayerNorm.__init__", "BatchNorm2d.__init__", "BatchNorm2d.forward", "Transformer.dtype", "Mixer.dtype"} | {
-    *(
-        "TreeTransformer.advance",
-        "ConvNorm.forward",
-        "CLIP.device",
-        "CLIP.publish",
-        "CLIP.spelled_parameters",
-        "CLIP._in_context",
-    )
+    *("ConvNorm.forward", "CLIP.device", "CLIP.publish", "CLIP.spelled_parameters", "CLIP._in_context"),
 }
 NOT_NUMPY = {
     "Observed",

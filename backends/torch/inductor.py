@@ -35,10 +35,11 @@ def advance(block: nn.Module, *inputs: Any) -> torch.Tensor:
 def _compile(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
     from torch._inductor.compile_fx import compile_fx  # which takes a second
 
-    for node in graph.graph.nodes:
-        if node.target is F.linear and len(node.args) == 3 and _is_for_onednn(*node.args[:2]):
-            node.target = torch.ops.triclip.linear.default
-    graph.recompile()
+    if not torch.is_autocast_enabled("cpu"):
+        for node in graph.graph.nodes:
+            if node.target is F.linear and len(node.args) == 3 and _is_for_onednn(*node.args[:2]):
+                node.target = torch.ops.triclip.linear.default
+        graph.recompile()
     return compile_fx(graph, inputs)
 
 
