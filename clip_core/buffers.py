@@ -6,6 +6,7 @@ import hashlib
 import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
@@ -19,7 +20,7 @@ from clip_core.naming import Weights
 from clip_core.parameters import Shape
 
 PIECE_BYTES = 1 << 24
-COMPARED_BYTES = 1 << 18  # at once, which stay in the processor's cache
+CACHED_BYTES = 1 << 18  # at once, which stay in the processor's cache
 START_BYTES = 512  # of a file tell what kind of file it is
 MAX_DIMENSIONS = 8
 MAX_SIZE = 1 << 40  # elements, far more than any file that is read has bytes
@@ -68,30 +69,44 @@ class Tensor:
         """The bytes of `values`."""
         return as_bytes(self.values())
 
+    def digest(self) -> str:
+        """The SHA-256 of `values`, as 64 hexadecimal digits."""
+        return sha256(self.array, self.dtype)
+
 
 def as_bytes(array: np.ndarray) -> memoryview:
     """The bytes of an array in C order, without a copy."""
     return array.reshape(-1).view(np.uint8).data
 
 
-def sha256(array: np.ndarray) -> str:
-    """The SHA-256 of an array's bytes in C order, as 64 hexadecimal digits."""
-    return hashlib.sha256(as_bytes(np.asarray(array, order="C"))).hexdigest()
+def sha256(array: np.ndarray, dtype: np.dtype | None = None) -> str:
+    """The SHA-256 of an array's bytes in C order, as 64 hexadecimal digits; as ``dtype``, by default its own."""
+    dtype = array.dtype if dtype is None else dtype
+    if array.flags.c_contiguous and array.dtype == dtype:
+        return hashlib.sha256(as_bytes(array)).hexdigest()
+    digest = hashlib.sha256()
+    for rows in _rows(array):  # so that copies take no memory
+        digest.update(as_bytes(np.asarray(rows, dtype, order="C")))
+    return digest.hexdigest()
 
 
 def threads() -> ThreadPoolExecutor:
-    """A few threads for hashing, which does not hold Python's lock; each may need a copy of a tensor."""
+    """A few threads for hashing, which does not hold Python's lock."""
     return ThreadPoolExecutor(4)
 
 
 def equal(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two arrays of one shape and dtype, in any axis order, have the same bits; without a copy of them."""
-    first, second = (array.reshape(array.shape or 1).view(f"u{array.itemsize}") for array in (first, second))
-    rows = max(1, COMPARED_BYTES * len(first) // max(1, first.nbytes))
-    return all(
-        np.array_equal(first[start : start + rows], second[start : start + rows])
-        for start in range(0, len(first), rows)
-    )
+    pairs = zip(*(_rows(array.view(f"u{array.itemsize}")) for array in (first, second)))
+    return all(np.array_equal(*pair) for pair in pairs)
+
+
+def _rows(array: np.ndarray) -> Iterator[np.ndarray]:
+    """An array in pieces along its first axis."""
+    array = array.reshape(array.shape or 1)
+    count = max(1, CACHED_BYTES * len(array) // max(1, array.nbytes))
+    for start in range(0, len(array), count):
+        yield array[start : start + count]
 
 
 class Memory(mmap.mmap):
@@ -110,6 +125,9 @@ def read_whole(file: BufferedReader, size: int) -> Buffer:
         memory = Memory(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a system that has none of them
+            memory.madvise(mmap.MADV_HUGEPAGE)  # the system provides them in half of the time
     view, found = memoryview(memory), 0
     while count := file.readinto(view[found:]):
         found += count

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,8 @@ class ModelFile:
     prefix: str = ""  # of the names in the file, where the model is a part of a larger one
     left_out: tuple[str, ...] = ()  # the tensors of the file that are not below the prefix
     assumed: tuple[str, ...] = ()  # fields of the architecture that nobody says, so that they are OpenAI's
+    # Of the weights as they were read, by canonical name: dtype and SHA-256, which the file's manifest says of them.
+    verified: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def assumptions(self) -> tuple[str, ...]:
         """What is assumed of the architecture, each as a short phrase with its value."""
@@ -63,7 +65,7 @@ class ModelFile:
             ClipError: it cannot have this one.
         """
         architecture, weights = resize.at_resolution(self.architecture, self.weights, resolution)
-        return replace(self, architecture=architecture, weights=weights)
+        return replace(self, architecture=architecture, weights=weights, verified={})
 
 
 Like = str | os.PathLike[str] | NamedArchitecture
@@ -199,6 +201,7 @@ def open_model(path: str | os.PathLike[str], given: Given, strict: bool = False)
         prefix=loaded.prefix,
         left_out=loaded.left_out,
         assumed=loaded.assumed,
+        verified={} if loaded.manifest is None else loaded.manifest.tensors,
     )
 
 
@@ -233,8 +236,7 @@ def load(path: str | os.PathLike[str], given: Given, original: Original | None =
         CheckpointError: nothing can be said of what the file holds.
     """
     path = find(path)
-    content, size, digest = _opened(path)
-    with _about(path):
+    with _opened(path) as (content, size, digest), _about(path):
         return _understand(path, content, size, digest, given, original)
 
 
@@ -245,20 +247,21 @@ def tensors_of(path: str | os.PathLike[str]) -> tuple[Weights, str]:
         ClipError: as `read`, but for what a CLIP must have.
     """
     path = find(path)
-    with enough_memory(path):
-        content, size, digest = _opened(path)
-        with _about(path):
-            return _plain(content.tensors, size), digest
+    with enough_memory(path), _opened(path) as (content, size, digest), _about(path):
+        return _plain(content.tensors, size), digest()
 
 
-def _opened(path: Path) -> tuple[Content, int, str]:
-    """The content of a file or of all that an index names, the bytes of it, and their digest."""
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Content, int, Callable[[], str]]]:
+    """The content of a file or of all that an index names, the bytes of it, and what waits for their digest."""
     if folders.is_index(path):
-        return _joined(path)
+        content, size, joined = _joined(path)
+        yield content, size, lambda: joined
+        return
     data = _bytes_of(path, MAX_FILE_BYTES, formats.of)
     with threads() as pool:
         digest = pool.submit(hashlib.sha256, data)
-        return _content(path, data), len(data), digest.result().hexdigest()
+        yield _content(path, data), len(data), lambda: digest.result().hexdigest()
 
 
 def _joined(index: Path) -> tuple[Content, int, str]:
@@ -327,7 +330,7 @@ def _understand(
     path: Path,
     content: Content,
     size: int,
-    sha256: str,
+    sha256: Callable[[], str],
     given: Given,
     original: Original | None,
 ) -> Loaded:
@@ -356,7 +359,7 @@ def _understand(
     return Loaded(
         path=path,
         size=size,
-        sha256=sha256,
+        sha256=sha256(),
         container=content.container,
         entry=content.entry,
         prefix=selection.prefix,
@@ -393,7 +396,7 @@ def _architecture(
     path: Path,
     weights: Weights,
     layout: Layout,
-    sha256: str,
+    sha256: Callable[[], str],
     manifest: Manifest | None,
     given: Given,
     original: Original | None,
@@ -413,8 +416,9 @@ def _architecture(
         found = layout.infer(weights)
     if original is not None:
         words.append(original.word)
-    named = next((model for model in MODELS.values() if model.sha256 == sha256), None)
-    if named is not None and manifest is None:
+    # A manifest is believed before the digest, which is still being computed.
+    named = None if manifest else next((model for model in MODELS.values() if model.sha256 == sha256()), None)
+    if named is not None:
         words.append(word_of(f"its SHA-256, which is that of {named.name}", named.architecture))
     if silent(found, words):
         for one in LAYOUTS.values():

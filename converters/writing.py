@@ -15,7 +15,7 @@ import numpy as np
 
 from clip_core import files, naming, safetensors
 from clip_core.architecture import Architecture, infer
-from clip_core.buffers import Tensor, map_file, sha256, threads
+from clip_core.buffers import Tensor, map_file, threads
 from clip_core.errors import CheckpointError, ClipError
 from clip_core.layouts import LAYOUTS
 from clip_core.layouts.selection import canonical, select
@@ -158,11 +158,9 @@ class _Publication:
             beside = companions.beside(self.target, architecture, model.assumed, model.vocabulary, self.layout)
             for path, text in beside.items():
                 files.check_target(path, force=self.force or _holds(path, text))
-            with threads() as pool:
-                digests = dict(zip(tensors, pool.map(lambda tensor: sha256(tensor.values()), tensors.values())))
             manifest = Manifest(
                 architecture,
-                {name: (tensor.dtype.name, digests[name]) for name, tensor in tensors.items()},
+                self._digests(model, tensors),
                 model.vocabulary,
                 model.sha256 or None,
                 model.assumed,
@@ -196,6 +194,18 @@ class _Publication:
             keep = self.dtype is None or parameter.kind == "counter"
             result[parameter.name] = Tensor(array, array.dtype if keep else np.dtype(self.dtype), parameter.trainable)
         return result
+
+    def _digests(self, model: ModelFile, tensors: dict[str, Tensor]) -> dict[str, tuple[str, str]]:
+        """The dtype and the SHA-256 of each tensor.
+
+        What was verified when the source was read is not computed again, unless somebody else may have changed it.
+        """
+        verified = model.verified if self.source else {}
+        digests = {name: digest for name, (dtype, digest) in verified.items() if dtype == tensors[name].dtype.name}
+        others = [name for name in tensors if name not in digests]
+        with threads() as pool:
+            digests |= zip(others, pool.map(lambda name: tensors[name].digest(), others))
+        return {name: (tensor.dtype.name, digests[name]) for name, tensor in tensors.items()}
 
     def _stored(self, tensors: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
         """The tensors as the layout has them.

@@ -73,6 +73,14 @@ def test_equal_weights_give_equal_files(vit, tmp_path):
         assert len(digests) == 1, suffix
 
 
+def test_weights_that_changed_after_they_were_verified(vit, tmp_path):
+    write(vit, tmp_path / "a.safetensors")
+    model = read(tmp_path / "a.safetensors")
+    model.weights["logit_scale"][()] += 1
+    write(model, tmp_path / "b.safetensors")
+    assert read(tmp_path / "b.safetensors").weights["logit_scale"] == model.weights["logit_scale"]
+
+
 def test_a_default_layout_for_each_format(vit, tmp_path):
     layouts = {suffix: write(vit, tmp_path / f"a{suffix}").layout for suffix in [*SUFFIXES, ".pth", ".bin"]}
     expected = dict.fromkeys([".safetensors", ".pt", ".pth", ".bin"], "openai") | {

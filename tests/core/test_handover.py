@@ -38,6 +38,31 @@ def test_what_was_taken_is_let_go_of_when_the_next_one_is_taken(memory):
     assert not weights
 
 
+def test_a_page_goes_with_the_last_of_its_arrays(memory):
+    """Large pages of the system are free when all of each is."""
+    whole = np.frombuffer(memory, np.float32)
+    given = {str(start): whole[start : start + 1000] for start in range(0, 24 * 1000, 1000)}
+    weights = HandedOver(given)
+    for start in (*range(1000, 24 * 1000, 2000), *range(0, 24 * 1000, 2000)):
+        np.testing.assert_array_equal(take(weights, str(start)), np.arange(start + 1, start + 1001))
+    assert (whole[: 22 * 1000 // 1024 * 1024] == 0).all()
+    np.testing.assert_array_equal(whole[22 * 1000 : 23 * 1000], np.arange(22 * 1000 + 1, 23 * 1000 + 1))
+
+
+@pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
+def test_numbers_are_aligned_where_the_bytes_before_them_are_free(memory, order):
+    dtype = np.dtype(np.float32)
+    given = {"first": view(memory, dtype, (2, 100), 5).T, "second": view(memory, dtype, (100,), 805)}
+    expected = {name: array.copy() for name, array in given.items()}
+    assert not any(array.flags.aligned for array in given.values())
+    weights = HandedOver(given)
+    for name in order:
+        taken = take(weights, name)
+        np.testing.assert_array_equal(taken, expected[name])
+        assert taken.flags.aligned == ("first" in (name, order[0]))
+        assert np.shares_memory(taken, np.frombuffer(memory, np.uint8))
+
+
 def test_tied_weights_keep_their_values(memory):
     tied = halves(memory) | {"both": view(memory, np.dtype(np.float32), (2, LENGTH)).T}
     weights = HandedOver(tied)
