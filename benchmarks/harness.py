@@ -130,7 +130,8 @@ def compare(
             )
     for name, seconds in compilations(works).items():
         print(f"\n{name} was compiled in {seconds:.0f} s, which do not count")
-    settings = options | {"rounds": arguments.rounds, "threads": arguments.threads, "unit": unit}
+    settings = {key: value for key, value in options.items() if not isinstance(value, Path)}
+    settings |= {"rounds": arguments.rounds, "threads": arguments.threads, "unit": unit}
     result = {"settings": settings, "machine": facts, "left_out": left_out, "works": works}
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2))

@@ -49,12 +49,12 @@ def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=512)
-    parser.add_argument("--index", help="where the index is, if it was built before")
+    parser.add_argument("--index", type=Path, help="where the index is, if it was built before")
     arguments = parser.parse_args()
     if not arguments.contender:
         with tempfile.TemporaryDirectory() as folder:
             if arguments.index is None:
-                arguments.index = str(Path(folder) / "index.lance")
+                arguments.index = Path(folder) / "index.lance"
                 build(arguments.index, Vectors(arguments.rows, arguments.dimension))
             harness.compare(__file__, list(CONTENDERS), "queries", arguments, PACKAGES)
             return

@@ -113,6 +113,14 @@ SUBJECTS = {
         "Answers of `clip serve` to 1, 8 and 64 clients on the same machine, each of which sends one text or JPEG file "
         "after the other. The peer calls the model directly, with one input after the other or with 32 at once.",
     ),
+    "search": Subject(
+        "Searching",
+        "search.py",
+        "--rounds 1 --calls 2 --contenders 'numpy,clip on disk,clip in memory,faiss'",
+        "The 20 nearest of 1,000,000 vectors of 512 numbers, exactly, for one query and for eight at once. An index "
+        "stores them in float16; the peers hold them in memory in float32. The disk's files are in the system's cache. "
+        "The difference is the largest of any cosine.",
+    ),
     "memory": Subject(
         "Memory of loading and converting",
         "memory.py",

@@ -117,6 +117,10 @@ def test_a_subject_that_is_unknown(tmp_path):
             ["64x48", "48x64"],
             ["torchvision", "transformers", "clip"],
         ),
+        (
+            *("search.py", ["--rows", "2000", "--dimension", "16", "--contenders", "numpy,clip on disk"]),
+            *(["1 query", "8 queries"], ["numpy", "clip on disk"]),
+        ),
         ("conversion.py", ["--model", "shapes"], ["shapes"], ["torch", ".h5", ".pdparams", ".safetensors", ".pt"]),
         (
             *("startup.py", ["--model", "shapes", "--backend", "numpy"], ["shapes"]),
