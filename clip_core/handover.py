@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ class HandedOver(dict[str, np.ndarray]):
         first = np.frombuffer(memory, np.uint8).ctypes.data
         if moved < max(first, self._places[index - 1][1]):
             return array
-        memory.move(moved - first, start - first, array.nbytes)
+        ctypes.memmove(moved, start, array.nbytes)
         self._places[index] = (moved, moved + array.nbytes)
         offset = array.ctypes.data - start + moved - first
         return np.ndarray(array.shape, array.dtype, memory, offset, array.strides)
