@@ -52,6 +52,12 @@ class QuickGELU(nn.Module):
         return F.silu(scaled, inplace=True).div_(1.702) if x.dtype == torch.float32 else scaled.sigmoid_().mul_(x)
 
 
+def embedding(count: int, width: int) -> nn.Embedding:
+    """A table of vectors without the initial values of `nn.Embedding`. On the meta device PyTorch would import
+    torch._dynamo for them, which takes longer than all else of loading a small model."""
+    return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+
+
 def normalize(x: torch.Tensor) -> torch.Tensor:
     """[n, d] scaled to length 1 along the last axis; a feature of length 0 becomes NaN, as with OpenAI's package."""
     return x / x.norm(dim=-1, keepdim=True)

@@ -128,8 +128,13 @@ def run(
     if json:
         print_json({"index": str(index), "clusters": [each._asdict() for each in summary]})
         return
-    columns = ["cluster", "size", "name", "mean cosine", "nearest to the centre"]
-    cells = [[*each[:3], f"{each.mean_cosine:.3f}", each.representatives[0]] for each in summary]
-    print_table(columns, cells)
+    named = [] if of_labels is None else ["name"]
+    cells = [
+        [each.cluster, each.size, *(each.name for _ in named), f"{each.mean_cosine:.3f}", each.representatives[0]]
+        for each in summary
+    ]
+    print_table(["cluster", "size", *named, "mean cosine", "nearest to the centre"], cells)
+    if output is not None:
+        console.print(f"the cluster of each row is in {output}")
     if plot is not None:
         console.print(f"the contact sheet is in {plot}")

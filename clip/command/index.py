@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich import filesize
 
 from clip.command.output import Force, Json, console, print_fields, print_json
 from clip_core.embedding.parts import Parts
@@ -80,15 +82,29 @@ def remove(
 @app.command()
 def info(index: Folder, json: Json = False) -> None:
     """Say what an index holds, and what made it."""
-    from clip_core.search.store import Store
+    from clip_core.search import store
 
-    found = Store(index).info()
+    found = store.Store(index).info()
     if json:
         print_json(found)
         return
-    texts = {
-        name: ", ".join(f"{key} {value[key]}" for key in value)
-        for name, value in found.items()
-        if isinstance(value, dict)
-    }
-    print_fields(found | texts | {"columns": ", ".join(found["columns"]), "recall": found["recall"] or "1, as exact"})
+    recall = "" if found["recall"] is None else f", recall@{store.NEIGHBOURS} {found['recall']:.3f} when it was built"
+    print_fields(
+        {
+            found["kind"]: found["rows"],
+            "model": f"{found['model']}, in {found['backend']}, {found['precision']}",
+            "vectors": f"{found['dimension']} numbers of {found['dtype']}",
+            "search": found["search"] + recall,
+            "size": filesize.decimal(found["bytes"]),
+            "columns": ", ".join(found["columns"]),
+            "preprocessing": _listed(found["preprocessing"]),
+            "versions": _listed(found["versions"]),
+            "digest of the weights": found["weights"],
+            "digest of the tokenizer": found["tokenizer"],
+            "version of the table": found["table_version"],
+        }
+    )
+
+
+def _listed(named: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in named.items())

@@ -10,6 +10,7 @@ import typer
 from clip.command.output import Backend, Device, Json, console, print_json, print_table
 from clip.command.pictures import pictures_of, texts_of
 from clip.command.progress import Bar
+from clip_core.whose.variants import RESIZINGS
 from clip_core.whose.verdict import FLOAT32_WITHIN, Candidate, Verdict
 
 SHOWN = 8  # candidates that are printed
@@ -61,7 +62,10 @@ def run(
 
 def _print(verdict: Verdict) -> None:
     rows = [
-        [" = ".join(each.resizings), *each.making._replace(activation=each.making.activation or "none")]
+        [
+            "any" if _is_any(each) else " = ".join(each.resizings),
+            *each.making._replace(activation=each.making.activation or "none"),
+        ]
         for each in verdict.candidates[:SHOWN]
     ]
     distances = [f"{each.distance:.2e}" for each in verdict.candidates]
@@ -102,6 +106,12 @@ def _print(verdict: Verdict) -> None:
 
 def _described(candidate: Candidate) -> str:
     names = " or ".join(f"{name!r}" for name in candidate.resizings)
+    how = "in any way, which gives these pictures the same pixels" if _is_any(candidate) else f"as {names}"
     making = candidate.making
     activation = f", {making.activation}" if making.activation else ""
-    return f"resized as {names}, scaled as {making.scaling!r}, {making.channels}{activation}"
+    return f"resized {how}, scaled as {making.scaling!r}, {making.channels}{activation}"
+
+
+def _is_any(candidate: Candidate) -> bool:
+    """Whether every resizing gives the same, as for pictures that have the model's size already."""
+    return len(candidate.resizings) == len(RESIZINGS)

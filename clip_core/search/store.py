@@ -302,22 +302,22 @@ class Store:
         with self._sound():
             version = self._table.version
         return {
+            "kind": "texts" if self.texts else "pictures",
             "rows": len(self),
-            "of": "texts" if self.texts else "pictures",
             "dimension": self.dimension,
             "dtype": self.stamp.dtype,
             "columns": self.columns,
             "search": "exact" if self.recall is None else "approximate",
             "recall": self.recall,
-            "version": version,
+            "table_version": version,
             "bytes": sum(of_files),
             "model": self.stamp.source,
+            "backend": self.stamp.backend,
+            "precision": self.stamp.precision,
+            "preprocessing": self.stamp.pixels,
+            "versions": self.stamp.versions,
             "weights": self.stamp.weights,
             "tokenizer": self.stamp.tokenizer,
-            "pixels": self.stamp.pixels,
-            "precision": self.stamp.precision,
-            "backend": self.stamp.backend,
-            "versions": self.stamp.versions,
         }
 
     def check_ids(self) -> None:

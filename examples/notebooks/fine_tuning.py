@@ -1,7 +1,8 @@
 # %% [markdown]
 # # Fine-tuning on a small data set
 #
-# The embedded model `shapes` knows English captions only; in seconds, it learns German ones from 504 pictures.
+# The embedded model `shapes` knows English captions only; in less than a minute, it learns German ones from 504
+# pictures.
 #
 # To fine-tune OpenAI's model, set `MODEL = "ViT-B/32"`, and name the pictures and captions of your own in a table; that
 # takes minutes to hours. The training runs in the first framework that is installed, or in the one that `$CLIP_BACKEND`

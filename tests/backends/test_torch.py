@@ -11,6 +11,7 @@ from clip_core.errors import ClipError
 from clip_core.naming import parameters
 from tests import tolerances
 from tests.models import REDUCED, RESNET, VIT, reference_stages, sample_pixels, sample_tokens, sample_weights, stages_of
+from tests.towers import EXAMPLES
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -63,6 +64,13 @@ def test_building_a_model_draws_no_random_numbers():
     before = torch.get_rng_state()
     CLIP(RESNET, sample_weights(RESNET), "cpu")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_building_a_model_draws_no_normal_values(name, monkeypatch):
+    """Not even on the meta device, where PyTorch imports torch._dynamo for them."""
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda *_, **__: pytest.fail("drawn"))
+    CLIP(EXAMPLES[name], sample_weights(EXAMPLES[name]), "cpu")
 
 
 def test_its_own_state_dictionary_has_the_canonical_names():

@@ -157,8 +157,9 @@ def test_index_commands(run, drawn, index, tmp_path):
         *("unchanged", "61"),
     ]
     info = run("index", "info", tmp_path / "i", "--json").json
-    assert (info["rows"], info["of"], info["model"], info["search"]) == (91, "pictures", "shapes", "exact")
-    assert "rows" in run("index", "info", tmp_path / "i").out
+    assert (info["rows"], info["kind"], info["model"], info["search"]) == (91, "pictures", "shapes", "exact")
+    shown = run("index", "info", tmp_path / "i").out
+    assert shown.startswith(f"pictures                 91\nmodel                    shapes, in {BACKENDS[0]}, fp32\n")
     approximate = ["index", "build", drawn / "out", "-o", tmp_path / "a", "--approximate"]
     assert "recall@10 on a sample: 1.000" in run(*approximate).out
 
@@ -251,6 +252,9 @@ def test_clusters_with_names(run, index, drawn, tmp_path):
         assert sheet.height > 9 * 120
     given = ["cluster", index, "-k", "9", "--labels", ",".join(names), "--backend", "numpy", "--json"]
     assert run(*given).json["clusters"] == found  # the same seed
+    head, *_, last = run("cluster", index, "-k", "9", "--backend", "numpy", "-o", tmp_path / "d.csv").out.splitlines()
+    assert head.split() == ["cluster", "size", "mean", "cosine", "nearest", "to", "the", "centre"]
+    assert last == f"the cluster of each row is in {tmp_path / 'd.csv'}"
 
 
 def test_a_contact_sheet_has_room_for_what_is_missing(drawn, tmp_path):

@@ -126,10 +126,9 @@ def test_variants_that_coincide_are_named_together(files, tmp_path, run):
     Image.fromarray(values).save(tmp_path / "a.png")
     model = open_model(files[".safetensors"], backend="numpy").model
     np.save(tmp_path / "e.npy", model.embed_image(scaled(values[None], SCALINGS["CLIP"], "RGB")))
-    found = run(
-        "whose", tmp_path / "e.npy", "--pictures", tmp_path / "a.png", "--model", files[".safetensors"], "--json"
-    )
-    assert found.json["found"][0]["resizing"] == list(BY_NAME)
+    command = ["whose", tmp_path / "e.npy", "--pictures", tmp_path / "a.png", "--model", files[".safetensors"]]
+    assert run(*command, "--json").json["found"][0]["resizing"] == list(BY_NAME)
+    assert "whose: resized in any way, which gives these pictures the same pixels, scaled as" in run(*command).out
 
 
 def test_the_command_says_it_in_words(folder, files, embed, tmp_path, run):

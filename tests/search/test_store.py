@@ -93,7 +93,7 @@ def test_vectors_of_other_lengths_are_made_unit(tmp_path):
 
 def test_adding_twice_changes_nothing_and_a_changed_file_replaces_its_row(tmp_path, small):
     assert small.add(Parts(tmp_path / "out")) == Change(0, 0, 10)
-    assert small.info()["version"] == 1
+    assert small.info()["table_version"] == 1
     names = ["00003.png", "new.png"]
     more = embedded(tmp_path / "more", unit_vectors(2, seed=3), names, bytes_of="changed")
     assert small.add(more) == Change(added=1, replaced=1, unchanged=0)
@@ -147,7 +147,7 @@ def test_other_embeddings_are_refused(tmp_path, small):
         with pytest.raises(ClipError) as error:
             small.add(embedded(tmp_path / name, unit_vectors(3), stamp=other))
         assert part in str(error.value)
-    assert small.info()["version"] == 1
+    assert small.info()["table_version"] == 1
 
 
 def test_an_approximate_index_has_the_recall_that_is_asked_for(tmp_path, monkeypatch):

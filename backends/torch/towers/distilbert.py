@@ -13,6 +13,7 @@ from backends.torch.layers import (
     Observed,
     attend_tokens,
     attention_of,
+    embedding,
     recorded,
     run,
 )
@@ -46,7 +47,7 @@ class DistilBERT(Observed):
         super().__init__()
         self.tower = tower
         self.positional_embedding = nn.Parameter(torch.empty(tower.context_length, tower.width))
-        self.token_embedding = nn.Embedding(tower.vocabulary_size, tower.width)
+        self.token_embedding = embedding(tower.vocabulary_size, tower.width)
         self.ln_embedding = LayerNorm(tower.width, tower.epsilon)
         self.resblocks = nn.ModuleList(PostNormBlock(tower) for _ in range(tower.layers))
         self.head = MLPHead(tower.width, embed_dim)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Mixer, Observed, embed_patches, ends_of
+from backends.torch.layers import LayerNorm, Mixer, Observed, embed_patches, embedding, ends_of
 from clip_core.towers import mixer as core
 
 
@@ -42,7 +42,7 @@ class TextMixer(Observed):
         super().__init__()
         self.tower = tower
         self.text_projection = nn.Parameter(torch.empty(tower.width, embed_dim))
-        self.token_embedding = nn.Embedding(tower.vocabulary_size, tower.width)
+        self.token_embedding = embedding(tower.vocabulary_size, tower.width)
         self.mixer = Mixer(tower)
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
 

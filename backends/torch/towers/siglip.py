@@ -15,6 +15,7 @@ from backends.torch.layers import (
     attention_of,
     checked,
     embed_patches,
+    embedding,
 )
 from clip_core.towers import siglip as core
 
@@ -66,7 +67,7 @@ class SiglipTextTransformer(Observed):
         self.tower = tower
         self.positional_embedding = nn.Parameter(torch.empty(tower.context_length, tower.width))
         self.transformer = Transformer(tower)
-        self.token_embedding = nn.Embedding(tower.vocabulary_size, tower.width)
+        self.token_embedding = embedding(tower.vocabulary_size, tower.width)
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
         self.text_projection = nn.Linear(tower.width, embed_dim)
 

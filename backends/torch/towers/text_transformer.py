@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backends.torch.layers import LayerNorm, Observed, Transformer, ends_of, is_inference, pick
+from backends.torch.layers import LayerNorm, Observed, Transformer, embedding, ends_of, is_inference, pick
 from backends.torch.tensors import to_array
 from backends.torch.towers.token_tree import TreeTransformer
 from clip_core.batching import tree_of
@@ -27,7 +27,7 @@ class TextTransformer(Observed):
         self.positional_embedding = nn.Parameter(torch.empty(tower.context_length, tower.width))
         self.text_projection = nn.Parameter(torch.empty(tower.width, embed_dim))
         self.transformer = Transformer(tower, in_proj_bias, tower.context_length)
-        self.token_embedding = nn.Embedding(tower.vocabulary_size, tower.width)
+        self.token_embedding = embedding(tower.vocabulary_size, tower.width)
         self.ln_final = LayerNorm(tower.width, tower.epsilon)
 
     def forward(self, text: torch.Tensor) -> torch.Tensor:
