@@ -54,7 +54,7 @@ class Web:
     def end(self) -> int:
         """Its exit code, once it has been told to end."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
 
 def file(path: object) -> dict[str, Any]:
@@ -85,5 +85,5 @@ def serving_page(folder: Path, *options: object, environment: dict[str, str] | N
             yield Web(process, client, temporary, errors)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
         process.stdout.close()

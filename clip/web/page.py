@@ -33,7 +33,7 @@ NARROW = 80  # pixels to which a button may shrink, so that those of a row stay 
 # Found pictures whole and all, each above what is said of it; of tables as much as fits.
 STYLE = """
 .found .gallery-container .grid-wrap { max-height: none; }
-.found .gallery-item .thumbnail-item { aspect-ratio: auto; }
+.found .gallery-item .thumbnail-item { display: flex; flex-direction: column; aspect-ratio: auto; }
 .found .gallery-item .thumbnail-item img { height: auto; aspect-ratio: 1; }
 .found .gallery-item .caption-label {
   position: static; max-width: none; border: none; white-space: normal; overflow-wrap: anywhere;

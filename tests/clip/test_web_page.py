@@ -21,6 +21,8 @@ CIRCLE = samples.pictures()["a large solid red circle"]
 TABS = ["Classify", "Agreement", "Similarity", "Search"]
 TRAP = "<img src=x onerror=\"document.title = 'run'\">"
 
+expect.set_options(timeout=30_000)  # milliseconds; other programs may keep the machine busy
+
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory) -> Iterator[Web]:
