@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._C import _len_torch_dispatch_stack
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.modules.module import _has_any_global_hook
 from torch.overrides import _get_current_function_mode_stack
@@ -45,11 +46,14 @@ class QuickGELU(nn.Module):
     """OpenAI's approximation of GELU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() or recorded(x):
+        gradients = torch.is_grad_enabled()
+        if recorded(x) or (gradients and x.dtype != torch.float32):
             return x * torch.sigmoid(1.702 * x)
         # The same in less memory, and in float32, whose roundings do not matter, in fewer operations.
         scaled = 1.702 * x
-        return F.silu(scaled, inplace=True).div_(1.702) if x.dtype == torch.float32 else scaled.sigmoid_().mul_(x)
+        if x.dtype == torch.float32:
+            return F.silu(scaled, inplace=not gradients).div_(1.702)
+        return scaled.sigmoid_().mul_(x)
 
 
 def embedding(count: int, width: int) -> nn.Embedding:
@@ -75,7 +79,12 @@ def attend(
 ) -> torch.Tensor:
     """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is true where seen."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [n, l, d] -> [n, heads, l, d/heads]
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if torch.is_grad_enabled() and q.device == packs.CPU and q.dtype == torch.bfloat16 and not recorded(q):
+        # PyTorch's backward pass in bf16 takes four times as long as that in float32.
+        with torch.autocast("cpu", enabled=False):
+            x = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
+    else:
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return x.transpose(1, 2).flatten(2)  # [n, heads, q, d/heads] -> [n, q, d]
 
 
@@ -244,26 +253,49 @@ def _has_mode() -> bool:
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """`F.linear`, in inference on a CPU by oneDNN (`packs.linear`).
+    """`F.linear`, on a CPU by oneDNN: in float32, and in inference also in bf16 (`packs.linear`).
 
     In float32 PyTorch itself takes MKL, which has half of that speed on AMD's processors. Where tensors are of other
     kinds, or other code watches what is called, it is `F.linear`.
     """
+    gradients = torch.is_grad_enabled()
+    if gradients:
+        packs.forget(id(weight))
     if (
         x.dtype == weight.dtype
         and x.dtype in packs.DTYPES
+        and not (gradients and x.dtype == torch.bfloat16)
         and torch.backends.mkldnn.enabled
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and x.device == weight.device == packs.CPU
         and type(weight) in (torch.Tensor, nn.Parameter)
         and x.numel() > 0
+        and forward_ad._current_level < 0
         and not looked_at(x)
     ):
-        return packs.linear(x, weight, bias)
-    if torch.is_grad_enabled():
-        packs.forget(id(weight))
+        return OneDNNLinear.apply(x, weight, bias) if gradients else packs.linear(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+class OneDNNLinear(torch.autograd.Function):
+    """A linear layer by oneDNN, whose gradients are linear layers, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        of_x, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
+        return packs.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1])  # [..., out] -> [n, out]
+        return (
+            linear(gradient, weight.t(), None) if of_x else None,
+            linear(rows.t(), x.reshape(-1, x.shape[-1]).t(), None) if of_weight else None,
+            rows.sum(0) if of_bias else None,
+        )
 
 
 def embed_patches(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:

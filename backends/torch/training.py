@@ -90,6 +90,7 @@ class Trainer:
             ],
             betas=recipe.optimizer.betas,
             eps=recipe.optimizer.epsilon,
+            fused=True,
         )
         image = [module for module in model.visual.modules() if isinstance(module, Block)]
         text = [module for module in model.modules() if isinstance(module, Block) and module not in image]
@@ -177,7 +178,9 @@ class Trainer:
         if not (isfinite(loss) and isfinite(norm)):
             return result
         optimizer = self.recipe.optimizer
-        torch._foreach_mul_(list(gradients.values()), clip_factor(norm, optimizer.gradient_clip))
+        factor = clip_factor(norm, optimizer.gradient_clip)
+        if factor != 1:
+            torch._foreach_mul_(list(gradients.values()), factor)
         for group in self.adam.param_groups:
             group["lr"] = learning_rate * group["rate"]
         self.adam.step()
@@ -226,7 +229,7 @@ class Trainer:
 
         for name, weights in self.trained.items():
             self.adam.state[weights] = {
-                "step": torch.tensor(float(self.updates)),
+                "step": torch.tensor(float(self.updates), device=weights.device),
                 "exp_avg": tensor("first_moment", name, torch.zeros_like(weights)),
                 "exp_avg_sq": tensor("second_moment", name, torch.zeros_like(weights)),
             }

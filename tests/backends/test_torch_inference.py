@@ -1,10 +1,11 @@
-"""The fast paths of inference in PyTorch give what the plain ones give, see each change, and yield to watchers."""
+"""The fast paths in PyTorch give what the plain ones give, see each change, and yield to watchers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backends.torch import CLIP, layers, packs
@@ -40,10 +41,12 @@ def features(model, pixels, tokens):
     return [normalize(each.detach().float().numpy()) for each in found]
 
 
-def test_inference_gives_what_is_computed_with_gradients(model, inputs, fast):
-    expected = features(model, *inputs)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_features_are_those_of_the_plain_way(model, inputs, fast, gradients):
+    with plainly():
+        expected = features(model, *inputs)
     assert not fast
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):
         found = features(model, *inputs)
     assert bool(fast) == packs.HAS_ONEDNN
     for one, other in zip(found, expected):
@@ -60,6 +63,56 @@ def test_a_changed_weight_changes_the_features_at_once(model, inputs, name):
     assert max(np.abs(one - other).max() for one, other in zip(found, before)) > EMBEDDING
     for one, other in zip(found, expected):
         assert np.abs(one - other).max() <= EMBEDDING
+
+
+def derivatives(compute, given, learnt):
+    """What ``compute`` gives, and the gradients and second derivatives of its square by those that are learnt."""
+    given = [tensor.clone().requires_grad_(place in learnt) for place, tensor in enumerate(given)]
+    asked = [given[place] for place in learnt]
+    result = compute(*given)
+    first = torch.autograd.grad(result.square().sum(), asked, create_graph=True)
+    second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), asked)
+    return [each.detach() for each in (result, *first, *second)]
+
+
+@pytest.mark.parametrize("learnt", [(0, 1, 2), (0,), (1, 2)])
+@pytest.mark.parametrize("shape", [(5, 16), (3, 5, 16)])
+def test_a_linear_layer_has_the_derivatives_of_pytorchs_own(fast, learnt, shape):
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(size, generator=generator) for size in (shape, (24, 16), (24,))]
+    found = derivatives(layers.linear, given, learnt)
+    assert bool(fast) == packs.HAS_ONEDNN
+    expected = derivatives(torch.nn.functional.linear, given, learnt)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # of PyTorch's own code
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_a_linear_layer_is_differentiated_forwards(fast):
+    generator = torch.Generator().manual_seed(0)
+    x, direction, weight = (torch.randn(8, 8, generator=generator) for _ in range(3))
+    with forward_ad.dual_level():
+        result = layers.linear(forward_ad.make_dual(x, direction), weight, None)
+        tangent = forward_ad.unpack_dual(result).tangent
+    assert (tangent - direction @ weight.t()).abs().max() < 1e-5
+    assert not fast
+
+
+def test_attention_that_is_trained_in_bf16_is_that_of_float32_rounded():
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(2, 5, 64, generator=generator).bfloat16() for _ in range(3)]
+    expected = [tensor.float().requires_grad_() for tensor in given]
+    found = [tensor.requires_grad_() for tensor in given]
+    with torch.autocast("cpu", torch.bfloat16):
+        result = layers.attend(*found, heads=2, mask=layers.causal_mask(5))
+    wanted = layers.attend(*expected, heads=2, mask=layers.causal_mask(5))
+    assert torch.equal(result, wanted.bfloat16())
+    gradient = torch.randn(2, 5, 64, generator=generator).bfloat16()
+    result.backward(gradient)
+    wanted.backward(gradient.float())
+    for one, other in zip(found, expected):
+        assert torch.equal(one.grad, other.grad.bfloat16())
 
 
 def test_pictures_in_chunks(model, inputs, monkeypatch):
