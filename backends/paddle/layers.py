@@ -15,6 +15,7 @@ from typing import Any
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.autograd import PyLayer, PyLayerContext
 from paddle.distributed.fleet.utils import recompute
 
 from backends.paddle.tensors import empty, size, to_array
@@ -169,6 +170,37 @@ def _is_original(layer: nn.Layer) -> bool:
     return True
 
 
+def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
+    """`F.linear`; where gradients are computed on a CPU, that of the bias by a matrix product.
+
+    Paddle's own sum over rows takes as long there as the gradients of ``x`` and ``weight`` together.
+    """
+    plain = is_plain() or recorded() or not paddle.is_grad_enabled() or not x.place.is_cpu_place()
+    if plain or bias is None or bias.stop_gradient or (x.stop_gradient and weight.stop_gradient):
+        return F.linear(x, weight, bias)
+    return AddedBias.apply(F.linear(x, weight), bias)
+
+
+class AddedBias(PyLayer):
+    """[..., d] plus a bias [d]; both need gradients."""
+
+    @staticmethod
+    def forward(ctx: PyLayerContext, x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+        return x + bias
+
+    @staticmethod
+    def backward(ctx: PyLayerContext, gradient: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        rows = gradient.reshape([-1, gradient.shape[-1]])  # [..., d] -> [n, d]
+        return gradient, (paddle.ones([1, len(rows)], rows.dtype) @ rows).squeeze(0)
+
+
+def apply(layer: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
+    """``layer(x)``; that of a linear layer which nobody looks at is `linear`."""
+    if isinstance(layer, nn.Linear) and not looked_at(layer):
+        return linear(x, layer.weight, layer.bias)
+    return layer(x)
+
+
 class Observed(nn.Layer):
     """What tells of the stages of its computation. `CLIP.layers` gives copies of a model's parts an observer."""
 
@@ -234,8 +266,8 @@ class Attention(nn.Layer):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
-        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, axis=-1)
-        return self.out_proj(attend(q, k, v, self.heads, mask))
+        q, k, v = linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, axis=-1)
+        return apply(self.out_proj, attend(q, k, v, self.heads, mask))
 
     def forward_pooled(self, x: paddle.Tensor, pooled: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
         """[n, l, d] -> [n, d]: only the tokens at ``pooled`` [n] ask."""
@@ -251,9 +283,9 @@ class Attention(nn.Layer):
             sizes = [self.width, 2 * self.width]
             weights = self.in_proj_weight.split(sizes, axis=1)
             biases = (None, None) if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
-            q = F.linear(queries, weights[0], biases[0])
-            k, v = F.linear(x, weights[1], biases[1]).chunk(2, axis=-1)
-        return self.out_proj(attend(q, k, v, self.heads, mask))
+            q = linear(queries, weights[0], biases[0])
+            k, v = linear(x, weights[1], biases[1]).chunk(2, axis=-1)
+        return apply(self.out_proj, attend(q, k, v, self.heads, mask))
 
 
 class MLP(nn.Layer):
@@ -266,7 +298,7 @@ class MLP(nn.Layer):
         self.c_proj = nn.Linear(inner_width, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.c_proj(activate(self.c_fc(x), self.activation))
+        return apply(self.c_proj, activate(apply(self.c_fc, x), self.activation))
 
 
 class MLPHead(nn.Layer):

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import paddle
 import pytest
 
-from backends.paddle import CLIP, tensors
+from backends.paddle import CLIP, layers, tensors
 from backends.paddle.tensors import use_device
 from clip_core.errors import ClipError
 from tests.models import RESNET, VIT, sample_pixels, sample_weights
@@ -98,3 +99,21 @@ def test_embedding_builds_no_gradient():
     with model._evaluation():
         assert model.encode_image(sample_pixels(VIT)).stop_gradient
     assert not model.encode_image(sample_pixels(VIT)).stop_gradient
+
+
+@pytest.mark.parametrize("learnt", [(0, 1, 2), (0,), (1, 2), (2,), ()])
+def test_a_linear_layer_has_the_gradients_of_paddles_own(monkeypatch, learnt):
+    calls, original = [], layers.AddedBias.apply
+    monkeypatch.setattr(layers.AddedBias, "apply", lambda *given: calls.append(given) or original(*given))
+    generator = np.random.default_rng(0)
+    drawn = [generator.standard_normal(shape, np.float32) for shape in ((3, 5, 16), (16, 24), (24,))]
+    found = []
+    for compute in (layers.linear, paddle.nn.functional.linear):
+        given = [paddle.to_tensor(array, stop_gradient=place not in learnt) for place, array in enumerate(drawn)]
+        result = compute(*given)
+        result.square().sum().backward()
+        assert [place for place, tensor in enumerate(given) if tensor.grad is not None] == list(learnt)
+        found.append([result.numpy(), *(given[place].grad.numpy() for place in learnt)])
+    assert len(calls) == (learnt in ((0, 1, 2), (1, 2)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
