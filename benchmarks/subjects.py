@@ -75,9 +75,10 @@ SUBJECTS = {
         "One step of AdamW on a batch of 32 pictures and captions, ViT-B/32. The difference of the first losses shows "
         "that all start from the same model.",
         (
-            "Where gradients are computed, PyTorch's linear layers are MKL's, in ours and in open_clip, and MKL has "
-            "half of the speed of oneDNN and OpenBLAS on AMD's processors. What is saved is the padding of texts, "
-            "attention and element-wise work.",
+            "With MKL, which open_clip's linear layers use, products of matrices took 78 % of our step in PyTorch. MKL "
+            "computes 100 GFLOP/s on one core of an AMD EPYC with AVX-512; oneDNN, which ours use, 203 to 221 forwards "
+            "and 158 to 228 backwards. In Paddle the sum over rows that is the gradient of a bias took 65 of the 181 "
+            "ms of a layer from 768 to 3072 channels, forwards and backwards; a product gives it in 0.5 ms.",
         ),
     ),
     "training-bf16": Subject(
@@ -85,6 +86,11 @@ SUBJECTS = {
         "training.py",
         "--rounds 2 --calls 3 --precision bf16",
         "The same under bfloat16 autocast, which open_clip calls `amp_bf16`.",
+        (
+            "On one core, MKL and oneDNN alike compute products of matrices in bfloat16 at 300 to 450 GFLOP/s, here "
+            "and in open_clip. PyTorch's backward pass of attention takes 25 ms in bfloat16 and 8 ms in float32, which "
+            "ours uses, for 16 pictures and one block.",
+        ),
     ),
     "tokenizer": Subject(
         "Tokenizing",
