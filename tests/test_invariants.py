@@ -300,7 +300,8 @@ print(sorted(set(sys.modules) & {"torch", "paddle", "nnabla"}))
 
 
 # Layers that PyTorch and Paddle bring along, and what only some frameworks have a use for: NNabla computes in one
-# precision, in contexts, and has a scope to publish to; NumPy computes inference alone, on one device.
+# precision, in contexts, and has a scope to publish to; NumPy computes inference alone, on one device. PyTorch
+# and Paddle have layers with gradients that are faster on CPUs than their own.
 NATIVE = {
     f"{layer}{method}"
     for layer in ("Linear", "Conv2d", "Sequential", "Embedding")
@@ -308,6 +309,7 @@ NATIVE = {
 }
 OF_SOME = {"LayerNorm.__init__", "BatchNorm2d.__init__", "BatchNorm2d.forward", "Transformer.dtype", "Mixer.dtype"} | {
     *("ConvNorm.forward", "CLIP.device", "CLIP.publish", "CLIP.spelled_parameters", "CLIP._in_context"),
+    *(f"{name}{method}" for name in ("OneDNNLinear", "AddedBias") for method in ("", ".forward", ".backward")),
 }
 NOT_NUMPY = {
     "Observed",
