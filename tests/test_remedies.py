@@ -72,7 +72,7 @@ def test_options():
     for each in commands:  # groups add their own at the end
         commands += getattr(each, "commands", {}).values()
     options = {option for each in commands for parameter in each.params for option in parameter.opts}
-    of_others = {"--no-deps", "--force-reinstall", "--head"}  # of pip, and of ray
+    of_others = {"--no-deps", "--force-reinstall", "--head", "--grid-cols"}  # of pip, of ray, and of a style sheet
     found = named(r"(?<![\w-])(--[a-z][a-z-]*)")
     assert {"--labels-file", "--truncate", "--backend", "--like"} <= found.keys()
     assert {name: text for name, text in found.items() if name not in options | of_others} == {}
