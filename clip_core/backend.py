@@ -14,6 +14,7 @@ import numpy as np
 
 from clip_core.architecture import Architecture
 from clip_core.errors import ClipError
+from clip_core.intermediates import Intermediates
 from clip_core.naming import Weights
 from clip_core.pixels import Pixels
 from clip_core.text.tokenizer import Tokenizer
@@ -242,6 +243,22 @@ class Model(Protocol):
 
         Image tokens are [n, l, d] and feature maps [n, c, h, w]. The last block of a transformer is computed for the
         pooled token only and gives [n, d]; text is cut after the longest text of the batch.
+        """
+
+    def forward_intermediates(
+        self, pixels: np.ndarray, blocks: Iterable[int] | None = None, tokens: bool = True, attention: bool = False
+    ) -> Intermediates:
+        """What blocks of the image tower compute, all tokens included, without gradient and as in evaluation.
+
+        Args:
+            pixels: float [n, 3, r, r].
+            blocks: their numbers, negative ones from the end; None for all.
+            tokens: whether the states of patches and class token are wanted.
+            attention: whether the attention maps are wanted.
+
+        Raises:
+            ClipError: there is no such block, it has no attention, or the backend shows no blocks.
+            ImageError: there are no pictures, or the pixels are none.
         """
 
 

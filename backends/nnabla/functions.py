@@ -149,13 +149,23 @@ def attend(q: nn.Variable, k: nn.Variable, v: nn.Variable, heads: int, mask: nn.
     """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is 1 where seen."""
     if by_numpy():
         return Attend(heads)(q, k, v) if mask is None else Attend(heads)(q, k, v, mask)
-    length, (n, _, width) = q.shape[1], k.shape
-    q, k, v = (F.transpose(F.reshape(x, (*x.shape[:2], heads, width // heads)), (0, 2, 1, 3)) for x in (q, k, v))
-    scores = F.batch_matmul(q * (width // heads) ** -0.5, k, transpose_b=True)  # [n, heads, q, l]
+    x = F.batch_matmul(attention_maps(q, k, heads, mask), _heads_first(v, heads))
+    return F.reshape(F.transpose(x, (0, 2, 1, 3)), (k.shape[0], *q.shape[1:]))  # queries may be the same for all rows
+
+
+def attention_maps(q: nn.Variable, k: nn.Variable, heads: int, mask: nn.Variable | None = None) -> nn.Variable:
+    """How much each of the queries [n, q, d] looks at each of the keys [n, l, d]: [n, heads, q, l]."""
+    q, k = _heads_first(q, heads), _heads_first(k, heads)
+    scores = F.batch_matmul(q * q.shape[3] ** -0.5, k, transpose_b=True)  # [n, heads, q, l]
     if mask is not None:
         scores = scores + F.log(mask)  # 0 where seen, else -infinity
-    x = F.batch_matmul(F.softmax(scores, axis=3), v)
-    return F.reshape(F.transpose(x, (0, 2, 1, 3)), (n, length, width))
+    return F.softmax(scores, axis=3)
+
+
+def _heads_first(x: nn.Variable, heads: int) -> nn.Variable:
+    """[n, l, d] -> [n, heads, l, d / heads]."""
+    n, length, width = x.shape
+    return F.transpose(F.reshape(x, (n, length, heads, width // heads)), (0, 2, 1, 3))
 
 
 def attend_packed(x: nn.Variable, heads: int, mask: nn.Variable | None = None) -> nn.Variable:

@@ -20,6 +20,7 @@ from backends.nnabla.functions import (
     add,
     attend,
     attend_packed,
+    attention_maps,
     batch_norm,
     by_numpy,
     causal_mask,
@@ -255,15 +256,24 @@ class Attention(Module):
 
     def forward_queries(self, queries: nn.Variable, x: nn.Variable, mask: nn.Variable | None) -> nn.Variable:
         """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
+        q, k, v = self._projected(queries, x)
+        return self.out_proj(attend(q, k, v, self.heads, mask))
+
+    def maps(self, queries: nn.Variable, x: nn.Variable) -> nn.Variable:
+        """[n, q, d], [n, l, d] -> [n, heads, q, l]: how much each query looks at each token."""
+        q, k, _ = self._projected(queries, x)
+        return attention_maps(q, k, self.heads)
+
+    def _projected(self, queries: nn.Variable, x: nn.Variable) -> tuple[nn.Variable, ...]:
         weight, bias, width = self.in_proj_weight, self.in_proj_bias, self.width
         if is_for_a_file():  # the whole matrix, which is a parameter of the file, and not parts that are cut each time
             q = chunk(linear(queries, weight, bias), 3)[0]
             _, k, v = chunk(linear(x, weight, bias), 3)
-            return self.out_proj(attend(q, k, v, self.heads, mask))
+            return q, k, v
         biases = (None, None) if bias is None else (bias[:width], bias[width:])
         q = linear(queries, weight[:width], biases[0])
         k, v = chunk(linear(x, weight[width:], biases[1]), 2)
-        return self.out_proj(attend(q, k, v, self.heads, mask))
+        return q, k, v
 
 
 class MLP(Module):
@@ -298,13 +308,18 @@ class ResidualAttentionBlock(Block):
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
         self.ln_2 = LayerNorm(tower.width, tower.epsilon)
 
-    def __call__(self, x: nn.Variable, mask: nn.Variable | None, pooled: Pooled | None = None) -> nn.Variable:
+    def __call__(self, x: nn.Variable, mask: nn.Variable | None = None, pooled: Pooled | None = None) -> nn.Variable:
         """[n, l, d] -> [n, l, d]; with ``pooled`` only the tokens at these positions, [n, d]."""
         if pooled is None:
             x = add(x, self.drop(self.attn(self.ln_1(x), mask), 0))
         else:
             x = add(pick(x, pooled), self.drop(self.attn.forward_pooled(self.ln_1(x), pooled, mask), 0))
         return add(x, self.drop(self.mlp(self.ln_2(x)), 1))
+
+    def attention_maps(self, x: nn.Variable) -> nn.Variable:
+        """What the block takes, [n, l, d], without a mask -> [n, heads, l, l]."""
+        x = self.ln_1(x)
+        return self.attn.maps(x, x)
 
 
 class Transformer(Observed):

@@ -25,6 +25,7 @@ from clip_core.backend import below, class_of
 from clip_core.errors import ClipError
 from clip_core.handover import take
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
+from clip_core.intermediates import Intermediates, intermediates
 from clip_core.layouts import LAYOUTS
 from clip_core.naming import Weights, check, parameters
 from clip_core.text.loading import tokenizer_of
@@ -233,6 +234,30 @@ class CLIP(Observed):
 
     def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
         """What each block computes, float32, in the order of computation (`clip_core.backend.Model.layers`)."""
+        model, seen = self._observed()
+        with SWITCHES, nn.auto_forward(), nn.no_grad():
+            model.encode_image(pixels)
+            model.encode_text(tokens)
+        return seen
+
+    def forward_intermediates(
+        self, pixels: np.ndarray, blocks: Iterable[int] | None = None, tokens: bool = True, attention: bool = False
+    ) -> Intermediates:
+        """What the image tower's ``blocks`` compute (`clip_core.backend.Model.forward_intermediates`)."""
+        model, seen = self._observed()
+
+        def whole(block: Block, x: np.ndarray) -> np.ndarray:
+            return to_array(block(to_tensor(x)))
+
+        def maps(block: Any, x: np.ndarray) -> np.ndarray:
+            return to_array(block.attention_maps(to_tensor(x)))
+
+        with SWITCHES, nn.auto_forward(), nn.no_grad(), self._in_context():
+            model.encode_image(pixels)
+            return intermediates(self.architecture.image, model.visual, seen, whole, maps, blocks, tokens, attention)
+
+    def _observed(self) -> tuple[CLIP, Weights]:
+        """A copy in evaluation mode, and what its parts will have told of their computation, float32."""
         seen: Weights = {}
 
         def observe(name: str, value: nn.Variable) -> None:
@@ -242,10 +267,7 @@ class CLIP(Observed):
         for name, part in model.named_modules():
             if isinstance(part, Observed):
                 part.observe = below(f"{name}." if name else "", observe)
-        with SWITCHES, nn.auto_forward(), nn.no_grad():
-            model.encode_image(pixels)
-            model.encode_text(tokens)
-        return seen
+        return model, seen
 
     def _pixels(self, image: nn.Variable | np.ndarray) -> nn.Variable:
         resolution = self.architecture.image.resolution

@@ -131,12 +131,22 @@ def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, resul
     n, heads = mask.shape[:2]
     # Views [n, heads, l, d / heads] of [n, l, d].
     q, k, v, result = (x.reshape(n, x.shape[1], heads, -1).transpose(0, 2, 1, 3) for x in (q, k, v, result))
+    np.matmul(_attention_maps(q, k, mask), v, out=result)
+
+
+def _attention_maps(q: np.ndarray, k: np.ndarray, mask: np.ndarray) -> np.ndarray:
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(0, 1, 3, 2)  # [n, heads, q, l]
     np.copyto(scores, -np.inf, where=~mask)
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    np.matmul(scores, v, out=result)
+    return scores
+
+
+def attention_maps(q: np.ndarray, k: np.ndarray, heads: int) -> np.ndarray:
+    """How much each of the queries [n, q, d] looks at each of the keys [n, l, d]: [n, heads, q, l]."""
+    q, k = (x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in (q, k))  # [n, heads, l, d / heads]
+    return _attention_maps(q, k, np.array(True))
 
 
 def pick(x: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -169,10 +179,19 @@ class Attention:
 
     def forward_queries(self, queries: np.ndarray, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
+        q, k, v = self._projected(queries, x)
+        return self.out_proj(attend(q, k, v, self.heads, mask))
+
+    def maps(self, queries: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """[n, q, d], [n, l, d] -> [n, heads, q, l]: how much each query looks at each token."""
+        q, k, _ = self._projected(queries, x)
+        return attention_maps(q, k, self.heads)
+
+    def _projected(self, queries: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         weight, bias, width = self.in_proj_weight, self.in_proj_bias, x.shape[-1]
         q = matmul(queries, weight[:width].T, bias[:width])
         k, v = np.split(matmul(x, weight[width:].T, bias[width:]), 2, axis=-1)
-        return self.out_proj(attend(q, k, v, self.heads, mask))
+        return q, k, v
 
 
 class MLP:
@@ -207,13 +226,18 @@ class ResidualAttentionBlock:
         self.mlp = MLP(part(weights, "mlp"), tower.activation)
         self.ln_2 = LayerNorm(part(weights, "ln_2"), tower.epsilon)
 
-    def __call__(self, x: np.ndarray, mask: np.ndarray | None, pooled: np.ndarray | None = None) -> np.ndarray:
+    def __call__(self, x: np.ndarray, mask: np.ndarray | None = None, pooled: np.ndarray | None = None) -> np.ndarray:
         """[n, l, d] -> [n, l, d]; with ``pooled`` [n] only the tokens at these positions, [n, d]."""
         if pooled is None:
             x = x + self.attn(self.ln_1(x), mask)
         else:
             x = pick(x, pooled) + self.attn.forward_pooled(self.ln_1(x), pooled, mask)
         return x + self.mlp(self.ln_2(x))
+
+    def attention_maps(self, x: np.ndarray) -> np.ndarray:
+        """What the block takes, [n, l, d], without a mask -> [n, heads, l, l]."""
+        x = self.ln_1(x)
+        return self.attn.maps(x, x)
 
 
 class Transformer:

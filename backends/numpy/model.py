@@ -17,6 +17,7 @@ from clip_core.backend import Observe, below, class_of, ignore
 from clip_core.errors import ClipError
 from clip_core.handover import take
 from clip_core.inputs import check_pixels, check_tokens
+from clip_core.intermediates import Intermediates, intermediates
 from clip_core.naming import Weights, check, parameters
 from clip_core.similarity import logits
 from clip_core.text.loading import tokenizer_of
@@ -149,3 +150,12 @@ class CLIP:
         self.encode_image(pixels, seen.__setitem__)
         self.encode_text(tokens, seen.__setitem__)
         return seen
+
+    def forward_intermediates(
+        self, pixels: np.ndarray, blocks: Iterable[int] | None = None, tokens: bool = True, attention: bool = False
+    ) -> Intermediates:
+        """What the image tower's ``blocks`` compute (`clip_core.backend.Model.forward_intermediates`)."""
+        seen: Weights = {}
+        self.encode_image(pixels, seen.__setitem__)
+        whole, maps = (lambda block, x: block(x)), (lambda block, x: block.attention_maps(x))
+        return intermediates(self.architecture.image, self.visual, seen, whole, maps, blocks, tokens, attention)

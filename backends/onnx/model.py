@@ -13,6 +13,7 @@ from clip_core.architecture import Architecture
 from clip_core.backend import Observe, ignore
 from clip_core.errors import ClipError
 from clip_core.inputs import check_pixels, check_tokens
+from clip_core.intermediates import Intermediates
 from clip_core.naming import Weights, check, parameters
 from clip_core.similarity import logits
 from clip_core.text.loading import tokenizer_of
@@ -126,6 +127,16 @@ class CLIP:
         self.encode_image(pixels, seen.__setitem__)
         self.encode_text(tokens, seen.__setitem__)
         return seen
+
+    def forward_intermediates(
+        self, pixels: np.ndarray, blocks: Iterable[int] | None = None, tokens: bool = True, attention: bool = False
+    ) -> Intermediates:
+        """Refused: a graph shows no single blocks.
+
+        Raises:
+            ClipError: always.
+        """
+        raise ClipError(f"The {self.backend} backend shows no intermediate features; choose numpy or a framework.")
 
     def _features(self, what: Part, inputs: np.ndarray, observe: Observe) -> np.ndarray:
         if len(inputs) == 0:

@@ -82,15 +82,23 @@ def attend(
     q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, heads: int, mask: paddle.Tensor | None = None
 ) -> paddle.Tensor:
     """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is true where seen."""
+    v = v.reshape([size(v, 0), size(v, 1), heads, v.shape[-1] // heads])
+    return paddle.einsum("nhql,nlhd->nqhd", attention_maps(q, k, heads, mask), v).flatten(2)  # [n, q, d]
+
+
+def attention_maps(
+    q: paddle.Tensor, k: paddle.Tensor, heads: int, mask: paddle.Tensor | None = None
+) -> paddle.Tensor:
+    """How much each of the queries [n, q, d] looks at each of the keys [n, l, d]: [n, heads, q, l]."""
     width = q.shape[-1]
-    q, k, v = (x.reshape([size(x, 0), size(x, 1), heads, width // heads]) for x in (q, k, v))
+    q, k = (x.reshape([size(x, 0), size(x, 1), heads, width // heads]) for x in (q, k))
     # Sums rather than products of transposed tensors: these are views in Paddle, which the CPU takes long to copy.
     scores = paddle.einsum("nqhd,nlhd->nhql", q * (width // heads) ** -0.5, k)
     if mask is not None:
         # Infinity where seen, else minus infinity. Paddle Inference would put a sum into the product, a thousand times
         # as slow.
         scores = paddle.minimum(scores, (mask.astype(scores.dtype) - 0.5) * float("inf"))
-    return paddle.einsum("nhql,nlhd->nqhd", F.softmax(scores, axis=-1), v).flatten(2)  # [n, q, d]
+    return F.softmax(scores, axis=-1)
 
 
 def pick(x: paddle.Tensor, positions: paddle.Tensor) -> paddle.Tensor:
@@ -275,6 +283,15 @@ class Attention(nn.Layer):
 
     def forward_queries(self, queries: paddle.Tensor, x: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
         """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
+        q, k, v = self._projected(queries, x)
+        return apply(self.out_proj, attend(q, k, v, self.heads, mask))
+
+    def maps(self, queries: paddle.Tensor, x: paddle.Tensor) -> paddle.Tensor:
+        """[n, q, d], [n, l, d] -> [n, heads, q, l]: how much each query looks at each token."""
+        q, k, _ = self._projected(queries, x)
+        return attention_maps(q, k, self.heads)
+
+    def _projected(self, queries: paddle.Tensor, x: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
         if recorded():
             # oneDNN in Paddle Inference keeps the address of a bias. That of a part of a parameter goes to other data.
             packed = (F.linear(each, self.in_proj_weight, self.in_proj_bias) for each in (queries, x))
@@ -285,7 +302,7 @@ class Attention(nn.Layer):
             biases = (None, None) if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
             q = linear(queries, weights[0], biases[0])
             k, v = linear(x, weights[1], biases[1]).chunk(2, axis=-1)
-        return apply(self.out_proj, attend(q, k, v, self.heads, mask))
+        return q, k, v
 
 
 class MLP(nn.Layer):
@@ -336,6 +353,11 @@ class ResidualAttentionBlock(Block):
         else:
             x = pick(x, pooled) + self.drop(self.attn.forward_pooled(self.ln_1(x), pooled, mask), 0)
         return x + self.drop(self.mlp(self.ln_2(x)), 1)
+
+    def attention_maps(self, x: paddle.Tensor) -> paddle.Tensor:
+        """What the block takes, [n, l, d], without a mask -> [n, heads, l, l]."""
+        x = self.ln_1(x)
+        return self.attn.maps(x, x)
 
 
 class Transformer(Observed):

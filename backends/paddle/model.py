@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from copy import copy
 from functools import cached_property
 from types import MethodType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import paddle
@@ -24,6 +24,7 @@ from clip_core.backend import below, class_of
 from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.handover import take
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
+from clip_core.intermediates import Intermediates, intermediates
 from clip_core.naming import Weights, check, parameters
 from clip_core.text.loading import tokenizer_of
 from clip_core.text.tokenizer import Tokenizer
@@ -217,6 +218,33 @@ class CLIP(Observed):
 
     def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
         """What each block computes, float32, in the order of computation (`clip_core.backend.Model.layers`)."""
+        model, seen = self._observed()
+        with paddle.no_grad():
+            model.encode_image(pixels)
+            model.encode_text(tokens)
+        return seen
+
+    def forward_intermediates(
+        self, pixels: np.ndarray, blocks: Iterable[int] | None = None, tokens: bool = True, attention: bool = False
+    ) -> Intermediates:
+        """What the image tower's ``blocks`` compute (`clip_core.backend.Model.forward_intermediates`)."""
+        model, seen = self._observed()
+
+        def native(x: np.ndarray) -> paddle.Tensor:
+            return paddle.to_tensor(x).astype(self.dtype)
+
+        def whole(block: nn.Layer, x: np.ndarray) -> np.ndarray:
+            return to_array(block(native(x)))
+
+        def maps(block: Any, x: np.ndarray) -> np.ndarray:
+            return to_array(block.attention_maps(native(x)))
+
+        with paddle.no_grad():
+            model.encode_image(pixels)
+            return intermediates(self.architecture.image, model.visual, seen, whole, maps, blocks, tokens, attention)
+
+    def _observed(self) -> tuple[CLIP, Weights]:
+        """A copy in evaluation mode, and what its parts will have told of their computation, float32."""
         seen: Weights = {}
 
         def observe(name: str, value: paddle.Tensor) -> None:
@@ -226,10 +254,7 @@ class CLIP(Observed):
         for name, part in model.named_sublayers(include_self=True):
             if isinstance(part, Observed):
                 part.observe = below(f"{name}." if name else "", observe)
-        with paddle.no_grad():
-            model.encode_image(pixels)
-            model.encode_text(tokens)
-        return seen
+        return model, seen
 
     def _pixels(self, image: paddle.Tensor | np.ndarray) -> paddle.Tensor:
         resolution = self.architecture.image.resolution

@@ -88,6 +88,12 @@ def attend(
     return x.transpose(1, 2).flatten(2)  # [n, heads, q, d/heads] -> [n, q, d]
 
 
+def attention_maps(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tensor:
+    """How much each of the queries [n, q, d] looks at each of the keys [n, l, d]: [n, heads, q, l]."""
+    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))  # [n, l, d] -> [n, heads, l, d/heads]
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(dim=-1)
+
+
 def attention_of(width: int, heads: int, in_proj_bias: bool = True) -> nn.MultiheadAttention:
     """PyTorch's own attention, which takes [l, n, d]; `attend_tokens` and `attend_queries` compute with its weights."""
     attention = nn.MultiheadAttention(width, heads)
@@ -106,12 +112,25 @@ def attend_queries(
     attention: nn.MultiheadAttention, queries: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
     """[n, q, d], [n, l, d] -> [n, q, d]: the ``queries`` ask, and the tokens answer."""
+    q, k, v = _projected(attention, queries, x)
+    return apply(attention.out_proj, attend(q, k, v, attention.num_heads, mask))
+
+
+def maps_of(attention: nn.MultiheadAttention, queries: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """[n, q, d], [n, l, d] -> [n, heads, q, l]: how much each query looks at each token."""
+    q, k, _ = _projected(attention, queries, x)
+    return attention_maps(q, k, attention.num_heads)
+
+
+def _projected(
+    attention: nn.MultiheadAttention, queries: torch.Tensor, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     sizes = [attention.embed_dim, 2 * attention.embed_dim]
     weights = attention.in_proj_weight.split(sizes)
     biases = (None, None) if attention.in_proj_bias is None else attention.in_proj_bias.split(sizes)
     q = linear(queries, weights[0], biases[0])
     k, v = linear(x, weights[1], biases[1]).chunk(2, dim=-1)
-    return apply(attention.out_proj, attend(q, k, v, attention.num_heads, mask))
+    return q, k, v
 
 
 def pick(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -365,7 +384,8 @@ class Blocks(nn.Sequential, Observed):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for index, block in enumerate(self):
             x = run(block, x)
-            self.observe(str(index), x)
+            # Transformers compute [l, n, d] where other code looks at them, and tell of [n, l, d] as ever.
+            self.observe(str(index), x.transpose(0, 1) if x.ndim == 3 else x)
         return x
 
 
@@ -468,6 +488,11 @@ class ResidualAttentionBlock(Block):
             start = mask.shape[-1] - x.shape[0]
             mask = mask[..., start:, start:].to(x)
         return self.attn(x, x, x, need_weights=False, attn_mask=mask)[0]
+
+    def attention_maps(self, x: torch.Tensor) -> torch.Tensor:
+        """What the block takes, [n, l, d], without a mask -> [n, heads, l, l]."""
+        x = self.ln_1(x)
+        return maps_of(self.attn, x, x)
 
 
 class Transformer(Observed):

@@ -8,13 +8,22 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from backends.torch.layers import Block, Observed, added_mask, causal_mask, dtype_of, normalize, recorded
+from backends.torch.layers import (
+    Block,
+    Observed,
+    ResidualAttentionBlock,
+    added_mask,
+    causal_mask,
+    dtype_of,
+    normalize,
+    recorded,
+)
 from backends.torch.sharding import part_of, whole_of
 from backends.torch.tensors import device_of, drawn_seed, to_array, to_tensor, unless_set
 from backends.torch.towers import IMAGE_TOWERS, TEXT_TOWERS
@@ -24,6 +33,7 @@ from clip_core.errors import ClipError, ImageError, TextError
 from clip_core.handover import take
 from clip_core.initialize import initialize
 from clip_core.inputs import check_pixel_shape, check_pixels, check_token_shape, check_tokens
+from clip_core.intermediates import Intermediates, intermediates
 from clip_core.naming import Weights, check, parameters
 from clip_core.text.loading import tokenizer_of
 from clip_core.text.tokenizer import Tokenizer
@@ -248,6 +258,34 @@ class CLIP(Observed):
 
     def layers(self, pixels: np.ndarray, tokens: np.ndarray) -> Weights:
         """What each block computes, float32, in the order of computation (`clip_core.backend.Model.layers`)."""
+        model, seen = self._observed()
+        with torch.no_grad():
+            model.encode_image(pixels)
+            model.encode_text(tokens)
+        return seen
+
+    def forward_intermediates(
+        self, pixels: np.ndarray, blocks: Iterable[int] | None = None, tokens: bool = True, attention: bool = False
+    ) -> Intermediates:
+        """What the image tower's ``blocks`` compute (`clip_core.backend.Model.forward_intermediates`)."""
+        model, seen = self._observed()
+
+        def native(x: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(x).to(self.logit_scale.device, self.dtype)
+
+        def whole(block: nn.Module, x: np.ndarray) -> np.ndarray:
+            arguments = {"batch_first": True} if isinstance(block, ResidualAttentionBlock) else {}
+            return to_array(block(native(x), **arguments))
+
+        def maps(block: Any, x: np.ndarray) -> np.ndarray:
+            return to_array(block.attention_maps(native(x)))
+
+        with torch.no_grad():
+            model.encode_image(pixels)
+            return intermediates(self.architecture.image, model.visual, seen, whole, maps, blocks, tokens, attention)
+
+    def _observed(self) -> tuple[CLIP, Weights]:
+        """A copy in evaluation mode, and what its parts will have told of their computation, float32."""
         seen: Weights = {}
 
         def observe(name: str, value: torch.Tensor) -> None:
@@ -257,10 +295,7 @@ class CLIP(Observed):
         for name, part in model.named_modules():
             if isinstance(part, Observed):
                 part.observe = below(f"{name}." if name else "", observe)
-        with torch.no_grad():
-            model.encode_image(pixels)
-            model.encode_text(tokens)
-        return seen
+        return model, seen
 
     def _pixels(self, image: torch.Tensor | np.ndarray) -> torch.Tensor:
         resolution = self.architecture.image.resolution

@@ -61,6 +61,8 @@ def test_stages_and_layers_are_those_of_the_reference(runtime, architecture):
     found, expected = clip.layers(pixels, tokens), reference_layers(architecture)
     assert list(found) == list(expected)
     assert first_beyond(found, expected) is None
+    with pytest.raises(ClipError, match=f"The {runtime} backend shows no intermediate features"):
+        clip.forward_intermediates(pixels)
 
 
 @pytest.mark.parametrize("opset", [OLDEST_OPSET, NEWEST_OPSET])

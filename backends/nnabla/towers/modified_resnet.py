@@ -5,7 +5,7 @@ from __future__ import annotations
 import nnabla as nn
 import nnabla.functions as F
 
-from backends.nnabla.functions import attend, mean, reshape, section
+from backends.nnabla.functions import attend, attention_maps, mean, reshape, section
 from backends.nnabla.layers import BatchNorm2d, Block, Conv2d, Linear, Observed, run
 from backends.nnabla.module import Module, empty
 from clip_core.towers import modified_resnet as core
@@ -51,11 +51,19 @@ class AttentionPool2d(Module):
         self.c_proj = Linear(width, embed_dim)
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
-        x = F.transpose(reshape(x, (*x.shape[:2], -1)), (0, 2, 1))  # [n, c, h, w] -> [n, h * w, c]
-        x = F.concatenate(mean(x, 1, keepdims=True), x, axis=1)
-        x = x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape))
+        x = self._tokens(x)
         x = attend(self.q_proj(section(x, 0, 1, axis=1)), self.k_proj(x), self.v_proj(x), self.heads)
         return self.c_proj(reshape(x, (x.shape[0], -1)))
+
+    def attention_maps(self, x: nn.Variable) -> nn.Variable:
+        """[n, c, h, w] -> [n, heads, 1, 1 + h * w]: how much the mean looks at itself, and at each cell."""
+        x = self._tokens(x)
+        return attention_maps(self.q_proj(section(x, 0, 1, axis=1)), self.k_proj(x), self.heads)
+
+    def _tokens(self, x: nn.Variable) -> nn.Variable:
+        x = F.transpose(reshape(x, (*x.shape[:2], -1)), (0, 2, 1))  # [n, c, h, w] -> [n, h * w, c]
+        x = F.concatenate(mean(x, 1, keepdims=True), x, axis=1)
+        return x + F.reshape(self.positional_embedding, (1, *self.positional_embedding.shape))
 
 
 class ModifiedResNet(Observed):

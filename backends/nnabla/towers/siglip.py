@@ -36,6 +36,10 @@ class AttentionPool(Module):
         x = reshape(self.attn.forward_queries(for_each(x, self.probe), x, None), (n, width))
         return x + self.mlp(self.ln(x))
 
+    def attention_maps(self, x: nn.Variable) -> nn.Variable:
+        """[n, l, d] -> [n, heads, 1, l]: how much the probe looks at each token."""
+        return self.attn.maps(for_each(x, self.probe), x)
+
 
 class SiglipVisionTransformer(Observed):
     """Patches, a transformer, an attention pool."""

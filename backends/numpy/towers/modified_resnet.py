@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.numpy.layers import BatchNorm2d, Linear, attend, conv_norm, part
+from backends.numpy.layers import BatchNorm2d, Linear, attend, attention_maps, conv_norm, part
 from clip_core.backend import Observe, ignore
 from clip_core.naming import Weights
 from clip_core.towers import modified_resnet as core
@@ -45,10 +45,18 @@ class AttentionPool2d:
         self.c_proj = Linear(part(weights, "c_proj"))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        x = x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)  # [n, c, h, w] -> [n, h * w, c]
-        x = np.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + self.positional_embedding
+        x = self._tokens(x)
         x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
         return self.c_proj(x[:, 0])
+
+    def attention_maps(self, x: np.ndarray) -> np.ndarray:
+        """[n, c, h, w] -> [n, heads, 1, 1 + h * w]: how much the mean looks at itself, and at each cell."""
+        x = self._tokens(x)
+        return attention_maps(self.q_proj(x[:, :1]), self.k_proj(x), self.heads)
+
+    def _tokens(self, x: np.ndarray) -> np.ndarray:
+        x = x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)  # [n, c, h, w] -> [n, h * w, c]
+        return np.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + self.positional_embedding
 
 
 class ModifiedResNet:

@@ -20,9 +20,15 @@ class AttentionPool:
         self.mlp = MLP(part(weights, "mlp"), tower.activation)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        probe = np.broadcast_to(self.probe, (len(x), 1, len(self.probe)))
-        x = self.attn.forward_queries(probe, x, None)[:, 0]
+        x = self.attn.forward_queries(self._queries(x), x, None)[:, 0]
         return x + self.mlp(self.ln(x))
+
+    def attention_maps(self, x: np.ndarray) -> np.ndarray:
+        """[n, l, d] -> [n, heads, 1, l]: how much the probe looks at each token."""
+        return self.attn.maps(self._queries(x), x)
+
+    def _queries(self, x: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(self.probe, (len(x), 1, len(self.probe)))  # [n, 1, d]
 
 
 class SiglipVisionTransformer:

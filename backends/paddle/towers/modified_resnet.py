@@ -6,7 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from backends.paddle.layers import BatchNorm2d, Block, Observed, attend, run
+from backends.paddle.layers import BatchNorm2d, Block, Observed, attend, attention_maps, run
 from backends.paddle.tensors import empty
 from clip_core.towers import modified_resnet as core
 
@@ -52,11 +52,19 @@ class AttentionPool2d(nn.Layer):
         self.c_proj = nn.Linear(width, embed_dim)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = x.flatten(2).transpose([0, 2, 1])  # [n, c, h, w] -> [n, h * w, c]
-        x = paddle.concat([x.mean(axis=1, keepdim=True), x], axis=1)
-        x = x + self.positional_embedding.astype(x.dtype)
+        x = self._tokens(x)
         x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.heads)
         return self.c_proj(x.squeeze(1))
+
+    def attention_maps(self, x: paddle.Tensor) -> paddle.Tensor:
+        """[n, c, h, w] -> [n, heads, 1, 1 + h * w]: how much the mean looks at itself, and at each cell."""
+        x = self._tokens(x)
+        return attention_maps(self.q_proj(x[:, :1]), self.k_proj(x), self.heads)
+
+    def _tokens(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = x.flatten(2).transpose([0, 2, 1])  # [n, c, h, w] -> [n, h * w, c]
+        x = paddle.concat([x.mean(axis=1, keepdim=True), x], axis=1)
+        return x + self.positional_embedding.astype(x.dtype)
 
 
 class ModifiedResNet(Observed):

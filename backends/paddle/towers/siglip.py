@@ -21,9 +21,15 @@ class AttentionPool(nn.Layer):
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        probe = self.probe.astype(x.dtype).expand([size(x, 0), 1, -1])
-        x = self.attn.forward_queries(probe, x, None).squeeze(1)
+        x = self.attn.forward_queries(self._queries(x), x, None).squeeze(1)
         return x + self.mlp(self.ln(x))
+
+    def attention_maps(self, x: paddle.Tensor) -> paddle.Tensor:
+        """[n, l, d] -> [n, heads, 1, l]: how much the probe looks at each token."""
+        return self.attn.maps(self._queries(x), x)
+
+    def _queries(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.probe.astype(x.dtype).expand([size(x, 0), 1, -1])  # [n, 1, d]
 
 
 class SiglipVisionTransformer(Observed):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backends.torch.layers import Block, Blocks, Observed, attend, looked_at
+from backends.torch.layers import Block, Blocks, Observed, attend, attention_maps, looked_at
 from clip_core.towers import modified_resnet as core
 
 
@@ -59,9 +59,7 @@ class AttentionPool2d(nn.Module):
         self.c_proj = nn.Linear(width, embed_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.flatten(2).transpose(1, 2)  # [n, c, h, w] -> [n, h * w, c]
-        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
-        x = x + self.positional_embedding.to(x.dtype)
+        x = self._tokens(x)
         parts = list(self.children())
         if not looked_at(x, *parts) or any(type(part) is not nn.Linear for part in parts):
             x = attend(self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x), self.num_heads)
@@ -89,6 +87,16 @@ class AttentionPool2d(nn.Module):
             v_proj_weight=self.v_proj.weight,
         )
         return x.squeeze(0)
+
+    def attention_maps(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, c, h, w] -> [n, heads, 1, 1 + h * w]: how much the mean looks at itself, and at each cell."""
+        x = self._tokens(x)
+        return attention_maps(self.q_proj(x[:, :1]), self.k_proj(x), self.num_heads)
+
+    def _tokens(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(2).transpose(1, 2)  # [n, c, h, w] -> [n, h * w, c]
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
+        return x + self.positional_embedding.to(x.dtype)
 
 
 class ModifiedResNet(Observed):

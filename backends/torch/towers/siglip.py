@@ -16,6 +16,7 @@ from backends.torch.layers import (
     checked,
     embed_patches,
     embedding,
+    maps_of,
 )
 from clip_core.towers import siglip as core
 
@@ -31,9 +32,15 @@ class AttentionPool(nn.Module):
         self.mlp = MLP(tower.width, tower.mlp_width, tower.activation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        probe = self.probe.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = attend_queries(self.attn, probe, x, None).squeeze(1)
+        x = attend_queries(self.attn, self._queries(x), x, None).squeeze(1)
         return x + self.mlp(self.ln(x))
+
+    def attention_maps(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, l, d] -> [n, heads, 1, l]: how much the probe looks at each token."""
+        return maps_of(self.attn, self._queries(x), x)
+
+    def _queries(self, x: torch.Tensor) -> torch.Tensor:
+        return self.probe.to(x.dtype).expand(x.shape[0], 1, -1)  # [n, 1, d]
 
 
 class SiglipVisionTransformer(Observed):
