@@ -33,7 +33,10 @@ with warnings.catch_warnings():
         load_backend(name)
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in ("frameworks", "convert", "parity", "train", "moving")))
+DOCUMENTS = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("frameworks", "convert", "parity", "train", "moving", "attention")),
+)
 
 # Commands that another test runs in full.
 ELSEWHERE = {"clip demo": "tests/clip/test_commands.py"}

@@ -134,7 +134,7 @@ def run(
         for target in targets:
             files.check_target(target, inputs, force)
     if loaded.model.architecture == SHAPES:
-        _warn_of_unknown_words(names)
+        warn_of_unknown_words(names)
     classifier = Classifier(loaded, names, template_for(loaded) if template is None else template, truncate)
     if loaded.logit_bias is not None:
         errors.print(
@@ -275,7 +275,7 @@ def _form(as_csv: bool, as_json: bool, output: Path | None) -> str:
     return "csv" if as_csv else "json" if as_json else suffix if suffix in FORMS else "table"
 
 
-def _warn_of_unknown_words(labels: list[str]) -> None:
+def warn_of_unknown_words(labels: list[str]) -> None:
     words = {
         *shapes.COLOURS,
         *shapes.SHAPES,

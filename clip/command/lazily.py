@@ -19,6 +19,7 @@ SUMMARIES = {
     "bound.",
     "classify": "Print the probability of each label for each picture, as soon as it is computed.",
     "similarity": "Compare pictures with texts, as they are: no template, and no softmax over the texts.",
+    "attention": "Say which parts of a picture make it similar to a text, by covering one after the other.",
     "tokenize": "Print the tokens of each text, start and end included, without the padding.",
     "download": "Fetch a model's official weights; an interrupted download goes on where it stopped.",
     "train": "Train by a recipe; leaves checkpoints, metrics.jsonl, loss.png and the model in the run's folder.",

@@ -52,7 +52,8 @@ INSTALLED = [name for name in ("numpy", "torch", "paddle", "nnabla") if name in 
 CIRCLE = samples.pictures()["a large solid red circle"]
 STAR = samples.pictures()["a large solid turquoise star"]
 COMMANDS = [
-    *("models", "inspect", "convert", "export", "parity", "classify", "similarity", "tokenize", "download"),
+    *("models", "inspect", "convert", "export", "parity", "classify", "similarity"),
+    *("attention", "tokenize", "download"),
     *("train", "recipes", "embed", "label", "search", "duplicates", "cluster", "serve", "web", "whose", "doctor"),
     "demo",
 ]
