@@ -86,9 +86,7 @@ def attend(
     return paddle.einsum("nhql,nlhd->nqhd", attention_maps(q, k, heads, mask), v).flatten(2)  # [n, q, d]
 
 
-def attention_maps(
-    q: paddle.Tensor, k: paddle.Tensor, heads: int, mask: paddle.Tensor | None = None
-) -> paddle.Tensor:
+def attention_maps(q: paddle.Tensor, k: paddle.Tensor, heads: int, mask: paddle.Tensor | None = None) -> paddle.Tensor:
     """How much each of the queries [n, q, d] looks at each of the keys [n, l, d]: [n, heads, q, l]."""
     width = q.shape[-1]
     q, k = (x.reshape([size(x, 0), size(x, 1), heads, width // heads]) for x in (q, k))
