@@ -33,12 +33,15 @@ class AttentionPool(Module):
 
     def __call__(self, x: nn.Variable) -> nn.Variable:
         n, _, width = x.shape
-        x = reshape(self.attn.forward_queries(for_each(x, self.probe), x, None), (n, width))
+        x = reshape(self.attn.forward_queries(self._queries(x), x, None), (n, width))
         return x + self.mlp(self.ln(x))
 
     def attention_maps(self, x: nn.Variable) -> nn.Variable:
         """[n, l, d] -> [n, heads, 1, l]: how much the probe looks at each token."""
-        return self.attn.maps(for_each(x, self.probe), x)
+        return self.attn.maps(self._queries(x), x)
+
+    def _queries(self, x: nn.Variable) -> nn.Variable:
+        return for_each(x, self.probe)  # [n, 1, d]
 
 
 class SiglipVisionTransformer(Observed):
