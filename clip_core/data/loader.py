@@ -173,7 +173,7 @@ def _in_order(blocks: _Blocks, workers: int) -> Any:
         return ahead
     # Each worker holds one block ready while it makes the next; more would only take memory.
     options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-    return _Watched(ahead.mp_prefetch(options, worker_init_fn=follow_the_parent))
+    return _Watched(ahead.mp_prefetch(options, worker_init_fn=follow_the_parent), workers)
 
 
 class _Watched:
@@ -184,10 +184,10 @@ class _Watched:
 
     PATIENCE = 10  # seconds that Grain has to notice a death by itself
 
-    def __init__(self, blocks: Any) -> None:
+    def __init__(self, blocks: Any, workers: int) -> None:
         self._others = set(multiprocessing.active_children())
+        self._count = workers
         self._workers: set[BaseProcess] = set()
-        self._begun = False
         self._blocks = iter(blocks)
 
     def __iter__(self) -> _Watched:
@@ -198,7 +198,7 @@ class _Watched:
         threading.Thread(target=_answer, args=(self._blocks, answer), daemon=True).start()
         waited = 0
         while True:
-            if not self._begun:
+            if len(self._workers) < self._count:  # some versions of Grain start them one by one
                 self._workers |= set(multiprocessing.active_children()) - self._others
             try:
                 block, error = answer.get(timeout=1)
@@ -213,7 +213,6 @@ class _Watched:
                 raise _death(f"exit code {codes[0]}") from None
             if error:
                 raise error
-            self._begun = True
             return block
 
 
