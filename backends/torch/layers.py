@@ -80,7 +80,7 @@ def attend(
     """Multi-head attention of [n, q, d] over [n, l, d]; ``mask``, broadcast to [n, heads, q, l], is true where seen."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [n, l, d] -> [n, heads, l, d/heads]
     if torch.is_grad_enabled() and q.device == packs.CPU and q.dtype == torch.bfloat16 and not recorded(q):
-        # PyTorch's backward pass in bf16 takes four times as long as that in float32.
+        # PyTorch's backward pass in bf16 takes three times as long as that in float32.
         with torch.autocast("cpu", enabled=False):
             x = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
     else:
