@@ -90,7 +90,7 @@ class Trainer:
             ],
             betas=recipe.optimizer.betas,
             eps=recipe.optimizer.epsilon,
-            fused=True,
+            fused=model.device.type in ("cpu", "cuda"),  # in every release that is supported
         )
         image = [module for module in model.visual.modules() if isinstance(module, Block)]
         text = [module for module in model.modules() if isinstance(module, Block) and module not in image]
