@@ -384,8 +384,9 @@ class Blocks(nn.Sequential, Observed):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for index, block in enumerate(self):
             x = run(block, x)
-            # Transformers compute [l, n, d] where other code looks at them, and tell of [n, l, d] as ever.
-            self.observe(str(index), x.transpose(0, 1) if x.ndim == 3 else x)
+            if self.observe is not ignore:
+                # Transformers compute [l, n, d] where other code looks at them, and tell of [n, l, d] as ever.
+                self.observe(str(index), x.transpose(0, 1) if x.ndim == 3 else x)
         return x
 
 
