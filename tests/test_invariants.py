@@ -309,7 +309,7 @@ NATIVE = {
 }
 OF_SOME = {"LayerNorm.__init__", "BatchNorm2d.__init__", "BatchNorm2d.forward", "Transformer.dtype", "Mixer.dtype"} | {
     *("ConvNorm.forward", "CLIP.device", "CLIP.publish", "CLIP.spelled_parameters", "CLIP._in_context"),
-    *(f"{name}{method}" for name in ("OneDNNLinear", "AddedBias") for method in ("", ".forward", ".backward")),
+    *(f"{name}{method}" for name in ("OneDNNLinear", "RepeatedBias") for method in ("", ".forward", ".backward")),
 }
 NOT_NUMPY = {
     "Observed",

@@ -184,20 +184,24 @@ def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) 
     plain = is_plain() or recorded() or not paddle.is_grad_enabled() or not x.place.is_cpu_place()
     if plain or bias is None or bias.stop_gradient or (x.stop_gradient and weight.stop_gradient):
         return F.linear(x, weight, bias)
-    return AddedBias.apply(F.linear(x, weight), bias)
+    product = F.linear(x, weight)
+    return product.add_(RepeatedBias.apply(bias, product.shape))
 
 
-class AddedBias(PyLayer):
-    """[..., d] plus a bias [d]; both need gradients."""
+class RepeatedBias(PyLayer):
+    """A bias [d] for each row of [..., d].
+
+    It takes nothing else: `paddle.grad` fails where it asks for the gradients of some inputs of a layer such as this.
+    """
 
     @staticmethod
-    def forward(ctx: PyLayerContext, x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-        return x + bias
+    def forward(ctx: PyLayerContext, bias: paddle.Tensor, shape: list[int]) -> paddle.Tensor:
+        return bias.expand(shape)
 
     @staticmethod
-    def backward(ctx: PyLayerContext, gradient: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+    def backward(ctx: PyLayerContext, gradient: paddle.Tensor) -> paddle.Tensor:
         rows = gradient.reshape([-1, gradient.shape[-1]])  # [..., d] -> [n, d]
-        return gradient, (paddle.ones([1, len(rows)], rows.dtype) @ rows).squeeze(0)
+        return (paddle.ones([1, len(rows)], rows.dtype) @ rows).squeeze(0)
 
 
 def apply(layer: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:

@@ -37,15 +37,14 @@ def _compile(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callabl
 
     if not torch.is_autocast_enabled("cpu"):
         for node in graph.graph.nodes:
-            if node.target is F.linear and len(node.args) == 3 and _is_for_onednn(*node.args[:2]):
+            if node.target is F.linear and len(node.args) == 3 and packs.takes(*map(_example, node.args)):
                 node.target = torch.ops.triclip.linear.default
         graph.recompile()
     return compile_fx(graph, inputs)
 
 
-def _is_for_onednn(x: torch.fx.Node, weight: torch.fx.Node) -> bool:
-    x, weight = (node.meta["example_value"] for node in (x, weight))
-    return x.device == weight.device == packs.CPU and x.dtype == weight.dtype and x.dtype in packs.DTYPES
+def _example(argument: torch.fx.Node | None) -> Any:
+    return None if argument is None else argument.meta["example_value"]
 
 
 torch.library.define("triclip::linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")

@@ -281,12 +281,10 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     if gradients:
         packs.forget(id(weight))
     if (
-        x.dtype == weight.dtype
-        and x.dtype in packs.DTYPES
+        packs.takes(x, weight, bias)
         and not (gradients and x.dtype == torch.bfloat16)
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
-        and x.device == weight.device == packs.CPU
         and type(weight) in (torch.Tensor, nn.Parameter)
         and x.numel() > 0
         and forward_ad._current_level < 0

@@ -46,8 +46,8 @@ _lock = threading.Lock()
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """``x`` [..., in] times a weight [out, in], plus the bias: [..., out], by oneDNN without gradient.
 
-    All are on the CPU and of one of `DTYPES`. In bf16 the weight is packed if it can be; in float32 that would gain
-    less, and take as much memory as the model.
+    They are such as it `takes`. In bf16 the weight is packed if it can be; in float32 that would gain less, and take as
+    much memory as the model.
     """
     if not (x.dtype == torch.bfloat16 and type(weight) is nn.Parameter and AVAILABLE):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -64,6 +64,23 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
                 _reads[id(weight)] -= 1
                 if not _reads[id(weight)]:
                     del _reads[id(weight)]
+
+
+def takes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether `linear` computes with these: dense tensors on the CPU, all of one of `DTYPES`.
+
+    A bias has to be a whole vector: oneDNN looks neither at its strides nor at whether it has a number for each output.
+    """
+    return (
+        x.dtype == weight.dtype
+        and x.dtype in DTYPES
+        and x.device == weight.device == CPU
+        and x.layout == weight.layout == torch.strided
+        and (
+            bias is None
+            or ((bias.shape, bias.dtype, bias.device) == (weight.shape[:1], weight.dtype, CPU) and bias.is_contiguous())
+        )
+    )
 
 
 def packed(weight: nn.Parameter) -> torch.Tensor:

@@ -103,8 +103,8 @@ def test_embedding_builds_no_gradient():
 
 @pytest.mark.parametrize("learnt", [(0, 1, 2), (0,), (1, 2), (2,), ()])
 def test_a_linear_layer_has_the_gradients_of_paddles_own(monkeypatch, learnt):
-    calls, original = [], layers.AddedBias.apply
-    monkeypatch.setattr(layers.AddedBias, "apply", lambda *given: calls.append(given) or original(*given))
+    calls, original = [], layers.RepeatedBias.apply
+    monkeypatch.setattr(layers.RepeatedBias, "apply", lambda *given: calls.append(given) or original(*given))
     generator = np.random.default_rng(0)
     drawn = [generator.standard_normal(shape, np.float32) for shape in ((3, 5, 16), (16, 24), (24,))]
     found = []
@@ -117,3 +117,13 @@ def test_a_linear_layer_has_the_gradients_of_paddles_own(monkeypatch, learnt):
     assert len(calls) == (learnt in ((0, 1, 2), (1, 2)))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+def test_the_gradients_of_some_inputs_alone_can_be_asked_for():
+    model, pixels = CLIP(VIT, sample_weights(VIT)), paddle.to_tensor(sample_pixels(VIT), stop_gradient=False)
+    bias = model.visual.transformer.resblocks[0].mlp.c_fc.bias
+    expected = paddle.grad(model.encode_image(pixels).square().sum(), [pixels, bias])
+    for tensor, gradient in zip([pixels, bias], expected):
+        (found,) = paddle.grad(model.encode_image(pixels).square().sum(), [tensor])
+        assert gradient.abs().max() > 0
+        np.testing.assert_allclose(found.numpy(), gradient.numpy(), rtol=0, atol=1e-6 * gradient.abs().max().item())

@@ -87,6 +87,35 @@ def test_a_linear_layer_has_the_derivatives_of_pytorchs_own(fast, learnt, shape)
         assert (one - other).abs().max() <= 1e-5 * other.abs().max()
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(
+    "bias",
+    [
+        *(torch.arange(16.0)[::2], torch.ones(1).expand(8), torch.tensor(2.0), torch.ones(1)),
+        *(torch.arange(8, dtype=torch.float64), torch.ones(8, device="meta")),
+    ],
+    ids=["every other number", "one number for all", "scalar", "vector of one", "float64", "without values"],
+)
+def test_a_bias_that_onednn_would_misread_is_left_to_pytorch(fast, bias, gradients):
+    x, weight = torch.ones(3, 4), torch.nn.Parameter(torch.ones(8, 4))
+    with torch.set_grad_enabled(gradients):
+        try:
+            expected = torch.nn.functional.linear(x, weight, bias)
+        except RuntimeError:
+            with pytest.raises(RuntimeError):
+                layers.linear(x, weight, bias)
+        else:
+            assert torch.equal(layers.linear(x, weight, bias), expected)
+    assert not fast
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_a_sparse_weight_is_left_to_pytorch(fast):
+    x, weight = torch.ones(3, 4), torch.eye(4)
+    assert torch.equal(layers.linear(x, weight.to_sparse_csr(), torch.ones(4)), x + 1)
+    assert not fast
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # of PyTorch's own code
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_a_linear_layer_is_differentiated_forwards(fast):
