@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CELLS = 8  # along one side of a map
 WINDOW = 3  # cells along one side of what is covered at once
 MOST_TEXTS = 30  # of a drawing; beyond them nobody reads it
-PANEL, COLUMNS, WRAP = 3.0, 4, 34  # inches of a panel, panels of a row, letters of a line
+PANEL, COLUMNS, WRAP, LINE = 3.0, 4, 34, 0.2  # inches of a panel, panels of a row, letters and inches of a title's line
 
 
 @dataclass(frozen=True)
@@ -138,15 +138,17 @@ def drawing(found: Relevance, wanted: Pixels) -> Figure:
     panels = 1 + len(found.texts)
     columns = min(panels, COLUMNS)
     rows = -(-panels // columns)
+    titles = [f"{fill(visible(text), WRAP)}\ncosine {cosine:.3f}" for text, cosine in zip(found.texts, found.cosines)]
+    height = PANEL + LINE * max(title.count("\n") + 2 for title in titles)
     with rc_context({"text.parse_math": False}):  # a text may have dollar signs
-        figure = Figure(figsize=(PANEL * columns + 0.9, (PANEL + 0.6) * rows + 0.3), layout="constrained")
+        figure = Figure(figsize=(PANEL * columns + 0.9, height * rows + 0.3), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for each in axes:
             each.set_axis_off()
         for each in axes[:panels]:
             each.imshow(picture, extent=(0, side, side, 0))
         axes[0].set_title("the picture", fontsize=9)
-        for each, text, cosine, cells in zip(axes[1:], found.texts, found.cosines, found.maps):
+        for each, title, cells in zip(axes[1:], titles, found.maps):
             shown = each.imshow(
                 cells,
                 extent=(0, side, side, 0),
@@ -156,7 +158,7 @@ def drawing(found: Relevance, wanted: Pixels) -> Figure:
                 alpha=0.6,
                 interpolation="bilinear",
             )
-            each.set_title(f"{fill(visible(text), WRAP)}\ncosine {cosine:.3f}", fontsize=9)
+            each.set_title(title, fontsize=9)
         bar = figure.colorbar(shown, ax=axes[:panels].tolist(), shrink=0.8)
         bar.set_label("how much the part speaks for the text", fontsize=8)
         bar.ax.tick_params(labelsize=7)

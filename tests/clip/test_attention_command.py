@@ -144,6 +144,15 @@ def test_panels_have_the_picture_the_maps_and_one_scale(loaded):
         assert panel.images[1].get_clim() == (-0.5, 0.5)
 
 
+def test_the_title_of_a_long_text_leaves_room_for_the_heading(loaded):
+    pixels, cosines, maps = np.zeros((3, 48, 48), np.float32), np.ones(2, np.float32), np.ones((2, CELLS, CELLS))
+    found = Relevance("shapes", "numpy", ["word " * 32, "b"], pixels, cosines, maps)
+    figure = drawing(found, loaded.preprocess.wanted)
+    figure.draw_without_rendering()
+    (heading,) = figure.texts
+    assert figure.axes[1].title.get_window_extent().y1 < heading.get_window_extent().y0
+
+
 def test_the_embedded_model_knows_shapes_only(run, monkeypatch):
     monkeypatch.setattr(relevance, "CELLS", 2)
     monkeypatch.setattr(relevance, "WINDOW", 1)
