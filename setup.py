@@ -1,10 +1,14 @@
 """The recipes of ``configs/`` go into the package; everything else is in setup.cfg."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+
+# A general remark of setuptools on `pip install -e`, which the newest pip shows in ten lines, --quiet or not.
+warnings.filterwarnings("ignore", message="Editable installation")
 
 
 class BuildWithRecipes(build_py):

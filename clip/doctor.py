@@ -57,13 +57,19 @@ SECONDS = 120.0  # that importing one library may take
 
 _IMPORT = """
 import importlib, json, sys, warnings
+from contextlib import suppress
+from importlib import metadata
 warnings.simplefilter("ignore")
 import backends
 if sys.argv[1] in backends.OLDEST:
     backends.get(sys.argv[1])
-modules = [importlib.import_module(name) for name in sys.argv[1:]]
-told = " ".join(f"{module.__name__} {getattr(module, '__version__', '')}".strip() for module in modules)
-print(json.dumps(told))
+told = []
+for name in sys.argv[1:]:
+    told.append(name)
+    module = importlib.import_module(name)
+    with suppress(metadata.PackageNotFoundError):  # neither says it
+        told.append(getattr(module, "__version__", None) or metadata.version(name))
+print(json.dumps(" ".join(told)))
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -55,6 +56,11 @@ def test_what_is_there_and_what_is_missing(planted, run, tmp_path):
     assert shown.code == 0
     assert remedy in shown.out
     assert "planted_unversioned" in shown.out
+
+
+def test_a_version_that_the_module_does_not_say_is_that_of_its_package(planted, run):
+    planted.setattr(doctor, "REQUIRED", ("rich",))
+    assert by_name(run("doctor", "--json").json)["required"]["found"] == f"rich {metadata.version('rich')}"
 
 
 @pytest.mark.parametrize(
