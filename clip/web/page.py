@@ -75,7 +75,7 @@ def page(answers: Answers) -> Any:
             gr.Markdown("The picture and the categories of the first tab, in every framework that is installed here.")
             button = gr.Button("Compare the frameworks", variant="primary")
             verdict = gr.Markdown()
-            table = _table("Frameworks", "framework", "nearest category", "probability", "difference of logits")
+            table = _table("Frameworks", "framework", "difference of logits", "probability", "nearest category")
             _on(button, _agreement(answers), [*question, model], [verdict, table], "agreement")
         with gr.Tab("Similarity"):
             pictures = gr.File(
@@ -194,7 +194,7 @@ def _agreement(answers: Answers) -> Callable[..., Any]:
         rows, bound = answers.agreement(_path(picture), *_texts(texts))
         agree = all(row.difference <= 2 * bound for row in rows)  # each may be that far from the exact value
         verdict = f"**{'They agree' if agree else 'They differ'}**: each may be {bound:.1e} from the exact logits."
-        return verdict, [[row.backend, row.nearest, f"{row.probability:.6f}", f"{row.difference:.1e}"] for row in rows]
+        return verdict, [[row.backend, f"{row.difference:.1e}", f"{row.probability:.6f}", row.nearest] for row in rows]
 
     return agreement
 

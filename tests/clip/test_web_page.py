@@ -157,6 +157,16 @@ def test_a_phone_shows_all_of_its_width(browser, web, scheme):
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_a_phone_shows_how_far_the_frameworks_are_apart(browser, web):
+    with opened(browser, web, viewport={"width": 390, "height": 844}) as page:
+        choose(page, CIRCLE)
+        page.get_by_role("tab", name="Agreement").click()
+        page.get_by_role("button", name="Compare the frameworks").click()
+        expect(page.get_by_text("They agree")).to_be_visible(timeout=60_000)
+        difference = page.get_by_role("gridcell").or_(page.get_by_role("cell")).get_by_text("0.0e+00", exact=True).last
+        expect(difference).to_be_in_viewport(ratio=1)
+
+
 def test_the_keyboard_alone_is_enough(page):
     choose(page, CIRCLE)
     button = page.get_by_role("button", name="Classify", exact=True)
