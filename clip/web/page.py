@@ -95,6 +95,7 @@ def page(answers: Answers) -> Any:
             with gr.Tab("Search"):
                 _search_tab(answers)
         blocks.load(None, js=_NAME_EXAMPLES % json.dumps(list(samples.pictures())))
+    blocks.state_session_capacity = MOST_WAITING  # of the last sessions, 85 KB of each; by default of 10,000
     blocks.queue(
         max_size=MOST_WAITING, default_concurrency_limit=AT_ONCE, api_open=False
     )  # what computes is reached by the queue alone
