@@ -87,7 +87,9 @@ def test_where_it_is_looked_at_nothing_is_compiled(calls, use):
     assert calls == []
 
 
-@pytest.mark.parametrize("backend", [name for name in backends.NAMES if name != "torch"])
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=pytest.mark.needs(name)) for name in backends.NAMES if name != "torch"]
+)
 def test_other_frameworks_have_no_compilation(backend):
     with pytest.raises(ClipError) as caught:
         clip.load("shapes", backend=backend, compile=True)

@@ -94,7 +94,7 @@ def test_a_server_with_a_token(tmp_path):
 
 def test_a_model_that_cannot_be_loaded(tmp_path):
     (tmp_path / "model.h5").write_bytes(b"no model")
-    found = ended(process("serve", "--model", tmp_path / "model.h5", "--port", 0))
+    found = ended(process("serve", "--model", tmp_path / "model.h5", "--backend", "numpy", "--port", 0))
     assert found.code == 1
     first, last = found.err.splitlines()
     assert '"listening"' in first
