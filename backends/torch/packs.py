@@ -120,7 +120,7 @@ if HAS_ONEDNN:
         DTYPES.add(torch.bfloat16)
 ALONE = 3  # who hold the memory of a weight that nobody else holds: the weight, a view of it, and the storage asked
 AVAILABLE = (
-    torch.backends.mkldnn.is_available()
+    HAS_ONEDNN
     and all(hasattr(torch._C, name) for name in ("_data_address", "_storage_Use_Count"))
     and hasattr(torch, "_lazy_clone")
     and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

@@ -122,8 +122,7 @@ class Tokenizer(ABC):
             if not truncate:
                 raise TextError(
                     f"{name} is too long for context length {context_length}: it has {len(tokens)} tokens "
-                    "with start and end; shorten it, or cut it with truncate=True (in clip classify and clip tokenize "
-                    "--truncate)."
+                    "with start and end; shorten it, or cut it with truncate=True (in commands: --truncate)."
                 )
             tokens[context_length - len(behind) :] = behind
         return tokens

@@ -398,7 +398,7 @@ def test_too_long():
         openai().tokenize(["a", "a " * 76])
     assert str(caught.value) == (
         "text 1 is too long for context length 77: it has 78 tokens with start and end; "
-        "shorten it, or cut it with truncate=True (in clip classify and clip tokenize --truncate)."
+        "shorten it, or cut it with truncate=True (in commands: --truncate)."
     )
 
 
