@@ -134,6 +134,8 @@ EXECUTING = {
 # What runs a file that this very process has written into a temporary folder, to prove it before it is published.
 PROVING = {"backends/torch/exported.py": {"torch.jit.load"}}
 EXECUTING_MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "runpy"}
+# What processes that this very process has started tell it, over sockets without a name.
+TELLING = {"clip_core/processes.py": {"pickle"}}
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -141,7 +143,7 @@ def test_5_reading_executes_nothing(source):
     tree = tree_of(source)
     calls = {dotted(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert calls & EXECUTING == PROVING.get(source, set())
-    assert {module.split(".")[0] for module in imports_of(tree)} & EXECUTING_MODULES == set()
+    assert {module.split(".")[0] for module in imports_of(tree)} & EXECUTING_MODULES == TELLING.get(source, set())
     names = {dotted(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name)}
     assert not {name for name in names if name.split(".")[-1] in ("Unpickler", "weights_only", "allow_pickle")}
     keywords = {word.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for word in node.keywords}

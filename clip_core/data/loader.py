@@ -18,16 +18,10 @@ Rules:
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import queue
-import signal
-import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
-from functools import cached_property
-from multiprocessing.process import BaseProcess
+from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +33,13 @@ from clip_core.data.example import Ordered, Place, Source
 from clip_core.data.faults import Fault, FaultReport
 from clip_core.data.order import shuffled
 from clip_core.errors import ClipError
+from clip_core.processes import in_order
 from clip_core.text.tokenizer import Tokenizer
+
+DIED = (
+    "A process that makes batches has died (exit code {code}); most often memory has run out: set a lower data.workers "
+    "or data.batch_size, and resume."
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Loader:
         self._faults = FaultReport(fault_report, fault_share, self.steps_per_epoch * self._rows)
         self._workers = workers
         self.position = 0  # batches given so far
-        self._blocks: Iterator[tuple[Any, ...]] | None = None
+        self._blocks: Generator[_Block, None, None] | None = None
         self._rest: _Block | None = None  # what the batches so far have left of the last block
 
     def __iter__(self) -> Loader:
@@ -130,24 +130,21 @@ class Loader:
 
     def close(self) -> None:
         """Stop the workers; the next batch starts them again."""
+        if self._blocks is not None:
+            self._blocks.close()
         self._blocks = self._rest = None
 
     def _next_block(self) -> _Block:
         if self._blocks is None:
             self._faults.begin()
             first = self.position * self._rows + self._faults.count  # all rows that the batches so far have used
-            self._blocks = iter(_in_order(_Blocks(self._examples, self._rows, first), self._workers))
+            block = partial(self._examples.block, size=self._rows)
+            self._blocks = in_order(block, count(first, self._rows), self._workers, DIED)
         try:
-            pixels, tokens, examples, rows, faults = next(self._blocks)
-        except Exception as error:
-            if "MemoryError" in str(error):  # of a worker, whose errors Grain hands on as text
-                raise MemoryError(str(error)) from error
-            if "terminated unexpectedly" not in str(error):
-                raise
-            self.close()
-            raise _death(str(error)) from error
-        # Arrays in shared memory are of a class of Grain's, which the frameworks need not know.
-        return _Block(np.asarray(pixels), np.asarray(tokens), np.asarray(examples), np.asarray(rows), faults)
+            return next(self._blocks)
+        except Exception:
+            self.close()  # it has no next one
+            raise
 
 
 def check_batch(examples: int, batch_size: int, ranks: int) -> None:
@@ -162,86 +159,6 @@ def check_batch(examples: int, batch_size: int, ranks: int) -> None:
         )
     if batch_size % ranks:
         raise ClipError(f"A batch of {batch_size} cannot be cut into {ranks} equal parts; change data.batch_size.")
-
-
-def _in_order(blocks: _Blocks, workers: int) -> Any:
-    """All blocks one after the other; with workers, each process makes every so many-th of them."""
-    import grain
-
-    ahead = grain.MapDataset.source(blocks).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    if not workers:
-        return ahead
-    # Each worker holds one block ready while it makes the next; more would only take memory.
-    options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-    return _Watched(ahead.mp_prefetch(options, worker_init_fn=follow_the_parent), workers)
-
-
-class _Watched:
-    """What worker processes make, or the news that one of them has died.
-
-    Grain's workers share locks, which each takes in passing. If one is killed just then, Grain itself waits forever.
-    """
-
-    PATIENCE = 10  # seconds that Grain has to notice a death by itself
-
-    def __init__(self, blocks: Any, workers: int) -> None:
-        self._others = set(multiprocessing.active_children())
-        self._count = workers
-        self._workers: set[BaseProcess] = set()
-        self._blocks = iter(blocks)
-
-    def __iter__(self) -> _Watched:
-        return self
-
-    def __next__(self) -> Any:
-        answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        threading.Thread(target=_answer, args=(self._blocks, answer), daemon=True).start()
-        waited = 0
-        while True:
-            if len(self._workers) < self._count:  # some versions of Grain start them one by one
-                self._workers |= set(multiprocessing.active_children()) - self._others
-            try:
-                block, error = answer.get(timeout=1)
-            except queue.Empty:
-                codes = [worker.exitcode for worker in self._workers if worker.exitcode]
-                waited = waited + 1 if codes else 0
-                if waited < self.PATIENCE:
-                    continue
-                for worker in self._workers:
-                    worker.kill()
-                    worker.join()
-                raise _death(f"exit code {codes[0]}") from None
-            if error:
-                raise error
-            return block
-
-
-def _answer(blocks: Iterator[Any], answer: queue.SimpleQueue[tuple[Any, BaseException | None]]) -> None:
-    try:
-        answer.put((next(blocks), None))
-    except BaseException as error:
-        answer.put((None, error))
-
-
-def _death(how: str) -> ClipError:
-    return ClipError(
-        f"A process that makes batches has died ({how}); most often memory, or shared memory in /dev/shm, has run out: "
-        "set a lower data.workers or data.batch_size, and resume."
-    )
-
-
-def follow_the_parent(*_: int) -> None:
-    """End this worker process when the one that started it ends, however it ends, and not before."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or a scheduler sends them to all processes
-        signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def end_with_it() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 class _Block(NamedTuple):
@@ -268,22 +185,6 @@ class _Block(NamedTuple):
 
     def _cut(self, part: slice, faults: list[Fault]) -> _Block:
         return _Block(self.pixels[part], self.tokens[part], self.examples[part], self.rows[part], faults)
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """Blocks of ``size`` rows, from the row ``first`` on."""
-
-    examples: _Examples
-    size: int
-    first: int
-
-    def __len__(self) -> int:
-        return sys.maxsize // self.size
-
-    def __getitem__(self, block: int) -> tuple[Any, ...]:
-        # A plain tuple of arrays, which grain hands over in shared memory.
-        return tuple(self.examples.block(self.first + block * self.size, self.size))
 
 
 @dataclass(frozen=True)

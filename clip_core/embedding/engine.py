@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from math import floor
 from pathlib import Path
@@ -27,7 +27,7 @@ from clip_core.embedding.parts import PART, PICTURE_COLUMNS, Fault, Format, Part
 from clip_core.embedding.sources import Encoded, Pictures
 from clip_core.embedding.stamp import Stamp
 from clip_core.errors import ClipError, TextError
-from clip_core.evaluation.features import BATCH, MANY, Progress, checked, quiet
+from clip_core.evaluation.features import BATCH, DIED, MANY, Progress, checked, quiet
 from clip_core.files import appending, exclusive, write_bytes
 from clip_core.image import open_image
 from clip_core.pixels import Pixels
@@ -233,7 +233,7 @@ def picture_parts(
     tower = model.architecture.image
     decode = Decode(pictures, tower.resolution, tower.pixels)
     batches = (batch for part in missing for batch in plan.batches(part))
-    with in_order(decode, batches, workers) as decoded:
+    with closing(in_order(decode, batches, workers, DIED)) as decoded:
         made = (Embedded(embedded(model, each.pixels, stamp), each.columns, each.faults) for each in decoded)
         yield from collected(made, plan, faults, missing, progress)
 

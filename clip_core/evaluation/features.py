@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from math import floor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -35,6 +36,11 @@ from clip_core.text.tokenizer import Tokenizer
 BATCH = 64  # pictures that are encoded at once
 PART = 1024  # pictures of one file
 MANY = 1000  # pictures from which on it is worth while to start processes
+DIED = (
+    "A process that decodes pictures has died; most often memory has run out: choose fewer --workers or a smaller "
+    "--batch-size. Such a process imports the script that it belongs to, which therefore has to do this below "
+    '`if __name__ == "__main__":`.'
+)
 
 Progress = Callable[[str, int, int, int], None]
 """Told what is encoded, how many of how many are done, and how many could not be used."""
@@ -172,7 +178,7 @@ def encode_pictures(
             for begin, end in zip(range(first, total, PART), ends)
         ]
         decode = _Decode(pictures, model.architecture.image.resolution, model.architecture.image.pixels)
-        decoded = stack.enter_context(in_order(decode, [batch for of_part in batches for batch in of_part], workers))
+        decoded = stack.enter_context(closing(in_order(decode, chain.from_iterable(batches), workers, DIED)))
         for of_part in batches:
             encoded: list[PictureFeatures] = []
             for batch in of_part:

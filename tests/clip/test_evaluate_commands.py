@@ -109,7 +109,9 @@ def test_from_python_no_process_is_started_unless_asked_for(drawn, monkeypatch):
     in_order = features.in_order
     monkeypatch.setattr(features, "MANY", 1)
     monkeypatch.setattr(
-        features, "in_order", lambda work, tasks, workers: started.append(workers) or in_order(work, tasks, 0)
+        features,
+        "in_order",
+        lambda work, tasks, workers, died: started.append(workers) or in_order(work, tasks, 0, died),
     )
     for options in ({}, {"workers": None}):
         clip.evaluate("folders", folder=drawn, backend="numpy", limit=4, **options)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import multiprocessing
-import multiprocessing.synchronize
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,8 +16,7 @@ import numpy as np
 import pytest
 
 from clip_core.data.augmentation import Augmentation
-from clip_core.data.example import Photograph
-from clip_core.data.loader import Batch, _Watched
+from clip_core.data.loader import Batch
 from clip_core.data.order import shuffled
 from clip_core.data.shapes import TrainingSet
 from clip_core.errors import ClipError
@@ -284,26 +280,6 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(victims):
         worker.kill()
     with pytest.raises(ClipError, match=r"process that makes batches has died.*exit code -9.*data\.workers"):
         taken(batches, 20)
-
-
-class Deadly(Numbered):
-    """Examples of which one kills the process that asks for it, with every lock that Grain's processes share."""
-
-    def __getitem__(self, index: int) -> Photograph:
-        if index == shuffled(40, 1)[30]:
-            for found in gc.get_objects():
-                if isinstance(found, multiprocessing.synchronize.Event):
-                    found._cond.acquire()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(index)
-
-
-def test_a_worker_that_is_killed_with_a_lock_ends_the_run_with_a_sentence(monkeypatch):
-    monkeypatch.setattr(_Watched, "PATIENCE", 2)
-    batches = loader(Deadly(40), 4, workers=2)
-    with pytest.raises(ClipError, match=r"process that makes batches has died.*exit code -9.*data\.workers"):
-        taken(batches, 20)
-    assert not multiprocessing.active_children()
 
 
 ORPHANS = """

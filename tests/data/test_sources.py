@@ -11,7 +11,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import cloudpickle
 import numpy as np
 import pyarrow
 import pytest
@@ -37,7 +36,7 @@ from tests.data.numbered import (
 
 def opened(source: str, **settings):
     """The source as another process sees it."""
-    return pickle.loads(cloudpickle.dumps(open_source(source, settings, seed=0)))  # noqa: S301
+    return pickle.loads(pickle.dumps(open_source(source, settings, seed=0)))  # noqa: S301
 
 
 def refused(source: str, **settings) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import cloudpickle
 import pytest
 
 from clip_core import download
@@ -97,7 +96,7 @@ def put(server: Server, folder: Path, place: int, held: range, stated: int | Non
 
 def streamed(shards: str | list[str], seed: int = 1):
     """The source as another process sees it."""
-    return pickle.loads(cloudpickle.dumps(open_source("webdataset", {"shards": shards}, seed)))  # noqa: S301
+    return pickle.loads(pickle.dumps(open_source("webdataset", {"shards": shards}, seed)))  # noqa: S301
 
 
 def refused(shards: str | list[str]) -> str:
@@ -370,7 +369,7 @@ def test_a_mixture_goes_through_streamed_shards_in_their_order(shards, server, t
         {"kind": "webdataset", "shards": shards},
         {"kind": "webdataset", "shards": str(tmp_path / "{0..3}.tar")},
     ]
-    source = pickle.loads(cloudpickle.dumps(open_source("combined", {"parts": parts, "weights": [3, 1]}, 1)))  # noqa: S301
+    source = pickle.loads(pickle.dumps(open_source("combined", {"parts": parts, "weights": [3, 1]}, 1)))  # noqa: S301
     assert (len(source), source.places) == (36, [27, 9])
     whole = taken(loader(source, 4), 18)
     assert all(Counter(number < 32 for number in batch) == {True: 3, False: 1} for batch in whole)

@@ -243,8 +243,12 @@ def workers(count: int) -> Check:
     def check(row: Row, train: Trainings) -> None:
         asked: list[int] = []
         with pytest.MonkeyPatch.context() as patch:
-            own = loader._in_order
-            patch.setattr(loader, "_in_order", lambda blocks, workers: asked.append(workers) or own(blocks, 0))
+            own = loader.in_order
+            patch.setattr(
+                loader,
+                "in_order",
+                lambda work, tasks, workers, died: asked.append(workers) or own(work, tasks, 0, died),
+            )
             run = train(row.settings, cached=False)
         assert asked == [count]
         assert len(run.steps) == 2
