@@ -130,7 +130,7 @@ SUBJECTS = {
     "conversion": Subject(
         "Converting a file",
         "conversion.py",
-        "--rounds 2 --calls 1",
+        "--rounds 4 --calls 1",
         "`clip convert` of a .pt of 605 MB as a whole process: reading, hashing, writing, reading back, comparing and "
         "flushing. The peer is `torch.load` and `torch.save` of the same file, which does none of the checks.",
         (
