@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from clip.command.output import Backend, console
+from clip.command.output import Backend, console, errors
 from clip_core.errors import ClipError
 from clip_core.installation import requirement
 
@@ -43,10 +43,11 @@ def run(
     with listening(host, port, alone=False) as listener, tempfile.TemporaryDirectory(prefix="clip-web-") as name:
         folder = Path(name).resolve()  # as Gradio calls it
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
-        from clip.web import page, server
-        from clip.web.answers import Answers
+        with errors.status("Making the page"):  # on a terminal; it takes seconds
+            from clip.web import page, server
+            from clip.web.answers import Answers
 
-        blocks = page.page(Answers(model or [], backend, index))
+            blocks = page.page(Answers(model or [], backend, index))
         if not server.is_local(listener):
             console.print(
                 "Everyone who reaches this machine can use the page; put a proxy that asks for a password before it."

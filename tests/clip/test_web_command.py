@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from rich.console import Console
 
 from clip import samples
+from clip.command.web import run
+from clip_core.errors import ClipError
 from clip_core.installation import requirement
 from tests.clip.running import assert_refused
 from tests.web import Web, file, serving_page
@@ -30,6 +34,19 @@ def test_a_picture_is_classified(web):
     assert label["label"] == "red circle"
     assert [row[0] for row in table["data"]] == ["red circle", "blue circle"]
     assert float(table["data"][0][1]) == pytest.approx(label["confidences"][0]["confidence"], abs=1e-6)
+
+
+def test_a_terminal_shows_that_the_page_is_being_made(monkeypatch):
+    def failing(answers: object) -> None:
+        raise ClipError("No further.")
+
+    shown = io.StringIO()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setattr("clip.command.web.errors", Console(file=shown, force_terminal=True))
+    monkeypatch.setattr("clip.web.page.page", failing)
+    with pytest.raises(ClipError, match=r"^No further\.$"):
+        run(port=0)
+    assert "Making the page" in shown.getvalue()
 
 
 @pytest.mark.parametrize(
