@@ -103,11 +103,12 @@ def intermediates(
 
 
 def _numbers(blocks: Iterable[int], count: int) -> list[int]:
-    if not isinstance(blocks, Iterable):
-        raise ClipError(f"The blocks are {blocks!r}, expected their numbers, such as [0, -1].")
-    numbers = list(blocks)
+    try:
+        numbers = list(blocks)
+    except TypeError:
+        raise ClipError(f"The blocks are {blocks!r}, expected their numbers, such as [0, -1].") from None
     for number in numbers:
-        if not isinstance(number, int | np.integer) or not -count <= number < count:
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not -count <= number < count:
             raise ClipError(
                 f"There is no block {number!r} in an image tower of {count} blocks; choose from {-count} to "
                 f"{count - 1}."

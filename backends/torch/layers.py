@@ -287,6 +287,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
         and not torch.is_autocast_enabled("cpu")
         and type(weight) in (torch.Tensor, nn.Parameter)
         and x.numel() > 0
+        and weight.numel() > 0
         and forward_ad._current_level < 0
         and not looked_at(x)
     ):

@@ -60,11 +60,12 @@ def test_chosen_blocks_and_what_is_not_there(backend):
     assert last.attention.shape == (len(pixels), 2, 5, 5)
     np.testing.assert_array_equal(again.attention, last.attention)
     assert model.forward_intermediates(pixels, blocks=[]).blocks == ()
-    for blocks in ([2], [-3], [0.5]):
+    for blocks in ([2], [-3], [0.5], [True]):
         with pytest.raises(ClipError, match=r"There is no block .* of 2 blocks; choose from -2 to 1"):
             model.forward_intermediates(pixels, blocks=blocks)
-    with pytest.raises(ClipError, match=r"The blocks are 2, expected their numbers, such as \[0, -1\]"):
-        model.forward_intermediates(pixels, blocks=2)
+    for blocks in (2, np.array(2)):
+        with pytest.raises(ClipError, match=r"The blocks are .*2.*, expected their numbers, such as \[0, -1\]"):
+            model.forward_intermediates(pixels, blocks=blocks)
     with pytest.raises(ClipError, match="give at least one picture"):
         model.forward_intermediates(pixels[:0])
     mixer = OF_IMAGES["mixer"]

@@ -109,6 +109,13 @@ def test_a_bias_that_onednn_would_misread_is_left_to_pytorch(fast, bias, gradien
     assert not fast
 
 
+def test_a_layer_without_outputs_has_a_gradient_of_zeros(fast):
+    x, weight = torch.ones(2, 3, requires_grad=True), torch.ones(0, 3, requires_grad=True)
+    layers.linear(x, weight, None).sum().backward()
+    assert torch.equal(x.grad, torch.zeros(2, 3))
+    assert weight.grad.shape == (0, 3)
+
+
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 def test_a_sparse_weight_is_left_to_pytorch(fast):
     x, weight = torch.ones(3, 4), torch.eye(4)
