@@ -38,7 +38,8 @@ def in_order(
     These start with the first result, and end when this iterator is closed.
 
     Args:
-        work: which pickle can send to another process; sent once, not with every task.
+        work: which pickle can send to another process; sent once, not with every task. It leaves its results as they
+            are, which are sent while it does the next task.
         tasks: of a few bytes each, since their results may be long.
         workers: processes, 0 for none beside this one.
         died: the sentence of the error when one has died, with a place for its ``{code}``.
@@ -97,7 +98,8 @@ class _Worker:
 
     def ask(self, task: Any) -> None:
         try:
-            _send(self._socket, task)
+            for part in _packed(task):
+                self._socket.sendall(part)
         except OSError:
             raise _Died(self.end()) from None
 
@@ -122,7 +124,7 @@ class _Worker:
 def _serve(asker: socket.socket, work: Callable[[Any], Any]) -> None:
     """Do all tasks, until nobody asks any more; results are sent while the next ones are made."""
     follow_the_parent()
-    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    results: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
     threading.Thread(target=_send_all, args=(asker, results), daemon=True).start()
     while True:
         try:
@@ -130,15 +132,17 @@ def _serve(asker: socket.socket, work: Callable[[Any], Any]) -> None:
         except (EOFError, OSError):
             return
         try:
-            results.put((work(task), None, ""))
-        except Exception as error:
-            results.put((None, _sendable(error), traceback.format_exc()))
+            packed = _packed((work(task), None, ""))
+        except Exception as error:  # also where the result cannot be packed
+            packed = _packed((None, _sendable(error), traceback.format_exc()))
+        results.put(packed)
 
 
-def _send_all(asker: socket.socket, results: queue.SimpleQueue[Any]) -> None:
+def _send_all(asker: socket.socket, results: queue.SimpleQueue[list[Any]]) -> None:
     try:
         while True:
-            _send(asker, results.get())
+            for part in results.get():
+                asker.sendall(part)
     except OSError:  # nobody asks any more
         return
 
@@ -151,14 +155,13 @@ def _sendable(error: Exception) -> Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _send(to: socket.socket, value: Any) -> None:
-    """Send a value; the memory of arrays as it is."""
+def _packed(value: Any) -> list[Any]:
+    """The pieces of memory that are sent of a value; that of its arrays as it is."""
     buffers: list[pickle.PickleBuffer] = []
     parts: list[Any] = [pickle.dumps(value, protocol=5, buffer_callback=buffers.append)]
     parts += (buffer.raw() for buffer in buffers)
     sizes = [memoryview(part).nbytes for part in parts]
-    for part in (np.array(len(parts)), np.array(sizes), *parts):
-        to.sendall(part)
+    return [np.array(len(parts)), np.array(sizes), *parts]
 
 
 def _receive(sender: socket.socket) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -87,12 +88,14 @@ class Unsendable(Exception):
         super().__init__(first)
 
 
-def failing(task: int) -> None:
+def failing(task: int) -> object:
     if task == 1:
         raise TextError("This text is bad.")
     if task == 2:
         raise Unsendable("This error", "cannot be made anew")
-    np.empty(1 << 50)
+    if task == 3:
+        np.empty(1 << 50)
+    return lambda: task
 
 
 @pytest.mark.parametrize(
@@ -101,12 +104,14 @@ def failing(task: int) -> None:
         (1, TextError, r"^This text is bad\.$"),
         (2, RuntimeError, r"^Unsendable: This error$"),
         (3, MemoryError, "Unable to allocate"),
+        (4, (AttributeError, pickle.PicklingError), "local object"),
     ],
 )
-def test_an_error_of_the_work_is_raised_here(task, kind, text):
+def test_an_error_of_the_work_or_of_its_result_is_raised_here(task, kind, text):
     with pytest.raises(kind, match=text) as caught:
         next(in_order(failing, [task], 1, DIED))
-    assert "in failing" in str(caught.value.__cause__)
+    assert "Traceback" in str(caught.value.__cause__)
+    assert "failing" in str(caught.value.__cause__)
     assert not multiprocessing.active_children()
 
 
